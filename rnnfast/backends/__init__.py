@@ -1,0 +1,5 @@
+"""The backends: every module here exports the same functions, so a backend is a row in a table.
+
+`rnn_forward`, `rnn_backward`, `clip_grads_` and `decode` take the arguments of the operators in
+`csrc/ops.cpp`, in the same order. `reference` is the specification. No backend imports another.
+"""

@@ -1,0 +1,169 @@
+"""The specification: plain torch loops, any floating dtype, any device, differentiated by torch.
+
+Every other backend must agree with this file. It is also what runs where no other backend can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def rnn_forward(
+    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
+    ids: Tensor | None,  # [T, B]
+    W_hh: Tensor,  # [H, H]
+    b_h: Tensor | None,  # [H]
+    h0: Tensor,  # [B, H]
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """All hidden states of a plain recurrent network.
+
+    h_t = act(u_t + h_{t-1} @ W_hh + b_h), with u_t = x[ids_t] when ids are given and x_t otherwise;
+    act is tanh, or relu. The sum is taken in the notebook's order, so that on one machine the
+    result is bit-equal to its loop over one-hot vectors.
+
+    Returns hs [T, B, H] and h_last [B, H], which owns its storage.
+    """
+    act = torch.relu if relu else torch.tanh
+    u = x if ids is None else _gather(x, ids)
+    h, hs = h0, []
+    for u_t in u.unbind(0):
+        z = u_t + h @ W_hh
+        h = act(z if b_h is None else z + b_h)
+        hs.append(h)
+    return torch.stack(hs), h
+
+
+def rnn_backward(
+    grad_hs: Tensor | None,  # [T, B, H]
+    grad_h_last: Tensor | None,  # [B, H]
+    hs: Tensor,  # [T, B, H]
+    ids: Tensor | None,  # [T, B]
+    V: int,
+    W_hh: Tensor,  # [H, H]
+    h0: Tensor,  # [B, H]
+    relu: bool,
+    need_W_hh: bool,
+    need_b_h: bool,
+    need_h0: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The adjoint of `rnn_forward`, itself differentiable (this is the double backward).
+
+    dz_t = (grad_hs_t + dz_{t+1} @ W_hh^T) * act'(h_t), with grad_h_last added at the last step;
+    act'(h) is 1 - h^2 for tanh and h > 0 for relu, so that no pre-activation is kept.
+
+    Returns (grad_x, grad_W_hh, grad_b_h, grad_h0): grad_x = dz [T, B, H], or its sum by id [V, H];
+    grad_W_hh = sum_t h_{t-1}^T dz_t; grad_b_h = sum dz; grad_h0 = dz_0 @ W_hh^T. What is not needed
+    is an empty tensor.
+    """
+    slope = (hs > 0).to(hs.dtype) if relu else 1 - hs * hs
+    carry = grad_h_last
+    dz: list[Tensor] = []
+    for t in range(hs.shape[0] - 1, -1, -1):
+        dh = _add(None if grad_hs is None else grad_hs[t], carry)
+        dz.append(torch.zeros_like(hs[t]) if dh is None else dh * slope[t])
+        carry = dz[-1] @ W_hh.T
+    dzs = torch.stack(dz[::-1])
+    empty = hs.new_empty(0)
+    h_prev = torch.cat((h0.unsqueeze(0), hs[:-1]))
+    return (
+        dzs if ids is None else _scatter_add(dzs, ids, V),
+        h_prev.flatten(0, 1).T @ dzs.flatten(0, 1) if need_W_hh else empty,
+        dzs.sum((0, 1)) if need_b_h else empty,
+        dz[-1] @ W_hh.T if need_h0 else empty,
+    )
+
+
+def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
+    """Scale gradients in place by their common 2-norm, without a host synchronisation.
+
+    norm = sqrt(sum g^2), summed in float64, so that squares do not overflow float32.
+    d2l's rule: multiply by max_norm / norm where norm > max_norm (a NaN norm changes nothing).
+    torch's rule: always multiply by min(1, max_norm / (norm + 1e-6)).
+
+    Returns the norm before the scaling, a 0-dim tensor of the first gradient's dtype.
+    """
+    if not grads:
+        return torch.tensor(0.0)
+    # Apple's GPUs have no float64
+    wide = torch.float32 if grads[0].device.type == "mps" else torch.float64
+    norms = [torch.linalg.vector_norm(g, dtype=wide).to(grads[0].device) for g in grads]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    if d2l:
+        scale = torch.where(norm > max_norm, max_norm / norm, torch.ones_like(norm))
+    else:
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for g in grads:
+        g.mul_(scale.to(g.device, g.dtype))
+    return norm.to(grads[0].dtype)
+
+
+def decode(
+    first: Tensor,  # [B]
+    W_xh: Tensor,  # [V, H]
+    W_hh: Tensor,  # [H, H]
+    b_h: Tensor,  # [H]
+    W_hq: Tensor,  # [H, V]
+    b_q: Tensor,  # [V]
+    h0: Tensor,  # [B, H]
+    steps: int,
+    temperature: float,
+    uniforms: Tensor | None,  # [steps, B]
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """Feed each step's output back as the next input, `steps` times.
+
+    h = act(W_xh[id] + h @ W_hh + b_h); logits = h @ W_hq + b_q; the next id is argmax(logits), or,
+    when uniforms are given, the first index whose cumulative probability under
+    softmax(logits / temperature) exceeds the step's uniform number.
+
+    Returns ids [steps, B] (int64) and h_last [B, H].
+    """
+    act = torch.relu if relu else torch.tanh
+    ids, h, out = first, h0.clone(), []
+    for step in range(steps):
+        h = act(_gather(W_xh, ids) + h @ W_hh + b_h)
+        logits = h @ W_hq + b_q
+        if uniforms is None:
+            ids = logits.argmax(1)
+        else:
+            ids = _inverse_cdf(torch.softmax(logits / temperature, 1), uniforms[step])
+        out.append(ids)
+    return (torch.stack(out) if out else first.new_empty((0, first.shape[0]))), h
+
+
+def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """First index whose cumulative probability exceeds u; rounding never picks a zero one."""
+    cumulative = probabilities.cumsum(1)
+    chosen = (cumulative <= uniforms.to(cumulative.dtype).unsqueeze(1)).sum(1)
+    positive = torch.arange(probabilities.shape[1], device=probabilities.device)
+    last = torch.where(probabilities > 0, positive, 0).amax(1)
+    return torch.minimum(chosen, last)
+
+
+def _gather(table: Tensor, ids: Tensor) -> Tensor:
+    """table[ids]: bit-equal to one-hot times table. On a GPU the kernel itself asserts the range."""
+    if ids.device.type == "cpu" and ids.numel():
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0:
+            raise RuntimeError(f"Class values must be non-negative. An id is {low}.")
+        if high >= table.shape[0]:
+            raise RuntimeError(
+                "Class values must be smaller than num_classes. "
+                f"An id is {high}, num_classes is {table.shape[0]}."
+            )
+    return torch.nn.functional.embedding(ids, table)
+
+
+def _scatter_add(dz: Tensor, ids: Tensor, V: int) -> Tensor:
+    table = dz.new_zeros((V, dz.shape[-1]))
+    return table.index_add(0, ids.reshape(-1), dz.flatten(0, 1))
+
+
+def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
