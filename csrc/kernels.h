@@ -1,0 +1,73 @@
+// The interface between the operators (ops.cpp) and the kernels (cpu/): raw pointers and sizes, no tensors.
+//
+// Letters: T steps, B batch, H hidden, V vocabulary. Every array is contiguous in the order given by its
+// comment, except ids, which have strides. Arguments are already checked; a kernel trusts them.
+// A null output is not computed. Kernels may be called from several threads at once; they throw
+// std::bad_alloc when there is no memory for their workspace, and nothing else.
+#pragma once
+
+#include <cstdint>
+
+namespace rnnfast {
+
+// The thread pool the kernels run on. ops.cpp hands over torch's own once, at load time, so that no second
+// pool competes with it; without one, everything runs on the calling thread.
+struct ThreadPool {
+  // Calls body(begin, end, context) on disjoint chunks that cover [0, tasks) and returns when all are done.
+  // The chunks run at the same time, or [0, tasks) is one single chunk: the kernels' barriers rely on that.
+  void (*parallel_for)(int64_t tasks, void (*body)(int64_t begin, int64_t end, void* context), void* context);
+  int64_t (*num_threads)();
+};
+void set_thread_pool(const ThreadPool& pool);
+
+// h_t = act(u_t + h_{t-1} W_hh + b_h),  u_t = x[ids_t] (a row of the table) or x_t.
+template <class Real>
+struct RnnForwardArgs {
+  int64_t T, B, H, V;                      // V: rows of the table; unused without ids
+  const int64_t* ids;                      // [T, B] in [0, V), or null
+  int64_t ids_stride_t, ids_stride_b;
+  const Real* x;                           // [V, H] with ids, [T, B, H] without
+  const Real* W_hh;                        // [H, H]
+  const Real* b_h;                         // [H] or null
+  const Real* h0;                          // [B, H]
+  bool relu;                               // else tanh
+  Real* hs;                                // [T, B, H]
+  Real* h_last;                            // [B, H]
+};
+
+// dz_t = (grad_hs_t + [t = T-1] grad_h_last + dz_{t+1} W_hh^T) act'(hs_t), and what follows from it.
+template <class Real>
+struct RnnBackwardArgs {
+  int64_t T, B, H, V;
+  const int64_t* ids;                      // as in the forward call
+  int64_t ids_stride_t, ids_stride_b;
+  const Real* grad_hs;                     // [T, B, H] or null
+  const Real* grad_h_last;                 // [B, H] or null
+  const Real* hs;                          // [T, B, H]
+  const Real* W_hh;                        // [H, H]
+  const Real* h0;                          // [B, H]
+  bool relu;
+  Real* grad_x;                            // [V, H] with ids (rows that no id names become 0), else [T, B, H]
+  Real* grad_W_hh;                         // [H, H] or null
+  Real* grad_b_h;                          // [H] or null
+  Real* grad_h0;                           // [B, H] or null
+};
+
+// The kernels of one element type, compiled for one instruction set.
+template <class Real>
+struct KernelsOf {
+  void (*rnn_forward)(const RnnForwardArgs<Real>&);
+  void (*rnn_backward)(const RnnBackwardArgs<Real>&);
+};
+
+struct Kernels {
+  const char* isa;  // "avx512", "avx2" or "baseline"
+  KernelsOf<float> f32;
+  KernelsOf<double> f64;
+};
+
+// The table for this machine, or for the one that RNNFAST_CPU_ISA names (cpu/isa.cpp).
+// Throws std::runtime_error where that one is unknown, not built, or not supported by the CPU.
+const Kernels& kernels();
+
+}  // namespace rnnfast
