@@ -1,0 +1,29 @@
+"""rnnfast: the fastest way to run and train a plain recurrent network in PyTorch.
+
+A drop-in for the character RNN of Dive into Deep Learning, chapter 8: change one import.
+"""
+
+from rnnfast.concise import RNNModel
+from rnnfast.dispatch import BackendError, FallbackWarning, explain, use_backend
+from rnnfast.functional import clip_grad_norm_
+from rnnfast.scratch import RNNModelScratch, get_params, init_rnn_state, rnn
+from rnnfast.training import grad_clipping, predict_ch8, train_ch8, train_epoch_ch8
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "FallbackWarning",
+    "RNNModel",
+    "RNNModelScratch",
+    "clip_grad_norm_",
+    "explain",
+    "get_params",
+    "grad_clipping",
+    "init_rnn_state",
+    "predict_ch8",
+    "rnn",
+    "train_ch8",
+    "train_epoch_ch8",
+    "use_backend",
+]

@@ -1,0 +1,121 @@
+"""The compiled kernels of `csrc/`: loads the library, gives torch.compile its shapes, calls the ops."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+LIBRARY = Path(__file__).parents[1] / "_C.so"
+
+
+@functools.cache
+def load_error() -> str:
+    """Load the library once; why it cannot be used, or an empty string."""
+    if not LIBRARY.exists():
+        return "the kernels were not built when rnnfast was installed (no C++ compiler?)"
+    try:
+        torch.ops.load_library(str(LIBRARY))
+    except OSError as error:
+        return f"{LIBRARY.name} does not load into torch {torch.__version__}: {error}"
+    _register_fakes()
+    return ""
+
+
+def build_info() -> str:
+    """Compiler, instruction sets compiled in, and the one that this machine runs."""
+    return str(torch.ops.rnnfast._build_info())
+
+
+def rnn_forward(
+    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
+    ids: Tensor | None,  # [T, B]
+    W_hh: Tensor,  # [H, H]
+    b_h: Tensor | None,  # [H]
+    h0: Tensor,  # [B, H]
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """`reference.rnn_forward`, as one call. float32 and float64 on the CPU."""
+    out: tuple[Tensor, Tensor] = torch.ops.rnnfast.rnn.default(x, ids, W_hh, b_h, h0, relu)
+    return out
+
+
+def rnn_backward(
+    grad_hs: Tensor | None,  # [T, B, H]
+    grad_h_last: Tensor | None,  # [B, H]
+    hs: Tensor,  # [T, B, H]
+    ids: Tensor | None,  # [T, B]
+    V: int,
+    W_hh: Tensor,  # [H, H]
+    h0: Tensor,  # [B, H]
+    relu: bool,
+    need_W_hh: bool,
+    need_b_h: bool,
+    need_h0: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`reference.rnn_backward`, as one call; not differentiable."""
+    out: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.rnnfast.rnn_backward.default(
+        grad_hs, grad_h_last, hs, ids, V, W_hh, h0, relu, need_W_hh, need_b_h, need_h0
+    )
+    return out
+
+
+def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
+    """`reference.clip_grads_`: one pass for the norm over all gradients, one for the scale."""
+    norm: Tensor = torch.ops.rnnfast.clip_grads_.default(grads, max_norm, d2l)
+    return norm
+
+
+def decode(
+    first: Tensor,  # [B]
+    W_xh: Tensor,  # [V, H]
+    W_hh: Tensor,  # [H, H]
+    b_h: Tensor,  # [H]
+    W_hq: Tensor,  # [H, V]
+    b_q: Tensor,  # [V]
+    h0: Tensor,  # [B, H]
+    steps: int,
+    temperature: float,
+    uniforms: Tensor | None,  # [steps, B]
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """`reference.decode`, as one call: the loop over steps never returns to Python."""
+    out: tuple[Tensor, Tensor] = torch.ops.rnnfast.decode.default(
+        first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, relu
+    )
+    return out
+
+
+def _register_fakes() -> None:
+    """Output shapes for torch.compile and torch.export, which run no kernel while tracing."""
+    fake = torch.library.register_fake
+
+    @fake("rnnfast::rnn")
+    def _(x, ids, W_hh, b_h, h0, relu):  # type: ignore[no-untyped-def]
+        T, B = (x if ids is None else ids).shape[:2]
+        return x.new_empty((T, B, h0.shape[1])), x.new_empty((B, h0.shape[1]))
+
+    @fake("rnnfast::rnn_backward")
+    def _(  # type: ignore[no-untyped-def]
+        grad_hs, grad_h_last, hs, ids, V, W_hh, h0, relu, need_W_hh, need_b_h, need_h0
+    ):
+        _, B, H = hs.shape
+        return (
+            hs.new_empty(hs.shape if ids is None else (V, H)),
+            hs.new_empty((H, H) if need_W_hh else (0,)),
+            hs.new_empty((H,) if need_b_h else (0,)),
+            hs.new_empty((B, H) if need_h0 else (0,)),
+        )
+
+    @fake("rnnfast::clip_grads_")
+    def _(grads, max_norm, d2l):  # type: ignore[no-untyped-def]
+        return grads[0].new_empty(()) if grads else torch.empty(())
+
+    @fake("rnnfast::decode")
+    def _(  # type: ignore[no-untyped-def]
+        first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, relu
+    ):
+        return first.new_empty((steps, first.shape[0])), h0.new_empty(h0.shape)

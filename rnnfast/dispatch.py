@@ -1,0 +1,249 @@
+"""Which backend runs, and why not the others.
+
+A backend is one row of `_BACKENDS`: a module with the functions of `backends/__init__.py` and a
+test `why_not` that lists what keeps it from serving a call. The first row without a reason runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnfast.backends import native, reference
+
+
+class FallbackWarning(UserWarning):
+    """This machine or this call could not be served by the fast path. Given once per reason."""
+
+
+class BackendError(RuntimeError):
+    """A backend that was asked for by name does not exist or cannot run the call."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the choice of a backend depends on."""
+
+    device: str
+    dtype: torch.dtype
+    transform: str = ""  # torch.func transform or forward-mode AD around the call, if any
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answer of `explain`: the backend that runs, and what keeps each other one from it."""
+
+    backend: str
+    forced_by: str
+    call: Call
+    reasons: dict[str, list[str]]
+
+    def __str__(self) -> str:
+        how = f"forced by {self.forced_by}" if self.forced_by else "chosen automatically"
+        lines = [f"{self.call.dtype} on {self.call.device}: backend {self.backend}, {how}"]
+        for name, reasons in self.reasons.items():
+            if name == self.backend:
+                why = "runs"
+            else:
+                why = "; ".join(reasons) or "could run, but is not the one chosen"
+            lines.append(f"  {name:9} {why}")
+        return "\n".join(lines)
+
+
+def _why_not_later(kind: str) -> Callable[[Call], list[str]]:
+    def why_not(call: Call) -> list[str]:
+        reasons = [] if call.device == "cuda" else [f"the tensors are on {call.device}, not on cuda"]
+        return [*reasons, f"this version of rnnfast has no {kind} kernels"]
+
+    return why_not
+
+
+def _why_not_native(call: Call) -> list[str]:
+    reasons = []
+    if call.device != "cpu":
+        reasons.append(f"the tensors are on {call.device}, not on cpu")
+    if call.dtype not in (torch.float32, torch.float64):
+        reasons.append(f"the dtype is {call.dtype}, not float32 or float64")
+    if call.transform:
+        reasons.append(f"the call is inside {call.transform}")
+    if not reasons and (error := native.load_error()):
+        reasons.append(error)
+    return reasons
+
+
+def _why_not_reference(call: Call) -> list[str]:
+    if not call.dtype.is_floating_point:
+        return [f"the dtype is {call.dtype}, not a floating point one"]
+    return []
+
+
+@dataclass(frozen=True)
+class _Backend:
+    module: ModuleType | None
+    why_not: Callable[[Call], list[str]]
+
+
+# in the order of preference
+_BACKENDS: dict[str, _Backend] = {
+    "cuda": _Backend(None, _why_not_later("CUDA C++")),
+    "triton": _Backend(None, _why_not_later("Triton")),
+    "native": _Backend(native, _why_not_native),
+    "reference": _Backend(reference, _why_not_reference),
+}
+# The backends that a user of a device expects to be fast: warn when none of them can serve.
+_FAST = {"cpu": ("native",), "cuda": ("cuda", "triton")}
+
+_forced: ContextVar[str] = ContextVar("rnnfast_backend", default="")
+_from_environment = os.environ.get("RNNFAST_BACKEND", "")
+_warned: set[str] = set()
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run everything inside the block on one backend: `with use_backend("reference"): ...`.
+
+    Where that backend cannot serve a call, the call raises `BackendError` with all the reasons
+    instead of falling back. "auto" gives the choice back. Overrides the variable RNNFAST_BACKEND.
+    A function compiled by torch.compile keeps the backend it was compiled with.
+    """
+    if name not in ("auto", *_BACKENDS):
+        raise BackendError(_unknown(name, "use_backend"))
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def backend_for(tensor: Tensor) -> ModuleType:
+    """The backend module that serves calls on tensors like this one; warns of a fallback once."""
+    module = _BACKENDS[_current_choice(tensor.device.type, tensor.dtype)].module
+    assert module is not None  # a backend without a module always has a reason not to run
+    return module
+
+
+@torch.compiler.assume_constant_result
+def _current_choice(device: str, dtype: torch.dtype) -> str:
+    # torch.compile does not trace the choice: it runs it once and keeps the result
+    return choose(_forced.get(), device, dtype, active_transform())
+
+
+@functools.cache
+def choose(forced: str, device: str, dtype: torch.dtype, transform: str) -> str:
+    """The name of the backend for a call. Cached: a call costs one look-up after the first."""
+    call = Call(device, dtype, transform)
+    explanation = _explain(forced, call)
+    if not explanation.forced_by and explanation.backend not in _FAST.get(device, ("reference",)):
+        for name in _FAST[device]:
+            for reason in explanation.reasons[name]:
+                _warn_once(f"{name} cannot serve {dtype} on {device}: {reason}")
+    return explanation.backend
+
+
+def explain(
+    example: Any = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Explanation:
+    """Which backend serves a call, and why each other one does not. Print it.
+
+    example: a tensor, or a net with `.params` or `.parameters()`, whose device and dtype count;
+    without one, `device` and `dtype` do. Raises BackendError where a forced backend cannot run.
+    """
+    tensor = _first_tensor(example)
+    if tensor is not None:
+        device, dtype = tensor.device, tensor.dtype
+    return _explain(_forced.get(), Call(torch.device(device).type, dtype, active_transform()))
+
+
+def info() -> str:
+    """What this installation can do: versions, the native build, and the backend per device."""
+    import rnnfast
+
+    loaded = native.load_error() or native.build_info()
+    lines = [
+        f"rnnfast {rnnfast.__version__}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {platform.machine()}, "
+        f"{torch.get_num_threads()} threads",
+        f"native build: {loaded}",
+    ]
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        for dtype in (torch.float32, torch.bfloat16):
+            try:
+                lines.append(str(explain(device=device, dtype=dtype)))
+            except BackendError as error:
+                lines.append(str(error))
+    return "\n".join(lines)
+
+
+def _explain(forced: str, call: Call) -> Explanation:
+    name, forced_by = forced, "use_backend" if forced else ""
+    if not forced and _from_environment:
+        name, forced_by = _from_environment, "RNNFAST_BACKEND"
+    reasons = {each: backend.why_not(call) for each, backend in _BACKENDS.items()}
+    if name in ("", "auto"):
+        name, forced_by = next((each for each in reasons if not reasons[each]), ""), ""
+        if not name:
+            raise BackendError(f"no backend can run this call: {_join(reasons)}")
+    elif name not in _BACKENDS:
+        raise BackendError(_unknown(name, forced_by))
+    elif reasons[name]:
+        raise BackendError(
+            f"backend {name!r} (forced by {forced_by}) cannot run this call: "
+            + "; ".join(reasons[name])
+        )
+    return Explanation(name, forced_by, call, reasons)
+
+
+def active_transform() -> str:
+    """The torch.func transform or forward-mode AD level around this call, or an empty string.
+
+    The kernels are opaque to both; the reference's plain torch operations are not.
+    """
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a torch.func transform (grad, vmap, jvp, ...)"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode differentiation"
+    return ""
+
+
+def _first_tensor(example: Any) -> Tensor | None:
+    if isinstance(example, Tensor) or example is None:
+        return example
+    params = getattr(example, "params", None)
+    if params is None and hasattr(example, "parameters"):
+        params = list(example.parameters())
+    if not params:
+        raise TypeError(
+            f"explain() takes a tensor or a net with parameters, got {type(example).__name__}"
+        )
+    return _first_tensor(params[0])
+
+
+def warn_fallback(reason: str) -> None:
+    """Say once that a call took the reference path."""
+    _warn_once(reason)
+
+
+def _warn_once(reason: str) -> None:
+    if reason not in _warned:
+        _warned.add(reason)
+        message = f"rnnfast runs on its slow reference path: {reason}"
+        warnings.warn(message, FallbackWarning, stacklevel=2)
+
+
+def _unknown(name: str, source: str) -> str:
+    return f"{source}: unknown backend {name!r}; it must be one of auto, {', '.join(_BACKENDS)}"
+
+
+def _join(reasons: dict[str, list[str]]) -> str:
+    return " | ".join(f"{name}: {'; '.join(why)}" for name, why in reasons.items())

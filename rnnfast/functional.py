@@ -1,0 +1,299 @@
+"""The recurrence and what goes with it as functions: validation and the one autograd Function.
+
+Every call is checked here once, then handed to the backend that `dispatch` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from rnnfast import dispatch
+from rnnfast.backends import reference
+
+Params = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # W_xh, W_hh, b_h, W_hq, b_q
+
+
+class StateError(RuntimeError, ValueError):
+    """A bare tensor as state: eager raises one or the other, by the batch size."""
+
+
+def rnn(
+    inputs: Tensor,  # [T, B] ids or [T, B, V]
+    h0: Tensor,  # [B, H]
+    W_xh: Tensor,  # [V, H]
+    W_hh: Tensor,  # [H, H]
+    b_h: Tensor | None = None,  # [H]
+    *,
+    nonlinearity: str = "tanh",
+) -> tuple[Tensor, Tensor]:
+    """All hidden states of a plain recurrent network.
+
+    h_t = act(x_t @ W_xh + h_{t-1} @ W_hh + b_h) for t = 1..T, act being tanh or relu.
+
+    Args:
+        inputs: token ids [T, B] (int64), where x_t @ W_xh is the gather W_xh[ids_t]; or dense
+            inputs [T, B, V] of the weights' dtype, one-hot or any other.
+        h0: the first hidden state [B, H]; [1, H] is broadcast over the batch.
+        W_xh, W_hh, b_h: [V, H], [H, H], and [H] or anything that broadcasts to [B, H], or None.
+        nonlinearity: "tanh" or "relu".
+
+    Returns:
+        hs [T, B, H] and h_last [B, H] (its own storage, not a view of hs).
+
+    Differentiable in everything but ids, twice as well (then by the reference). An id selects its
+    row alone: unlike one-hot times W_xh, a NaN in a row that no id names spreads nowhere.
+
+    Raises:
+        ValueError: T is 0, or an unknown nonlinearity.
+        RuntimeError: a dtype, shape or device that does not fit, or an id outside [0, V).
+
+    Source: the notebook's `rnn`; torch.nn.RNN with one layer, its weights transposed.
+    """
+    x, ids, bias = _project(inputs, W_xh, b_h)
+    _check_recurrence(inputs, h0, W_hh, x)
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity is {nonlinearity!r}, must be 'tanh' or 'relu'")
+    B = inputs.shape[1]
+    if h0.shape[0] != B:
+        h0 = h0.expand(B, -1)
+    return _recur(x, ids, W_hh, bias, h0, nonlinearity == "relu")
+
+
+def readout(hs: Tensor, W_hq: Tensor, b_q: Tensor) -> Tensor:
+    """logits = hs @ W_hq + b_q over all steps at once: [T, B, H] to [T * B, V]."""
+    return hs.flatten(0, 1) @ W_hq + b_q
+
+
+def clip_grads_(grads: list[Tensor], max_norm: float, *, d2l: bool) -> Tensor:
+    """Scale gradients in place by their common 2-norm; see `reference.clip_grads_`."""
+    backend = dispatch.backend_for(grads[0]) if _one_kind(grads) else reference
+    norm: Tensor = backend.clip_grads_(grads, max_norm, d2l)
+    return norm
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """torch.nn.utils.clip_grad_norm_: same signature, rule and result, in two passes.
+
+    total = sqrt(sum ||g||^2); every g *= min(1, max_norm / (total + 1e-6)). Squares are summed in
+    float64 and do not overflow. Norms other than 2, and a `foreach` that is given, go to torch.
+
+    Returns the total norm before the scaling. Raises RuntimeError for a norm that is not finite
+    when `error_if_nonfinite` is set (nothing has been scaled then).
+    """
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if float(norm_type) != 2.0 or foreach is not None or error_if_nonfinite or not _one_kind(grads):
+        return torch.nn.utils.clip_grad_norm_(
+            parameters, max_norm, norm_type, error_if_nonfinite, foreach
+        )
+    return clip_grads_(grads, float(max_norm), d2l=False)
+
+
+@torch.no_grad()
+def greedy_decode(
+    first: Tensor,  # [B]
+    h0: Tensor,  # [B, H]
+    params: Params,
+    steps: int,
+    *,
+    nonlinearity: str = "tanh",
+) -> tuple[Tensor, Tensor]:
+    """Feed the most probable id back, `steps` times: ids [steps, B] (int64) and h_last [B, H].
+
+    h = act(W_xh[id] + h @ W_hh + b_h); id = argmax(h @ W_hq + b_q), the first among equals.
+    params are W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V].
+
+    Raises RuntimeError for shapes, dtypes or ids that do not fit, ValueError for steps < 0.
+    Source: the second loop of the notebook's `predict_ch8`.
+    """
+    return _decode(first, h0, params, steps, 1.0, None, nonlinearity)
+
+
+@torch.no_grad()
+def sample_decode(
+    first: Tensor,  # [B]
+    h0: Tensor,  # [B, H]
+    params: Params,
+    steps: int,
+    *,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    nonlinearity: str = "tanh",
+) -> tuple[Tensor, Tensor]:
+    """As `greedy_decode`, but each id is drawn from softmax(logits / temperature).
+
+    Draws all steps * B uniform numbers from `generator` (torch's own by default) beforehand and
+    inverts the cumulative distribution, so that the same seed gives the same ids on any backend
+    up to rounding. Raises ValueError for a temperature that is not positive and finite.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}, must be positive and finite")
+    shape = (max(steps, 0), first.shape[0])
+    device = h0.device if generator is None else generator.device
+    uniforms = torch.rand(shape, generator=generator, device=device).to(h0.device)
+    return _decode(first, h0, params, steps, float(temperature), uniforms, nonlinearity)
+
+
+class _RNN(torch.autograd.Function):
+    """The recurrence over a backend that torch cannot differentiate by itself."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: FunctionCtx,
+        x: Tensor,
+        ids: Tensor | None,
+        W_hh: Tensor,
+        b_h: Tensor | None,
+        h0: Tensor,
+        relu: bool,
+        backend: ModuleType,
+    ) -> tuple[Tensor, Tensor]:
+        hs, h_last = backend.rnn_forward(x, ids, W_hh, b_h, h0, relu)
+        # saved tensors carry version counters and are freed by backward: eager's errors come free
+        ctx.save_for_backward(hs, ids, W_hh, h0)
+        ctx.set_materialize_grads(False)
+        ctx.V, ctx.relu, ctx.backend = x.shape[0], relu, backend  # type: ignore[attr-defined]
+        return hs, h_last
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hs, ids, W_hh, h0 = ctx.saved_tensors
+        backend = ctx.backend
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # create_graph=True: the kernel's result would be a constant to the second derivative
+            dispatch.warn_fallback("the backward pass is itself being differentiated")
+            backend = reference
+        need_x, _, need_W_hh, need_b_h, need_h0, _, _ = ctx.needs_input_grad
+        grad_x, grad_W_hh, grad_b_h, grad_h0 = backend.rnn_backward(
+            *grads, hs, ids, ctx.V, W_hh, h0, ctx.relu, need_W_hh, need_b_h, need_h0
+        )
+        return (
+            grad_x if need_x else None,
+            None,
+            grad_W_hh if need_W_hh else None,
+            grad_b_h if need_b_h else None,
+            grad_h0 if need_h0 else None,
+            None,
+            None,
+        )
+
+
+def _recur(
+    x: Tensor, ids: Tensor | None, W_hh: Tensor, b_h: Tensor | None, h0: Tensor, relu: bool
+) -> tuple[Tensor, Tensor]:
+    backend = dispatch.backend_for(x)
+    needs_grad = torch.is_grad_enabled() and (
+        x.requires_grad
+        or W_hh.requires_grad
+        or h0.requires_grad
+        or (b_h is not None and b_h.requires_grad)
+    )
+    out: tuple[Tensor, Tensor]
+    if backend is reference or not needs_grad:
+        out = backend.rnn_forward(x, ids, W_hh, b_h, h0, relu)
+        return out
+    if ids is not None:  # backward needs them as they are now, whatever the caller does to his
+        ids = ids.clone(memory_format=torch.contiguous_format)
+    out = _RNN.apply(x, ids, W_hh, b_h, h0, relu, backend)
+    return out
+
+
+def _project(
+    inputs: Tensor, W_xh: Tensor, b_h: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """(x, ids, bias) of the operator: a table and ids, or a projection that is ready."""
+    plain_bias = b_h is None or b_h.shape == W_xh.shape[1:]
+    if not inputs.dtype.is_floating_point:
+        if inputs.dtype != torch.int64:
+            raise RuntimeError(
+                "one_hot is only applicable to index tensor of type LongTensor. "
+                f"The ids are {inputs.dtype}; convert them with .long()"
+            )
+        if plain_bias:
+            return W_xh, inputs, b_h
+        x = torch.nn.functional.embedding(inputs, W_xh)
+    else:
+        if inputs.dim() != 3 or inputs.shape[2] != W_xh.shape[0]:
+            raise RuntimeError(
+                f"dense inputs have shape {tuple(inputs.shape)}, must be [T, B, {W_xh.shape[0]}]: "
+                "steps, batch, and as many features as W_xh has rows"
+            )
+        x = (inputs @ W_xh).to(W_xh.dtype)  # under autocast the product is bfloat16
+    # a bias of another shape broadcasts as in eager: [1, H], [B, H] or a scalar
+    return (x, None, b_h) if plain_bias else (x + b_h, None, None)
+
+
+def _check_recurrence(inputs: Tensor, h0: Tensor, W_hh: Tensor, x: Tensor) -> None:
+    """What every backend relies on. The state comes from the user's hands most often."""
+    H = x.shape[-1]
+    if inputs.dim() < 2:
+        raise RuntimeError(
+            f"inputs have shape {tuple(inputs.shape)}, must be ids [T, B] or dense [T, B, V]"
+        )
+    T, B = inputs.shape[:2]
+    if T == 0:
+        raise ValueError("inputs have no time step (T = 0): there is no output to give")
+    if W_hh.shape != (H, H):
+        raise RuntimeError(f"W_hh has shape {tuple(W_hh.shape)}, must be ({H}, {H}) as W_xh says")
+    if not isinstance(h0, Tensor):
+        raise TypeError(f"the state must hold a tensor, got {type(h0).__name__}")
+    if h0.dim() != 2 or h0.shape[1] != H or h0.shape[0] not in (1, B):
+        raise RuntimeError(f"the state has shape {tuple(h0.shape)}, must be ({B}, {H})")
+    if not x.dtype == W_hh.dtype == h0.dtype:
+        raise RuntimeError(
+            f"dtypes differ: inputs or W_xh {x.dtype}, W_hh {W_hh.dtype}, state {h0.dtype}"
+        )
+    if not inputs.device == x.device == W_hh.device == h0.device:
+        raise RuntimeError(
+            f"devices differ: inputs {inputs.device}, W_xh {x.device}, W_hh {W_hh.device}, "
+            f"state {h0.device}"
+        )
+
+
+def _decode(
+    first: Tensor,
+    h0: Tensor,
+    params: Params,
+    steps: int,
+    temperature: float,
+    uniforms: Tensor | None,
+    nonlinearity: str,
+) -> tuple[Tensor, Tensor]:
+    W_xh, W_hh, b_h, W_hq, b_q = params
+    if steps < 0:
+        raise ValueError(f"steps is {steps}, must be at least 0")
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity is {nonlinearity!r}, must be 'tanh' or 'relu'")
+    _project(first.unsqueeze(0), W_xh, b_h)
+    _check_recurrence(first.unsqueeze(0), h0, W_hh, W_xh)
+    H, V = W_xh.shape[1], W_hq.shape[-1]
+    if W_hq.shape != (H, V) or b_q.shape != (V,) or b_h.shape != (H,) or W_xh.shape[0] != V:
+        raise RuntimeError(
+            f"parameters do not fit: W_xh {tuple(W_xh.shape)}, b_h {tuple(b_h.shape)}, "
+            f"W_hq {tuple(W_hq.shape)}, b_q {tuple(b_q.shape)}; must be [V, H], [H], [H, V], [V]"
+        )
+    backend = dispatch.backend_for(W_xh)
+    h0 = h0.expand(first.shape[0], -1)
+    out: tuple[Tensor, Tensor] = backend.decode(
+        first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, nonlinearity == "relu"
+    )
+    return out
+
+
+def _one_kind(grads: list[Tensor]) -> bool:
+    """Dense and together on one device: what the kernels take."""
+    return bool(grads) and all(
+        g.device == grads[0].device and g.layout == torch.strided for g in grads
+    )

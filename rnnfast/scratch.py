@@ -1,0 +1,115 @@
+"""The character RNN of Dive into Deep Learning, chapter 8, from scratch: same names, same results.
+
+Differences from the book's loop: token ids go straight to the recurrence instead of one-hot
+vectors, and all steps share one readout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnfast import functional
+
+Device = torch.device | str | int | None
+State = tuple[Tensor, ...]
+
+
+def get_params(vocab_size: int, num_hiddens: int, device: Device) -> list[Tensor]:
+    """W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V], all requiring gradients.
+
+    Weights are 0.01 * N(0, 1), biases zero. Draws from torch's generator in the notebook's order:
+    the same seed gives the same bits.
+    """
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(size=shape, device=device) * 0.01
+
+    W_xh = normal(vocab_size, num_hiddens)
+    W_hh = normal(num_hiddens, num_hiddens)
+    b_h = torch.zeros(num_hiddens, device=device)
+    W_hq = normal(num_hiddens, vocab_size)
+    b_q = torch.zeros(vocab_size, device=device)
+    return [p.requires_grad_(True) for p in (W_xh, W_hh, b_h, W_hq, b_q)]
+
+
+def init_rnn_state(batch_size: int, num_hiddens: int, device: Device) -> tuple[Tensor]:
+    """A zero hidden state [B, H], alone in a tuple."""
+    return (torch.zeros((batch_size, num_hiddens), device=device),)
+
+
+def rnn(inputs: Tensor, state: State, params: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor]]:
+    """Run the network over a sequence: logits of every step, and the last state.
+
+    h_t = tanh(x_t @ W_xh + h_{t-1} @ W_hh + b_h);  y_t = h_t @ W_hq + b_q
+
+    Args:
+        inputs: one-hot or dense [T, B, V], or token ids [T, B] (int64).
+        state: a tuple with the hidden state [B, H].
+        params: W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V].
+
+    Returns:
+        logits [T * B, V], the first step's batch first, and (h_T [B, H],).
+
+    Raises what `functional.rnn` raises; TypeError for no state, ValueError for a state or
+    parameters of another length.
+    Source: the notebook's `rnn`.
+    """
+    W_xh, W_hh, b_h, W_hq, b_q = params
+    hs, h_last = functional.rnn(inputs, _only(state), W_xh, W_hh, b_h)
+    return functional.readout(hs, W_hq, b_q), (h_last,)
+
+
+class RNNModelScratch:
+    """A recurrent model of three functions, as the book writes it; any `forward_fn` will do.
+
+    Args:
+        vocab_size, num_hiddens: V and H.
+        device: where `get_params` makes the parameters.
+        get_params: `(V, H, device) -> parameters`.
+        init_state: `(B, H, device) -> state`, a tuple of tensors.
+        forward_fn: `(inputs [T, B, V], state, params) -> (logits [T * B, V], state)`.
+
+    With `rnnfast.rnn` as forward_fn no one-hot tensor is made; another one gets it as float32,
+    as in the book. Source: the notebook's class of that name.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        num_hiddens: int,
+        device: Device,
+        get_params: Callable[[int, int, Any], list[Tensor]],
+        init_state: Callable[[int, int, Any], State],
+        forward_fn: Callable[[Tensor, Any, Any], tuple[Tensor, Any]],
+    ) -> None:
+        self.vocab_size, self.num_hiddens = vocab_size, num_hiddens
+        self.params = get_params(vocab_size, num_hiddens, device)
+        self.init_state, self.forward_fn = init_state, forward_fn
+
+    def __call__(self, X: Tensor, state: State) -> tuple[Tensor, Any]:
+        """Logits [T * B, V] and the new state, for token ids X [B, T]."""
+        if self.forward_fn is rnn and self.params[0].shape[0] == self.vocab_size:
+            return rnn(X.T, state, self.params)
+        inputs = torch.nn.functional.one_hot(X.T, self.vocab_size).type(torch.float32)
+        return self.forward_fn(inputs, state, self.params)
+
+    def begin_state(self, batch_size: int, device: Device) -> State:
+        """The state before the first step. (RNNModel's takes its arguments in the other order.)"""
+        return self.init_state(batch_size, self.num_hiddens, device)
+
+
+def _only(state: State) -> Tensor:
+    """The hidden state out of its tuple, with eager's types of error."""
+    if isinstance(state, Tensor):
+        raise functional.StateError(
+            f"the state is a bare tensor {tuple(state.shape)}, must be a tuple (H,) of one tensor"
+        )
+    if not isinstance(state, (tuple, list)):
+        raise TypeError(f"the state is {type(state).__name__}, must be a tuple (H,) of one tensor")
+    if len(state) != 1:
+        raise ValueError(f"the state has {len(state)} tensors, must be a tuple (H,) of one")
+    return state[0]

@@ -1,0 +1,55 @@
+"""What every test runs under: the book where it is at hand, poisoned memory, no silent fallback."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnnfast import FallbackWarning, dispatch
+
+_BOOK = Path(__file__).parents[2] / "shared" / "data" / "timemachine.txt"
+if _BOOK.exists():
+    os.environ.setdefault("RNNFAST_DATA", str(_BOOK.parent))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", "error::rnnfast.FallbackWarning")
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory() -> object:
+    """torch.empty gives NaN, also inside our operators: a value that nobody wrote shows."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dispatch() -> object:
+    """Every test sees the fallback warnings that it causes."""
+    dispatch.choose.cache_clear()
+    dispatch._warned.clear()
+    yield
+    dispatch.choose.cache_clear()
+    dispatch._warned.clear()
+
+
+@pytest.fixture(autouse=True)
+def _same_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=["native", "reference"])
+def backend(request: pytest.FixtureRequest) -> object:
+    """Run the test on each backend that a CPU has."""
+    with dispatch.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def expects_fallback() -> object:
+    """For a test that causes a fallback on purpose: it must warn."""
+    with pytest.warns(FallbackWarning):
+        yield
