@@ -1,0 +1,27 @@
+"""Writing a file so that a reader sees the old one or the new one, never a part of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to: `with replacing(path) as partial: partial.write_bytes(x)`.
+
+    When the block ends well, what stands there takes the place of `path` in one step; when it
+    raises, it is removed and `path` stays what it was. Processes and threads that write the same
+    path at once do not meet: the last one to end wins.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        yield partial
+        with partial.open("rb+") as written:
+            os.fsync(written.fileno())  # the data before the name, also when the power fails
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # after a success nothing stands there any more
