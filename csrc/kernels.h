@@ -53,21 +53,60 @@ struct RnnBackwardArgs {
   Real* grad_h0;                           // [B, H] or null
 };
 
+// One gradient of a list whose element types may differ.
+struct GradientSpan {
+  void* values;  // float* or double*, contiguous
+  int64_t count;
+  bool is_double;
+};
+
+// norm = sqrt(sum of all squares), then every gradient is scaled in place.
+struct ClipGradsArgs {
+  const GradientSpan* gradients;
+  int64_t num_gradients;
+  double max_norm;
+  bool d2l;      // scale by max_norm / norm where norm > max_norm; else by min(1, max_norm / (norm + 1e-6))
+  double* norm;  // before the scaling
+};
+
+// h = act(W_xh[id] + h W_hh + b_h), logits = h W_hq + b_q, and the next id, `steps` times.
+template <class Real>
+struct DecodeArgs {
+  int64_t B, H, V, steps;
+  const int64_t* first;    // [B] in [0, V)
+  const Real* W_xh;        // [V, H]
+  const Real* W_hh;        // [H, H]
+  const Real* b_h;         // [H]
+  const Real* W_hq;        // [H, V]
+  const Real* b_q;         // [V]
+  const Real* h0;          // [B, H]
+  double temperature;      // > 0; unused without uniforms
+  const double* uniforms;  // [steps, B] in [0, 1), or null: the largest logit wins
+  bool relu;
+  int64_t* ids;            // [steps, B]
+  Real* h_last;            // [B, H]
+};
+
 // The kernels of one element type, compiled for one instruction set.
 template <class Real>
 struct KernelsOf {
   void (*rnn_forward)(const RnnForwardArgs<Real>&);
   void (*rnn_backward)(const RnnBackwardArgs<Real>&);
+  void (*decode)(const DecodeArgs<Real>&);
 };
 
 struct Kernels {
   const char* isa;  // "avx512", "avx2" or "baseline"
   KernelsOf<float> f32;
   KernelsOf<double> f64;
+  void (*clip_grads)(const ClipGradsArgs&);
 };
 
 // The table for this machine, or for the one that RNNFAST_CPU_ISA names (cpu/isa.cpp).
 // Throws std::runtime_error where that one is unknown, not built, or not supported by the CPU.
 const Kernels& kernels();
+
+// The instruction sets that this library was built for, the lowest first: "baseline avx2 avx512".
+const char* built_instruction_sets();
 
 }  // namespace rnnfast

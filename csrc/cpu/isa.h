@@ -18,6 +18,9 @@
   void rnn_forward(const RnnForwardArgs<Real>&);      \
   template <class Real>                               \
   void rnn_backward(const RnnBackwardArgs<Real>&);    \
+  template <class Real>                               \
+  void decode(const DecodeArgs<Real>&);               \
+  void clip_grads(const ClipGradsArgs&);              \
   }
 
 #ifdef RNNFAST_ISA
