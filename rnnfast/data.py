@@ -251,4 +251,4 @@ def _as_tensor(corpus: Sequence[int] | Tensor) -> Tensor:
     if isinstance(corpus, Tensor) or len(corpus) == 0:
         return torch.as_tensor(corpus).clone()
     # 0.16 ms for 10,000 ids, where torch.tensor(list) takes 1.1 ms: as much as training on them
-    return torch.frombuffer(array("q", corpus), dtype=torch.int64)
+    return torch.frombuffer(array("q", list(corpus)), dtype=torch.int64)
