@@ -38,13 +38,13 @@ class Team {
 // torch.get_num_threads(), at least 1.
 int64_t num_threads();
 
-void run_team_erased(int64_t workers, void (*body)(Team&, void*), void* context);
+void run_team_erased(int64_t workers, void (*body)(Team&, const void*), const void* context);
 
 // The body must not throw: what can fail (memory) belongs before the call.
 template <class Body>
-void run_team(int64_t workers, Body&& body) {
+void run_team(int64_t workers, const Body& body) {
   run_team_erased(
-      workers, [](Team& team, void* context) { (*static_cast<Body*>(context))(team); }, &body);
+      workers, [](Team& team, const void* context) { (*static_cast<const Body*>(context))(team); }, &body);
 }
 
 // The share [begin, end) of `worker` when n items go to `workers`, in whole multiples of `unit`.

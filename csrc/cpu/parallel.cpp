@@ -1,0 +1,104 @@
+// Workers, their barrier, and torch's thread pool behind them. Compiled once, for the baseline.
+#include "parallel.h"
+
+#include <atomic>
+#include <chrono>
+
+#include "../kernels.h"
+
+namespace rnnfast {
+
+namespace {
+
+// Barriers of one team are some 35 ns apart in the best case (spinning) and 10 us in the worst (asleep).
+constexpr auto kSpinTime = std::chrono::microseconds(4);
+constexpr int kPausesPerClockRead = 32;
+
+ThreadPool pool = {
+    [](int64_t tasks, void (*body)(int64_t, int64_t, void*), void* context) { body(0, tasks, context); },
+    [] { return int64_t{1}; }};
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+class Barrier {
+ public:
+  explicit Barrier(int64_t workers) : workers_(workers) {}
+
+  // Comes with `count` workers; returns when all workers have come.
+  void arrive_and_wait(int64_t count) {
+    const int round = round_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(count, std::memory_order_acq_rel) + count == workers_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      round_.notify_all();  // a load and no system call where nobody sleeps
+    } else if (!spin_while(round)) {
+      round_.wait(round, std::memory_order_acquire);
+    }
+  }
+
+ private:
+  bool spin_while(int round) const {
+    const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
+    do {
+      for (int i = 0; i < kPausesPerClockRead; ++i) {
+        if (round_.load(std::memory_order_acquire) != round) return true;
+        pause();
+      }
+    } while (std::chrono::steady_clock::now() < deadline);
+    return false;
+  }
+
+  const int64_t workers_;
+  // On lines of their own: the spinning load must not slow the others' arrival down.
+  alignas(64) std::atomic<int64_t> arrived_{0};
+  alignas(64) std::atomic<int> round_{0};
+};
+
+void set_thread_pool(const ThreadPool& new_pool) { pool = new_pool; }
+
+int64_t num_threads() {
+  const int64_t n = pool.num_threads();
+  return n < 1 ? 1 : n;
+}
+
+void Team::sync() const {
+  if (end_ - begin_ < size_) barrier_.arrive_and_wait(end_ - begin_);
+}
+
+void run_team_erased(int64_t workers, void (*body)(Team&, const void*), const void* context) {
+  struct Call {
+    Barrier barrier;
+    int64_t workers;
+    void (*body)(Team&, const void*);
+    const void* context;
+  } call{Barrier(workers), workers, body, context};
+  const auto chunk = [](int64_t begin, int64_t end, void* data) {
+    Call& call = *static_cast<Call*>(data);
+    Team team(begin, end, call.workers, call.barrier);
+    call.body(team, call.context);
+  };
+  if (workers == 1) {
+    chunk(0, 1, &call);  // spares the pool's wake-up of its threads
+  } else {
+    pool.parallel_for(workers, chunk, &call);
+  }
+}
+
+Share share_of(int64_t n, int64_t worker, int64_t workers, int64_t unit) {
+  const int64_t units = (n + unit - 1) / unit;
+  const auto bound = [&](int64_t w) {
+    const int64_t at = units * w / workers * unit;
+    return at < n ? at : n;
+  };
+  return {bound(worker), bound(worker + 1)};
+}
+
+}  // namespace rnnfast

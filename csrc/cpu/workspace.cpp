@@ -1,0 +1,89 @@
+// The cache of scratch blocks. Compiled once, for the baseline.
+#include "workspace.h"
+
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace rnnfast {
+
+namespace {
+
+constexpr int kSlots = 8;
+constexpr size_t kMostKept = size_t{512} << 20;  // bytes in all slots together
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kAlignment = 256;
+
+constexpr size_t kPage = 4096;
+
+struct Block {
+  size_t bytes;  // of the whole block, this header's page included
+};
+
+std::atomic<Block*> slots[kSlots];
+std::atomic<size_t> kept_bytes{0};
+
+Block* take_kept(size_t bytes) {
+  for (auto& slot : slots) {
+    Block* block = slot.exchange(nullptr, std::memory_order_acquire);
+    if (block == nullptr) continue;
+    kept_bytes.fetch_sub(block->bytes, std::memory_order_relaxed);
+    if (block->bytes >= bytes) return block;
+    std::free(block);  // too small: what needs more now will need more again, so this one makes room
+  }
+  return nullptr;
+}
+
+Block* allocate_block(size_t bytes) {
+  // Whole huge pages for large blocks: fewer page faults and TLB misses.
+  const size_t unit = bytes >= kHugePage ? kHugePage : kPage;
+  const size_t rounded = (bytes + unit - 1) / unit * unit;
+  auto* block = static_cast<Block*>(std::aligned_alloc(unit, rounded));
+  if (block == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  if (unit == kHugePage) madvise(block, rounded, MADV_HUGEPAGE);  // a hint: its failure changes nothing
+#endif
+  block->bytes = rounded;
+  return block;
+}
+
+void keep_or_free(Block* block) {
+  if (kept_bytes.fetch_add(block->bytes, std::memory_order_relaxed) + block->bytes <= kMostKept) {
+    for (auto& slot : slots) {
+      Block* empty = nullptr;
+      if (slot.compare_exchange_strong(empty, block, std::memory_order_release)) return;
+    }
+  }
+  kept_bytes.fetch_sub(block->bytes, std::memory_order_relaxed);
+  std::free(block);
+}
+
+}  // namespace
+
+Workspace::~Workspace() {
+  if (memory_ != nullptr) keep_or_free(reinterpret_cast<Block*>(memory_ - kPage));
+}
+
+void Workspace::allocate() {
+  capacity_ = used_;
+  used_ = 0;
+  Block* block = take_kept(capacity_ + kPage);
+  if (block == nullptr) block = allocate_block(capacity_ + kPage);
+  memory_ = reinterpret_cast<char*>(block) + kPage;
+#ifdef RNNFAST_POISON
+  std::memset(memory_, 0xFF, capacity_);  // NaN in either type: shows in tests what is read before written
+#endif
+}
+
+void Workspace::start_page() { used_ = (used_ + kPage - 1) / kPage * kPage; }
+
+void* Workspace::take_bytes(size_t bytes) {
+  void* part = memory_ + used_;
+  used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  return part;
+}
+
+}  // namespace rnnfast
