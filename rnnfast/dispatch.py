@@ -63,7 +63,9 @@ class Explanation:
 
 def _why_not_later(kind: str) -> Callable[[Call], list[str]]:
     def why_not(call: Call) -> list[str]:
-        reasons = [] if call.device == "cuda" else [f"the tensors are on {call.device}, not on cuda"]
+        reasons = (
+            [] if call.device == "cuda" else [f"the tensors are on {call.device}, not on cuda"]
+        )
         return [*reasons, f"this version of rnnfast has no {kind} kernels"]
 
     return why_not
@@ -128,12 +130,13 @@ def use_backend(name: str) -> Iterator[None]:
 
 def backend_for(tensor: Tensor) -> ModuleType:
     """The backend module that serves calls on tensors like this one; warns of a fallback once."""
-    module = _BACKENDS[_current_choice(tensor.device.type, tensor.dtype)].module
+    name: str = _current_choice(tensor.device.type, tensor.dtype)
+    module = _BACKENDS[name].module
     assert module is not None  # a backend without a module always has a reason not to run
     return module
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _current_choice(device: str, dtype: torch.dtype) -> str:
     # torch.compile does not trace the choice: it runs it once and keeps the result
     return choose(_forced.get(), device, dtype, active_transform())

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from rnnfast import dispatch
 from rnnfast.backends import reference
@@ -150,8 +149,8 @@ class _RNN(torch.autograd.Function):
     """The recurrence over a backend that torch cannot differentiate by itself."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: FunctionCtx,
+    def forward(
+        ctx: Any,
         x: Tensor,
         ids: Tensor | None,
         W_hh: Tensor,
@@ -164,7 +163,7 @@ class _RNN(torch.autograd.Function):
         # saved tensors carry version counters and are freed by backward: eager's errors come free
         ctx.save_for_backward(hs, ids, W_hh, h0)
         ctx.set_materialize_grads(False)
-        ctx.V, ctx.relu, ctx.backend = x.shape[0], relu, backend  # type: ignore[attr-defined]
+        ctx.V, ctx.relu, ctx.backend = x.shape[0], relu, backend
         return hs, h_last
 
     @staticmethod
@@ -200,13 +199,14 @@ def _recur(
         or h0.requires_grad
         or (b_h is not None and b_h.requires_grad)
     )
-    out: tuple[Tensor, Tensor]
-    if backend is reference or not needs_grad:
-        out = backend.rnn_forward(x, ids, W_hh, b_h, h0, relu)
-        return out
-    if ids is not None:  # backward needs them as they are now, whatever the caller does to his
+    if needs_grad and ids is not None:
+        # backward needs the ids as they are now, whatever the caller does to his
         ids = ids.clone(memory_format=torch.contiguous_format)
-    out = _RNN.apply(x, ids, W_hh, b_h, h0, relu, backend)
+    out: tuple[Tensor, Tensor]
+    if needs_grad and backend is not reference:
+        out = _RNN.apply(x, ids, W_hh, b_h, h0, relu, backend)  # type: ignore[no-untyped-call]
+    else:
+        out = backend.rnn_forward(x, ids, W_hh, b_h, h0, relu)
     return out
 
 
@@ -214,14 +214,16 @@ def _project(
     inputs: Tensor, W_xh: Tensor, b_h: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """(x, ids, bias) of the operator: a table and ids, or a projection that is ready."""
-    plain_bias = b_h is None or b_h.shape == W_xh.shape[1:]
+    if W_xh.dim() != 2:
+        raise RuntimeError(f"W_xh has shape {tuple(W_xh.shape)}, must be [V, H]")
+    ready = b_h is None or b_h.shape == W_xh.shape[1:]
     if not inputs.dtype.is_floating_point:
         if inputs.dtype != torch.int64:
             raise RuntimeError(
                 "one_hot is only applicable to index tensor of type LongTensor. "
                 f"The ids are {inputs.dtype}; convert them with .long()"
             )
-        if plain_bias:
+        if ready:
             return W_xh, inputs, b_h
         x = torch.nn.functional.embedding(inputs, W_xh)
     else:
@@ -231,8 +233,9 @@ def _project(
                 "steps, batch, and as many features as W_xh has rows"
             )
         x = (inputs @ W_xh).to(W_xh.dtype)  # under autocast the product is bfloat16
-    # a bias of another shape broadcasts as in eager: [1, H], [B, H] or a scalar
-    return (x, None, b_h) if plain_bias else (x + b_h, None, None)
+    if ready or b_h is None:
+        return x, None, b_h
+    return x + b_h, None, None  # [1, H], [B, H] or a scalar: broadcasts as in eager
 
 
 def _check_recurrence(inputs: Tensor, h0: Tensor, W_hh: Tensor, x: Tensor) -> None:
@@ -249,7 +252,7 @@ def _check_recurrence(inputs: Tensor, h0: Tensor, W_hh: Tensor, x: Tensor) -> No
         raise RuntimeError(f"W_hh has shape {tuple(W_hh.shape)}, must be ({H}, {H}) as W_xh says")
     if not isinstance(h0, Tensor):
         raise TypeError(f"the state must hold a tensor, got {type(h0).__name__}")
-    if h0.dim() != 2 or h0.shape[1] != H or h0.shape[0] not in (1, B):
+    if h0.dim() != 2 or h0.shape[1] != H or (h0.shape[0] != B and h0.shape[0] != 1):
         raise RuntimeError(f"the state has shape {tuple(h0.shape)}, must be ({B}, {H})")
     if not x.dtype == W_hh.dtype == h0.dtype:
         raise RuntimeError(

@@ -102,7 +102,7 @@ class RNNModelScratch:
         return self.init_state(batch_size, self.num_hiddens, device)
 
 
-def _only(state: State) -> Tensor:
+def _only(state: object) -> Tensor:
     """The hidden state out of its tuple, with eager's types of error."""
     if isinstance(state, Tensor):
         raise functional.StateError(
@@ -112,4 +112,5 @@ def _only(state: State) -> Tensor:
         raise TypeError(f"the state is {type(state).__name__}, must be a tuple (H,) of one tensor")
     if len(state) != 1:
         raise ValueError(f"the state has {len(state)} tensors, must be a tuple (H,) of one")
-    return state[0]
+    h: Tensor = state[0]
+    return h

@@ -85,7 +85,9 @@ def generate(
     """
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature is {temperature}, must be finite and at least 0")
-    ids = _continue([vocab[token] for token in prefix], num_preds, net, device, temperature, generator)
+    ids = _continue(
+        [vocab[token] for token in prefix], num_preds, net, device, temperature, generator
+    )
     return "".join([vocab.idx_to_token[i] for i in ids])
 
 
@@ -290,9 +292,7 @@ def _decode_ours(
     return chosen
 
 
-def _picker(
-    temperature: float, generator: torch.Generator | None
-) -> Callable[[Tensor], Tensor]:
+def _picker(temperature: float, generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
     """From logits [1, V] to an id: the most probable one, or one drawn at a temperature."""
     if temperature == 0:
         return lambda logits: logits.argmax(dim=1)

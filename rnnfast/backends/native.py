@@ -1,4 +1,4 @@
-"""The compiled kernels of `csrc/`: loads the library, gives torch.compile its shapes, calls the ops."""
+"""The compiled kernels of `csrc/`: loads them, gives torch.compile their shapes, calls them."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def rnn_backward(
 def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
     """`reference.clip_grads_`: one pass for the norm over all gradients, one for the scale."""
     norm: Tensor = torch.ops.rnnfast.clip_grads_.default(grads, max_norm, d2l)
+    torch.autograd.graph.increment_version(grads)  # torch's own in-place operations do the same
     return norm
 
 

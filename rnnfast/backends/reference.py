@@ -91,7 +91,7 @@ def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
     # Apple's GPUs have no float64
     wide = torch.float32 if grads[0].device.type == "mps" else torch.float64
     norms = [torch.linalg.vector_norm(g, dtype=wide).to(grads[0].device) for g in grads]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     if d2l:
         scale = torch.where(norm > max_norm, max_norm / norm, torch.ones_like(norm))
     else:
@@ -145,17 +145,17 @@ def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _gather(table: Tensor, ids: Tensor) -> Tensor:
-    """table[ids]: bit-equal to one-hot times table. On a GPU the kernel itself asserts the range."""
-    if ids.device.type == "cpu" and ids.numel():
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0:
-            raise RuntimeError(f"Class values must be non-negative. An id is {low}.")
-        if high >= table.shape[0]:
-            raise RuntimeError(
-                "Class values must be smaller than num_classes. "
-                f"An id is {high}, num_classes is {table.shape[0]}."
-            )
-    return torch.nn.functional.embedding(ids, table)
+    """table[ids], bit-equal to one-hot times table. On a GPU torch's kernel asserts the range."""
+    try:
+        return torch.nn.functional.embedding(ids, table)
+    except IndexError:
+        if ids.min() < 0:
+            what, rule = ids.min().item(), "non-negative."
+        else:
+            what, rule = ids.max().item(), "smaller than num_classes."
+        raise RuntimeError(
+            f"Class values must be {rule} An id is {what}, num_classes is {table.shape[0]}."
+        ) from None
 
 
 def _scatter_add(dz: Tensor, ids: Tensor, V: int) -> Tensor:

@@ -1,0 +1,249 @@
+"""functional: gradients of every order, transforms, torch.compile, and bad input."""
+
+import pytest
+import torch
+
+import models
+from rnnfast import FallbackWarning, dispatch, functional, use_backend
+from rnnfast.backends import native
+
+T, B, V, H = 4, 3, 5, 6
+
+
+def _leaves(dtype=torch.float64):
+    W_xh, W_hh, b_h, W_hq, b_q = models.params(V, H, dtype)
+    h0 = torch.randn(B, H, dtype=dtype, requires_grad=True)
+    return h0, W_xh, W_hh, b_h, W_hq, b_q
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(V, (T, B))
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_gradcheck(backend, ids, nonlinearity, dense):
+    inputs = torch.randn(T, B, V, dtype=torch.float64, requires_grad=True) if dense else ids
+    leaves = _leaves()[:4]
+
+    def run(inputs, *leaves):
+        return functional.rnn(inputs, *leaves, nonlinearity=nonlinearity)
+
+    assert torch.autograd.gradcheck(run, (inputs, *leaves))
+
+
+def test_double_backward_is_right(ids):
+    """A gradient penalty: the kernels' own backward would silently drop it."""
+    leaves = _leaves()[:4]
+
+    def run(*leaves):
+        with use_backend("native"):
+            return functional.rnn(ids, *leaves)
+
+    with pytest.warns(FallbackWarning, match="itself being differentiated"):
+        assert torch.autograd.gradgradcheck(run, leaves)
+
+
+def test_double_backward_agrees_with_the_reference(ids):
+    grads = {}
+    for name in ("native", "reference"):
+        torch.manual_seed(1)
+        leaves = _leaves()[:4]
+        with use_backend(name):
+            hs, _ = functional.rnn(ids, *leaves)
+            if name == "native":
+                with pytest.warns(FallbackWarning):
+                    first = torch.autograd.grad(hs.sum(), leaves, create_graph=True)
+            else:
+                first = torch.autograd.grad(hs.sum(), leaves, create_graph=True)
+            sum(g.square().sum() for g in first).backward()
+        grads[name] = [leaf.grad for leaf in leaves]
+    for got, want in zip(*grads.values(), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_func_transforms_take_the_reference(ids):
+    h0, *weights = (leaf.detach() for leaf in _leaves()[:4])
+
+    def loss(W_hh):
+        return functional.rnn(ids, h0, weights[0], W_hh, weights[2])[0].sum()
+
+    with use_backend("reference"):
+        want = torch.func.grad(loss)(weights[1])
+    with pytest.warns(FallbackWarning, match=r"torch\.func"):
+        torch.testing.assert_close(torch.func.grad(loss)(weights[1]), want)
+    many = torch.stack([weights[1], weights[1] * 0.5])
+    torch.testing.assert_close(torch.func.vmap(loss)(many)[0], loss(weights[1]))
+    tangent = torch.randn_like(weights[1])
+    _, derivative = torch.func.jvp(loss, (weights[1],), (tangent,))
+    torch.testing.assert_close(derivative, (want * tangent).sum())
+
+
+def test_forward_mode_takes_the_reference(ids):
+    h0, W_xh, W_hh, b_h, *_ = (leaf.detach() for leaf in _leaves())
+    tangent = torch.randn_like(W_hh)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(W_hh, tangent)
+        with pytest.warns(FallbackWarning, match="forward-mode"):
+            hs, _ = functional.rnn(ids, h0, W_xh, dual, b_h)
+        got = torch.autograd.forward_ad.unpack_dual(hs).tangent
+    with use_backend("reference"):
+        _, want = torch.func.jvp(
+            lambda W: functional.rnn(ids, h0, W_xh, W, b_h)[0], (W_hh,), (tangent,)
+        )
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_torch_compile_fullgraph(backend, ids, dense):
+    leaves = _leaves(torch.float32)[:4]
+    inputs = torch.randn(T, B, V) if dense else ids
+
+    def loss(*leaves):
+        hs, h_last = functional.rnn(inputs, *leaves)
+        return hs.square().sum() + h_last.sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    got, want = compiled(*leaves), loss(*leaves)
+    torch.testing.assert_close(got, want)
+    for g, w in zip(
+        torch.autograd.grad(got, leaves), torch.autograd.grad(want, leaves), strict=True
+    ):
+        torch.testing.assert_close(g, w)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*leaves), want.detach())
+
+
+def test_opcheck(ids):
+    assert not native.load_error()
+    h0, W_xh, W_hh, b_h, W_hq, b_q = (leaf.detach() for leaf in _leaves(torch.float32))
+    ops = torch.ops.rnnfast
+    torch.library.opcheck(ops.rnn.default, (W_xh, ids, W_hh, b_h, h0, False))
+    x = torch.randn(T, B, H)
+    torch.library.opcheck(ops.rnn.default, (x, None, W_hh, None, h0, True))
+    hs, h_last = ops.rnn(W_xh, ids, W_hh, b_h, h0, False)
+    for need in (True, False):
+        args = (hs, h_last, hs, ids, V, W_hh, h0, False, need, need, need)
+        torch.library.opcheck(ops.rnn_backward.default, args)
+    args = (None, h_last, hs, None, V, W_hh, h0, False, True, True, True)
+    torch.library.opcheck(ops.rnn_backward.default, args)
+    torch.library.opcheck(ops.clip_grads_.default, ([torch.randn(3), torch.randn(2, 2)], 0.5, True))
+    args = (ids[0], W_xh, W_hh, b_h, W_hq, b_q, h0, 3, 1.0, None, False)
+    torch.library.opcheck(ops.decode.default, args)
+
+
+def test_bfloat16_falls_back_and_says_so(ids):
+    leaves = [leaf.detach() for leaf in _leaves(torch.bfloat16)[:4]]
+    with pytest.warns(FallbackWarning, match="bfloat16"):
+        hs, _ = functional.rnn(ids, *leaves)
+    assert hs.dtype == torch.bfloat16
+    functional.rnn(ids, *leaves)  # once per reason: a second warning would be an error here
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"inputs": torch.zeros(T, B)}, RuntimeError, "dense inputs have shape"),
+        ({"inputs": torch.zeros(T, dtype=torch.int64)}, RuntimeError, "must be ids"),
+        ({"inputs": torch.zeros(T, B, V + 1)}, RuntimeError, "dense inputs have shape"),
+        ({"inputs": torch.zeros(T, B, dtype=torch.bool)}, RuntimeError, "LongTensor"),
+        ({"inputs": torch.zeros(T, B, V).double()}, RuntimeError, "dtype"),
+        ({"W_hh": torch.zeros(H, H + 1)}, RuntimeError, "W_hh has shape"),
+        ({"W_hh": torch.zeros(H, H).double()}, RuntimeError, "dtypes differ"),
+        ({"h0": torch.zeros(B, H).double()}, RuntimeError, "dtypes differ"),
+        ({"h0": torch.zeros(H)}, RuntimeError, "the state has shape"),
+        ({"h0": torch.zeros(B + 1, H)}, RuntimeError, "the state has shape"),
+        ({"h0": torch.zeros(B, H, device="meta")}, RuntimeError, "devices differ"),
+        ({"b_h": torch.zeros(H + 1)}, RuntimeError, ""),
+        ({"W_xh": torch.zeros(V)}, RuntimeError, "W_xh has shape"),
+        ({"nonlinearity": "gelu"}, ValueError, "nonlinearity is 'gelu'"),
+    ],
+)
+def test_bad_input_names_the_argument(backend, ids, change, error, message):
+    h0, W_xh, W_hh, b_h, *_ = (leaf.detach() for leaf in _leaves(torch.float32))
+    kwargs = {"inputs": ids, "h0": h0, "W_xh": W_xh, "W_hh": W_hh, "b_h": b_h, **change}
+    with pytest.raises(error, match=message):
+        functional.rnn(**kwargs)
+
+
+def test_nan_goes_through(backend, ids):
+    h0, W_xh, W_hh, b_h, *_ = (leaf.detach() for leaf in _leaves(torch.float32))
+    h0[1, 0] = float("nan")
+    hs, _ = functional.rnn(ids, h0, W_xh, W_hh, b_h)
+    assert hs[:, 1].isnan().all()
+    assert hs[:, [0, 2]].isfinite().all()
+
+
+def test_decode_continues_the_recurrence(backend):
+    h0, *params = (leaf.detach() for leaf in _leaves(torch.float32))
+    first = torch.tensor([1, 2, 3])
+    ids, h_last = functional.greedy_decode(first, h0, params, 5)
+    fed = torch.cat((first[None], ids[:-1]))
+    hs, want = functional.rnn(fed, h0, *params[:3])
+    logits = functional.readout(hs, *params[3:]).reshape(5, 3, V)
+    assert torch.equal(logits.argmax(2), ids)
+    torch.testing.assert_close(h_last, want)
+
+
+def test_sampling_is_reproducible_and_the_same_on_both_backends():
+    h0, *params = (leaf.detach() for leaf in _leaves())
+    first = torch.tensor([1, 2, 3])
+    drawn = []
+    for name in ("native", "reference", "native"):
+        generator = torch.Generator().manual_seed(5)
+        with use_backend(name):
+            ids, _ = functional.sample_decode(
+                first, h0, params, 20, temperature=0.7, generator=generator
+            )
+        drawn.append(ids)
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
+def test_sampling_needs_a_temperature(temperature):
+    h0, *params = _leaves()
+    with pytest.raises(ValueError, match="temperature is"):
+        functional.sample_decode(torch.tensor([1, 2, 3]), h0, params, 2, temperature=temperature)
+
+
+def test_decode_refuses_negative_steps_and_wrong_shapes(backend):
+    h0, *params = (leaf.detach() for leaf in _leaves())
+    first = torch.tensor([1, 2, 3])
+    with pytest.raises(ValueError, match="steps is -1"):
+        functional.greedy_decode(first, h0, params, -1)
+    with pytest.raises(RuntimeError, match="parameters do not fit"):
+        functional.greedy_decode(first, h0, [*params[:4], params[4][:-1]], 1)
+    with pytest.raises(RuntimeError, match="smaller than num_classes"):
+        functional.greedy_decode(torch.tensor([1, V, 3]), h0, params, 1)
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 1e6])
+def test_clip_grad_norm_is_torchs(backend, max_norm):
+    leaves = [torch.zeros(s, requires_grad=True) for s in ((5, 3), (4,), (2, 2))]
+    for leaf in leaves[:2]:
+        leaf.grad = torch.randn_like(leaf)
+    others = [leaf.detach().clone().requires_grad_(True) for leaf in leaves]
+    for leaf, other in zip(leaves[:2], others, strict=False):
+        other.grad = leaf.grad.clone()
+    got = functional.clip_grad_norm_(leaves, max_norm)
+    want = torch.nn.utils.clip_grad_norm_(others, max_norm)
+    torch.testing.assert_close(got, want)
+    for leaf, other in zip(leaves[:2], others, strict=False):
+        torch.testing.assert_close(leaf.grad, other.grad)
+    assert functional.clip_grad_norm_([], 1.0) == 0
+    assert functional.clip_grad_norm_(leaves[0], 1.0, norm_type=float("inf")) <= 3
+    leaves[0].grad[0, 0] = float("nan")
+    with pytest.raises(RuntimeError, match="non-finite"):
+        functional.clip_grad_norm_(leaves, 1.0, error_if_nonfinite=True)
+
+
+def test_clipping_is_seen_by_version_counters(backend):
+    """A graph that saved the gradient must notice that it changed."""
+    leaf = torch.ones(3, requires_grad=True)
+    leaf.grad = torch.ones(3)
+    before = leaf.grad._version
+    functional.clip_grads_([leaf.grad], 0.5, d2l=True)
+    assert leaf.grad._version > before
+    assert dispatch.active_transform() == ""
