@@ -81,7 +81,7 @@ void Workspace::allocate() {
 void Workspace::start_page() { used_ = (used_ + kPage - 1) / kPage * kPage; }
 
 void* Workspace::take_bytes(size_t bytes) {
-  void* part = memory_ + used_;
+  void* part = memory_ == nullptr ? nullptr : memory_ + used_;
   used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
   return part;
 }

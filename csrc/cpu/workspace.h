@@ -3,7 +3,7 @@
 //   Workspace memory;
 //   lay_out(memory);      // take() only counts
 //   memory.allocate();    // may throw std::bad_alloc; the destructor gives the block back
-//   lay_out(memory);      // take() returns addresses
+//   lay_out(memory);      // take() hands out addresses
 //
 // Blocks are kept for the next call in a small lock-free cache: page faults on fresh memory cost more than a
 // small training step. The cache is bounded, several threads may use it at once, and a fork at any moment
@@ -24,10 +24,10 @@ class Workspace {
 
   void allocate();
 
-  // Room for `count` elements, 256-byte aligned, not initialised.
+  // Points `part` at room for `count` elements, 256-byte aligned, not initialised.
   template <class Element>
-  Element* take(int64_t count) {
-    return static_cast<Element*>(take_bytes(static_cast<size_t>(count) * sizeof(Element)));
+  void take(Element*& part, int64_t count) {
+    part = static_cast<Element*>(take_bytes(static_cast<size_t>(count) * sizeof(Element)));
   }
   // Moves on to a new page: what one worker writes must not share a page with what another writes, or the
   // hardware prefetchers pull lines to and fro (2.6 times slower at H=64 on cores far apart).

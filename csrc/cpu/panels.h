@@ -1,0 +1,75 @@
+// Matrices as the register tile wants to read them: cut into panels of at most kTileVectors vectors of columns,
+// each panel [K][its columns] in one piece, columns beyond the matrix filled with zeros. Packing costs one pass
+// over the matrix per call and is paid back by every step: the tile then reads memory strictly forwards.
+#pragma once
+
+#include "tile.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+template <class Real>
+constexpr int64_t padded(int64_t columns) {
+  return (columns + kLanes<Real> - 1) / kLanes<Real> * kLanes<Real>;
+}
+
+// How the columns are cut. Panel p begins at vector first(p); `groups` equal shares of panels can be handed to
+// as many workers.
+struct Panels {
+  int64_t columns, vectors, count, lanes;
+
+  template <class Real>
+  static Panels of(int64_t columns, int64_t groups) {
+    const int64_t vectors = padded<Real>(columns) / kLanes<Real>;
+    const int64_t per_group = (vectors + groups * kTileVectors - 1) / (groups * kTileVectors);
+    const int64_t count = per_group * groups < vectors ? per_group * groups : vectors;
+    return {columns, vectors, count, kLanes<Real>};
+  }
+  int64_t first(int64_t p) const { return vectors * p / count; }
+};
+
+// One panel: where it begins, in vectors and in columns, and how wide it is.
+struct Panel {
+  int64_t vector, column;
+  int vectors;
+  int64_t columns_left;  // of the matrix, from this panel's first column on
+
+  Panel(const Panels& panels, int64_t p)
+      : vector(panels.first(p)),
+        column(vector * panels.lanes),
+        vectors(static_cast<int>(panels.first(p + 1) - vector)),
+        columns_left(panels.columns - column) {}
+};
+
+// matrix [K, columns] with row stride `stride`; packed takes K * padded(columns) elements, the panel at
+// K * panel.column.
+template <class Real>
+inline void pack(const Real* matrix, int64_t stride, int64_t K, const Panel& panel, Real* packed) {
+  const int64_t width = panel.vectors * kLanes<Real>;
+  Real* out = packed + K * panel.column;
+  for (int64_t k = 0; k < K; ++k) {
+    for (int64_t c = 0; c < width; c += kLanes<Real>, out += kLanes<Real>) {
+      store(out, load_first(matrix + k * stride + panel.column + c, panel.columns_left - c));
+    }
+  }
+}
+
+// The same for the transpose of `matrix` [columns, K]: the panel's column c is the matrix's row c.
+template <class Real>
+inline void pack_transposed(const Real* matrix, int64_t stride, int64_t K, const Panel& panel, Real* packed) {
+  constexpr int N = kLanes<Real>;
+  const int64_t width = panel.vectors * N;
+  Real* out = packed + K * panel.column;
+  for (int64_t c = 0; c < width; c += N) {
+    for (int64_t k = 0; k < K; k += N) {
+      Vec<Real> square[N];
+      RNNFAST_UNROLL for (int i = 0; i < N; ++i) {
+        const bool exists = c + i < panel.columns_left;
+        square[i] = exists ? load_first(matrix + (panel.column + c + i) * stride + k, K - k) : Vec<Real>{};
+      }
+      transpose<Real>(square);
+      for (int i = 0; i < N && k + i < K; ++i) store(out + (k + i) * width + c, square[i]);
+    }
+  }
+}
+
+}  // namespace rnnfast::RNNFAST_ISA

@@ -1,0 +1,109 @@
+// What the forward and the backward call of the layer have in common.
+#pragma once
+
+#include <cstring>
+
+#include "steps.h"
+#include "workspace.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+template <class Real>
+class Recurrence {
+ protected:
+  Recurrence(int64_t T, int64_t B, int64_t H, bool relu)
+      : split_(Split::of<Real>(T, B, H)),
+        layer_(T, B, H, relu, split_),
+        num_regions_(split_.by_rows ? split_.workers : 1) {}
+
+  // Asks for the memory of both passes: what all share, then each region on pages of its own.
+  template <class LayOutShared, class LayOutRegion>
+  void allocate(const LayOutShared& shared, const LayOutRegion& region) {
+    const auto lay_out = [&] {
+      memory_.take(regions_, num_regions_);
+      memory_.take(layer_.W, layer_.H * layer_.width);
+      shared();
+      for (int64_t i = 0; i < num_regions_; ++i) {
+        memory_.start_page();
+        const Share rows = share_of(layer_.B, i, num_regions_);
+        Region<Real> laid_out;
+        laid_out.first = rows.begin;
+        laid_out.count = rows.end - rows.begin;
+        region(laid_out);
+        if (regions_ != nullptr) regions_[i] = laid_out;
+      }
+      memory_.start_page();
+    };
+    lay_out();
+    memory_.allocate();
+    lay_out();
+  }
+
+  Region<Real>& region_of(int64_t worker) const { return regions_[split_.by_rows ? worker : 0]; }
+
+  // A worker's share of n things of its region: all of them, or its part where all work on one region.
+  Share share_in_region(int64_t n, int64_t worker) const {
+    return split_.by_rows ? Share{0, n} : share_of(n, worker, split_.workers);
+  }
+
+  Share panels_of(int64_t worker) const { return share_in_region(layer_.panels.count, worker); }
+
+  // The columns of panels_of(worker), padding included.
+  Share columns_of(int64_t worker) const {
+    const Share panels = panels_of(worker);
+    return {layer_.panels.first(panels.begin) * kLanes<Real>, layer_.panels.first(panels.end) * kLanes<Real>};
+  }
+
+  // Calls f(panel, first row, rows) for each tile of the worker's in one step.
+  template <class F>
+  void each_tile(int64_t worker, const F& f) const {
+    const Share panels = panels_of(worker);
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      const Panel panel(layer_.panels, p);
+      each_row_block(region_of(worker).count, [&](int64_t row, int rows) { f(panel, row, rows); });
+    }
+  }
+
+  // Runs step(worker, t) for each t: on its own, or together with a barrier after each step.
+  template <class Step>
+  void each_step(const Team& team, int64_t first, int64_t end, int64_t increment, const Step& step) const {
+    if (split_.by_rows) {
+      team.each([&](int64_t worker) {
+        for (int64_t t = first; t != end; t += increment) step(worker, t);
+      });
+      return;
+    }
+    for (int64_t t = first; t != end; t += increment) {
+      team.each([&](int64_t worker) { step(worker, t); });
+      team.sync();
+    }
+  }
+
+  // The region's slots become its ids.
+  template <class Args>
+  void copy_ids(const Args& args, int64_t worker) const {
+    const Region<Real>& region = region_of(worker);
+    const Share rows = share_in_region(region.count, worker);
+    for (int64_t t = 0; t < layer_.T; ++t) {
+      const int64_t* ids = args.ids + t * args.ids_stride_t + region.first * args.ids_stride_b;
+      int32_t* slots = region.slots + t * region.slots_stride;
+      for (int64_t n = rows.begin; n < rows.end; ++n) {
+        slots[n] = static_cast<int32_t>(ids[n * args.ids_stride_b]);
+      }
+    }
+  }
+
+  const Split split_;
+  Layer<Real> layer_;
+  const int64_t num_regions_;
+  Region<Real>* regions_ = nullptr;
+  Workspace memory_;
+};
+
+// A row of the table or of the projection: the input of batch row n at step t.
+template <class Real, class Args>
+RNNFAST_INLINE int64_t input_row(const Args& args, int64_t t, int64_t n) {
+  return args.ids != nullptr ? args.ids[t * args.ids_stride_t + n * args.ids_stride_b] : t * args.B + n;
+}
+
+}  // namespace rnnfast::RNNFAST_ISA

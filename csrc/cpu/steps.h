@@ -1,0 +1,206 @@
+// One step of the recurrence, forward and backward, as a tile task; and how a call is shared out to workers.
+#pragma once
+
+#include "math.h"
+#include "parallel.h"
+#include "weight_gradient.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+// Who computes what. By rows, each worker takes batch rows through all steps on its own, with no barrier; by
+// columns, all work on each step together and meet after it: for batches too small to be split.
+struct Split {
+  int64_t workers;
+  bool by_rows;
+
+  template <class Real>
+  static Split of(int64_t T, int64_t B, int64_t H) {
+    constexpr int64_t kFewestRows = 4;               // below, a tile loads more than it multiplies
+    constexpr int64_t kFlopsPerBarrier = 64 * 1024;  // about 1 us, against 0.1 to 0.5 us for a barrier
+    const int64_t threads = num_threads(), vectors = padded<Real>(H) / kLanes<Real>;
+    const int64_t step_flops = 2 * B * H * H;
+    const int64_t rows = at_most(at_most(threads, B / kFewestRows), T * step_flops / kFlopsPerBarrier);
+    const int64_t columns = at_most(at_most(threads, vectors), step_flops / kFlopsPerBarrier);
+    return columns > rows ? Split{columns, false} : Split{rows, true};
+  }
+
+ private:
+  static int64_t at_most(int64_t n, int64_t limit) { return n > limit ? (limit > 1 ? limit : 1) : n; }
+};
+
+// What all workers share.
+template <class Real>
+struct Layer {
+  int64_t T, B, H;
+  bool relu;  // asked at run time, once per tile: no second copy of every tile size
+  Panels panels;
+  int64_t width;   // H, padded
+  int64_t stride;  // of rows in h and dz: a cache line more, as rows a power of two apart evict each other
+  Real* W;         // packed: W_hh forward, its transpose backward
+
+  Layer(int64_t T, int64_t B, int64_t H, bool relu, const Split& split)
+      : T(T),
+        B(B),
+        H(H),
+        relu(relu),
+        panels(Panels::of<Real>(H, split.by_rows ? 1 : split.workers)),
+        width(padded<Real>(H)),
+        stride(width + 64 / static_cast<int64_t>(sizeof(Real))),
+        W(nullptr) {}
+};
+
+// Batch rows [first, first + count) at all time steps: one worker's own, or everybody's in a split by columns.
+template <class Real>
+struct Region {
+  int64_t first = 0, count = 0;
+  int64_t kept_steps = 0;          // of h: all T + 1, or the last 2
+  Real* h = nullptr;               // [kept_steps][count][stride], step t in slot t % kept_steps
+  Real* h_blocks = nullptr;        // blocks of (T + 1) * count rows: h for the weight gradient, or null
+  Real* dz = nullptr;              // [2][count][stride], step t in slot t % 2
+  Real* dz_panels = nullptr;       // panels of T * count rows
+  Real* inputs = nullptr;          // [*][width]: u + b_h; row n takes, at step t, ...
+  int32_t* slots = nullptr;        // ... inputs[slots[t * slots_stride + n]]
+  int64_t slots_stride = 0;
+  Real* table_gradient = nullptr;  // [V][width]: dz added to row slots[t * slots_stride + n], or null
+  Real* bias_gradient = nullptr;   // [width]: sum of dz, or null
+
+  RNNFAST_INLINE Real* h_at(const Layer<Real>& layer, int64_t t) const {
+    return h + t % kept_steps * count * layer.stride;
+  }
+  RNNFAST_INLINE Real* dz_at(const Layer<Real>& layer, int64_t t) const {
+    return dz + t % 2 * count * layer.stride;
+  }
+};
+
+// h_{t+1} = act(u_t + h_t W_hh + b_h) for some rows and one panel of columns.
+template <class Real>
+struct ForwardTile {
+  const Layer<Real>& layer;
+  const Region<Real>& region;
+  int64_t t, row;
+  Panel panel;
+  Real* hs;  // [T, B, H], or null
+
+  template <int Rows, int Vectors>
+  void run() const {
+    Tile<Real, Rows, Vectors> tile;
+    const int32_t* slot = region.slots + t * region.slots_stride + row;
+    const Real* inputs = region.inputs + panel.column;
+    tile.each([&](int i, int j, int c) { tile.at[i][j] = load(inputs + slot[i] * layer.width + c); });
+    tile.multiply(layer.H, region.h_at(layer, t) + row * layer.stride, layer.stride,
+                  layer.W + layer.H * panel.column);
+    activate(tile);
+    tile.store_rows(region.h_at(layer, t + 1) + row * layer.stride + panel.column, layer.stride, tile.kColumns);
+    if (region.h_blocks != nullptr) store_blocks(tile);
+    if (hs != nullptr) {
+      tile.store_rows(hs + (t * layer.B + region.first + row) * layer.H + panel.column, layer.H,
+                      panel.columns_left);
+    }
+  }
+
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void activate(TileOfAnySize& tile) const {
+    if (layer.relu) {
+      const Vec<Real> zero{};
+      tile.each([&](int i, int j, int) { tile.at[i][j] = tile.at[i][j] < zero ? zero : tile.at[i][j]; });
+    } else {
+      tile.each([&](int i, int j, int) { tile.at[i][j] = tanh<Real>(tile.at[i][j]); });
+    }
+  }
+
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void store_blocks(const TileOfAnySize& tile) const {
+    const int64_t rows = (layer.T + 1) * region.count, first = (t + 1) * region.count + row;
+    tile.each([&](int i, int j, int c) {
+      store(region.h_blocks + in_blocks<Real>(rows, first + i, panel.column + c), tile.at[i][j]);
+    });
+  }
+};
+
+// dz_t = (grad_hs_t + [t = T-1] grad_h_last + dz_{t+1} W_hh^T) act'(h_{t+1}) for some rows and one panel.
+template <class Real>
+struct BackwardTile {
+  const Layer<Real>& layer;
+  const Region<Real>& region;
+  int64_t t, row;
+  Panel panel;
+  const Real* grad_hs;      // [T, B, H], or null
+  const Real* grad_h_last;  // [B, H], or null
+  Real* grad_x;             // [T, B, H]: dz itself, or null
+
+  template <int Rows, int Vectors>
+  void run() const {
+    Tile<Real, Rows, Vectors> tile;
+    tile.clear();
+    const int64_t batch_row = region.first + row;
+    if (grad_hs != nullptr) {
+      tile.add_rows(grad_hs + (t * layer.B + batch_row) * layer.H + panel.column, layer.H, panel.columns_left);
+    }
+    if (t == layer.T - 1) {
+      if (grad_h_last != nullptr) {
+        tile.add_rows(grad_h_last + batch_row * layer.H + panel.column, layer.H, panel.columns_left);
+      }
+    } else {
+      tile.multiply(layer.H, region.dz_at(layer, t + 1) + row * layer.stride, layer.stride,
+                    layer.W + layer.H * panel.column);
+    }
+    times_derivative(tile);
+    tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride, tile.kColumns);
+    tile.store_rows(region.dz_panels + layer.T * region.count * panel.column +
+                        (t * region.count + row) * tile.kColumns,
+                    tile.kColumns, tile.kColumns);
+    add_to_inputs(tile);
+  }
+
+  // The derivative of relu and of tanh, from their result alone.
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void times_derivative(TileOfAnySize& tile) const {
+    const int64_t rows = (layer.T + 1) * region.count, first = (t + 1) * region.count + row;
+    const auto h = [&](int i, int c) {
+      return load(region.h_blocks + in_blocks<Real>(rows, first + i, panel.column + c));
+    };
+    if (layer.relu) {
+      const Vec<Real> zero{};
+      tile.each([&](int i, int j, int c) { tile.at[i][j] = h(i, c) <= zero ? zero : tile.at[i][j]; });
+    } else {
+      tile.each([&](int i, int j, int c) { tile.at[i][j] *= Real{1} - h(i, c) * h(i, c); });
+    }
+  }
+
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void add_to_inputs(const TileOfAnySize& tile) const {
+    if (region.table_gradient != nullptr) {
+      const int32_t* slot = region.slots + t * region.slots_stride + row;
+      tile.each([&](int i, int j, int c) {
+        Real* sum = region.table_gradient + slot[i] * layer.width + panel.column + c;
+        store(sum, load(sum) + tile.at[i][j]);
+      });
+    }
+    if (grad_x != nullptr) {
+      tile.store_rows(grad_x + (t * layer.B + region.first + row) * layer.H + panel.column, layer.H,
+                      panel.columns_left);
+    }
+    if (region.bias_gradient != nullptr) tile.add_column_sums(region.bias_gradient + panel.column);
+  }
+};
+
+// grad_h0 = dz_0 W_hh^T for some rows and one panel.
+template <class Real>
+struct InitialStateTile {
+  const Layer<Real>& layer;
+  const Region<Real>& region;
+  int64_t row;
+  Panel panel;
+  Real* grad_h0;  // [B, H]
+
+  template <int Rows, int Vectors>
+  void run() const {
+    Tile<Real, Rows, Vectors> tile;
+    tile.clear();
+    tile.multiply(layer.H, region.dz_at(layer, 0) + row * layer.stride, layer.stride,
+                  layer.W + layer.H * panel.column);
+    tile.store_rows(grad_h0 + (region.first + row) * layer.H + panel.column, layer.H, panel.columns_left);
+  }
+};
+
+}  // namespace rnnfast::RNNFAST_ISA

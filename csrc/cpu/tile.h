@@ -1,0 +1,126 @@
+// The register tile every matrix product here is made of: up to kTileRows x kTileVectors accumulators that
+// stay in registers while K runs, and the packed panels they read.
+#pragma once
+
+#include "simd.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+// 8 x 3 accumulators fill 32 registers (24 + 3 + a broadcast from memory), 4 x 3 fill 16: 83-90 % of peak.
+constexpr int kTileRows = kRegisters == 32 ? 8 : 4;
+constexpr int kTileVectors = 3;
+
+template <class Real, int Rows, int Vectors>
+struct Tile {
+  static constexpr int kColumns = Vectors * kLanes<Real>;
+  // Few rows have few accumulators, each waiting 4 cycles for the one before: run 2 or 4 sums side by side.
+  static constexpr int kSums = Rows * 4 <= kTileRows ? 4 : Rows * 2 <= kTileRows ? 2 : 1;
+
+  Vec<Real> at[Rows][Vectors];
+
+  RNNFAST_INLINE void clear() {
+    RNNFAST_UNROLL for (int i = 0; i < Rows; ++i) {
+      RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) at[i][j] = Vec<Real>{};
+    }
+  }
+
+  // Calls f(i, j, lane offset of vector j) for every vector of the tile.
+  template <class F>
+  RNNFAST_INLINE static void each(const F& f) {
+    RNNFAST_UNROLL for (int i = 0; i < Rows; ++i) {
+      RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) f(i, j, j * kLanes<Real>);
+    }
+  }
+
+  // at += p[i][j], where only `columns` columns exist from here on.
+  RNNFAST_INLINE void add_rows(const Real* p, int64_t stride, int64_t columns) {
+    if (columns >= kColumns) {
+      each([&](int i, int j, int c) { at[i][j] += load(p + i * stride + c); });
+    } else {
+      each([&](int i, int j, int c) {
+        at[i][j] += load_first(p + i * stride + c, columns - c);
+      });
+    }
+  }
+
+  RNNFAST_INLINE void store_rows(Real* p, int64_t stride, int64_t columns) const {
+    if (columns >= kColumns) {
+      each([&](int i, int j, int c) { store(p + i * stride + c, at[i][j]); });
+    } else {
+      each([&](int i, int j, int c) {
+        store_first(p + i * stride + c, columns - c, at[i][j]);
+      });
+    }
+  }
+
+  // sums[j] += at[0][j] + at[1][j] + ...
+  RNNFAST_INLINE void add_column_sums(Real* sums) const {
+    RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) {
+      Vec<Real> sum = at[0][j];
+      RNNFAST_UNROLL for (int i = 1; i < Rows; ++i) sum += at[i][j];
+      store(sums + j * kLanes<Real>, load(sums + j * kLanes<Real>) + sum);
+    }
+  }
+
+  // at[i][j] += sum over k of a[i][k] b[k][j]; b is a packed panel.
+  RNNFAST_INLINE void multiply(int64_t K, const Real* a, int64_t stride, const Real* b) {
+    int64_t k = 0;
+    if constexpr (kSums > 1) {
+      Tile sums[kSums - 1];
+      for (auto& sum : sums) sum.clear();
+      for (; k + kSums <= K; k += kSums, b += kSums * kColumns) {
+        add_product(a + k, stride, b);
+        RNNFAST_UNROLL for (int s = 1; s < kSums; ++s) {
+          sums[s - 1].add_product(a + k + s, stride, b + s * kColumns);
+        }
+      }
+      for (auto& sum : sums) each([&](int i, int j, int) { at[i][j] += sum.at[i][j]; });
+    }
+    for (; k < K; ++k, b += kColumns) add_product(a + k, stride, b);
+  }
+
+  // at[i][j] += sum over k of a[k][i] b[k][j].
+  RNNFAST_INLINE void multiply_transposed(int64_t K, const Real* a, int64_t a_stride, const Real* b,
+                                          int64_t b_stride) {
+    for (int64_t k = 0; k < K; ++k, a += a_stride, b += b_stride) add_product(a, 1, b);
+  }
+
+ private:
+  RNNFAST_INLINE void add_product(const Real* a, int64_t row_stride, const Real* b) {
+    Vec<Real> row[Vectors];
+    RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) row[j] = load(b + j * kLanes<Real>);
+    RNNFAST_UNROLL for (int i = 0; i < Rows; ++i) {
+      const Vec<Real> factor = splat(a[i * row_stride]);
+      RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) at[i][j] = factor * row[j] + at[i][j];
+    }
+  }
+};
+
+// Calls task.run<Rows, Vectors>() for a tile size that is known at run time only.
+template <int Rows, int Vectors, class Task>
+RNNFAST_INLINE void run_vectors(int vectors, const Task& task) {
+  if constexpr (Vectors > 1) {
+    if (vectors < Vectors) return run_vectors<Rows, Vectors - 1>(vectors, task);
+  }
+  task.template run<Rows, Vectors>();
+}
+
+template <int Rows = kTileRows, class Task>
+RNNFAST_INLINE void run_tile(int rows, int vectors, const Task& task) {
+  if constexpr (Rows > 1) {
+    if (rows < Rows) return run_tile<Rows - 1>(rows, vectors, task);
+  }
+  run_vectors<Rows, kTileVectors>(vectors, task);
+}
+
+// Calls f(first row, rows) for blocks of at most kTileRows rows, as even as can be.
+template <class F>
+RNNFAST_INLINE void each_row_block(int64_t rows, const F& f) {
+  const int64_t blocks = (rows + kTileRows - 1) / kTileRows;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t begin = rows * i / blocks, end = rows * (i + 1) / blocks;
+    f(begin, static_cast<int>(end - begin));
+  }
+}
+
+}  // namespace rnnfast::RNNFAST_ISA
