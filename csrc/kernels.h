@@ -53,17 +53,18 @@ struct RnnBackwardArgs {
   Real* grad_h0;                           // [B, H] or null
 };
 
-// One gradient of a list whose element types may differ.
+// Gradients as runs of equal stride: one for a contiguous tensor, one for each row of another.
 struct GradientSpan {
-  void* values;  // float* or double*, contiguous
-  int64_t count;
+  void* values;  // float* or double*
+  int64_t count, stride;
   bool is_double;
 };
 
 // norm = sqrt(sum of all squares), then every gradient is scaled in place.
 struct ClipGradsArgs {
-  const GradientSpan* gradients;
-  int64_t num_gradients;
+  const GradientSpan* spans;
+  int64_t num_spans;
+  bool shares_memory;  // between gradients: scaled as often as they are listed, in order
   double max_norm;
   bool d2l;      // scale by max_norm / norm where norm > max_norm; else by min(1, max_norm / (norm + 1e-6))
   double* norm;  // before the scaling

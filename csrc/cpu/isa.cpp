@@ -1,0 +1,76 @@
+// The kernel tables of all instruction sets, and the choice among them. Compiled once, for the baseline.
+#include "isa.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace rnnfast {
+
+namespace {
+
+struct InstructionSet {
+  Kernels kernels;
+  bool (*is_supported)();
+};
+
+#define RNNFAST_KERNELS_OF(ISA, Real) \
+  { ISA::rnn_forward<Real>, ISA::rnn_backward<Real>, ISA::decode<Real> }
+#define RNNFAST_KERNELS(ISA) \
+  { #ISA, RNNFAST_KERNELS_OF(ISA, float), RNNFAST_KERNELS_OF(ISA, double), ISA::clip_grads }
+
+// The fastest first. The same sets as in setup.py.
+const InstructionSet kInstructionSets[] = {
+#if defined(__x86_64__)
+    {RNNFAST_KERNELS(avx512),
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+              __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+     }},
+    {RNNFAST_KERNELS(avx2),
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+    {RNNFAST_KERNELS(baseline), [] { return true; }},
+};
+
+const Kernels& fastest() {
+  for (const InstructionSet& set : kInstructionSets) {
+    if (set.is_supported()) return set.kernels;
+  }
+  return kInstructionSets[0].kernels;  // never reached: the baseline runs everywhere
+}
+
+const Kernels& named(const std::string& name) {
+  const std::string where = "rnnfast: RNNFAST_CPU_ISA is '" + name + "'";
+  for (const InstructionSet& set : kInstructionSets) {
+    if (name != set.kernels.isa) continue;
+    if (set.is_supported()) return set.kernels;
+    throw std::runtime_error(where + ", which this CPU does not support");
+  }
+  throw std::runtime_error(where + "; it must be one of: " + built_instruction_sets());
+}
+
+}  // namespace
+
+const char* built_instruction_sets() {
+  static const std::string names = [] {
+    std::string joined;
+    for (const InstructionSet& set : kInstructionSets) {
+      if (!joined.empty()) joined += ' ';
+      joined += set.kernels.isa;
+    }
+    return joined;
+  }();
+  return names.c_str();
+}
+
+const Kernels& kernels() {
+  static const Kernels& chosen = [&]() -> const Kernels& {
+    const char* name = std::getenv("RNNFAST_CPU_ISA");
+    return name == nullptr || *name == '\0' ? fastest() : named(name);
+  }();
+  return chosen;
+}
+
+}  // namespace rnnfast

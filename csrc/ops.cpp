@@ -1,0 +1,298 @@
+// The operators: schemas, checks, outputs, and the call of the kernel. The only file that knows tensors.
+#include <algorithm>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "checks.h"
+#include "gradients.h"
+#include "kernels.h"
+#include "torch_abi.h"
+
+namespace rnnfast {
+
+namespace {
+
+template <class Real>
+const KernelsOf<Real>& kernels_of() {
+  if constexpr (std::is_same_v<Real, float>) {
+    return kernels().f32;
+  } else {
+    return kernels().f64;
+  }
+}
+
+// body.operator()<float>() or <double>(); the dtype has been checked.
+template <class Body>
+void with_real(int32_t dtype, const Body& body) {
+  if (dtype == aoti_torch_dtype_float32()) {
+    body.template operator()<float>();
+  } else {
+    body.template operator()<double>();
+  }
+}
+
+void make_contiguous(Tensor& tensor) {
+  if (tensor.is_contiguous()) return;
+  std::vector<int64_t> sizes;
+  for (int64_t i = 0; i < tensor.dim(); ++i) sizes.push_back(tensor.size(i));
+  Tensor dense = empty(sizes.data(), tensor.dim(), tensor.dtype());
+  copy(dense, tensor);
+  tensor = std::move(dense);
+}
+
+void make_contiguous(std::optional<Tensor>& tensor) {
+  if (tensor) make_contiguous(*tensor);
+}
+
+template <class... Tensors>
+void make_all_contiguous(Tensors&... tensors) {
+  (make_contiguous(tensors), ...);
+}
+
+template <class Element>
+Element* data_or_null(const std::optional<Tensor>& tensor) {
+  return tensor ? tensor->data<Element>() : nullptr;
+}
+
+// An output that may not be wanted: then 0 elements, and a null pointer for the kernel.
+struct OptionalOutput {
+  OptionalOutput(bool wanted, std::initializer_list<int64_t> sizes, int32_t dtype)
+      : wanted(wanted), tensor(wanted ? empty(sizes, dtype) : empty({0}, dtype)) {}
+
+  template <class Real>
+  Real* data() const {
+    return wanted ? tensor.data<Real>() : nullptr;
+  }
+
+  bool wanted;
+  Tensor tensor;
+};
+
+// ids as a kernel takes them: any strides, every value in [0, V).
+struct Ids {
+  Ids(const std::optional<Tensor>& ids, int64_t T, int64_t B, int64_t V) {
+    if (!ids) return;
+    require(*ids, "ids", aoti_torch_dtype_int64(), "[T, B]", {T, B});
+    require_classes(*ids, "ids", V);
+    values = ids->data<const int64_t>();
+    stride_t = ids->stride(0);
+    stride_b = ids->stride(1);
+  }
+
+  const int64_t* values = nullptr;
+  int64_t stride_t = 0, stride_b = 0;
+};
+
+std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
+                               std::optional<Tensor> b_h, Tensor h0, bool relu) {
+  const int32_t dtype = require_real(x, "x");
+  if (ids) {
+    require_rank(x, "x", 2, "[V, H]");
+    require_rank(*ids, "ids", 2, "[T, B]");
+  } else {
+    require_rank(x, "x", 3, "[T, B, H]");
+  }
+  const Tensor& steps = ids ? *ids : x;
+  const int64_t T = steps.size(0), B = steps.size(1);
+  const int64_t V = x.size(0), H = x.size(x.dim() - 1);
+  require_at_least(T, "T, the number of steps,", 1);
+  require_at_least(H, "H, the number of hidden units,", 1);
+  require(W_hh, "W_hh", dtype, "[H, H]", {H, H});
+  require(b_h, "b_h", dtype, "[H]", {H});
+  require(h0, "h0", dtype, "[B, H]", {B, H});
+  const Ids rows(ids, T, B, V);
+  make_all_contiguous(x, W_hh, b_h, h0);
+
+  Tensor hs = empty({T, B, H}, dtype), h_last = empty({B, H}, dtype);
+  with_real(dtype, [&]<class Real>() {
+    kernels_of<Real>().rnn_forward({
+        .T = T,
+        .B = B,
+        .H = H,
+        .V = V,
+        .ids = rows.values,
+        .ids_stride_t = rows.stride_t,
+        .ids_stride_b = rows.stride_b,
+        .x = x.data<Real>(),
+        .W_hh = W_hh.data<Real>(),
+        .b_h = data_or_null<Real>(b_h),
+        .h0 = h0.data<Real>(),
+        .relu = relu,
+        .hs = hs.data<Real>(),
+        .h_last = h_last.data<Real>(),
+    });
+  });
+  return {std::move(hs), std::move(h_last)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(
+    std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
+    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, bool relu, bool need_W_hh,
+    bool need_b_h, bool need_h0) {
+  const int32_t dtype = require_real(hs, "hs");
+  require_rank(hs, "hs", 3, "[T, B, H]");
+  const int64_t T = hs.size(0), B = hs.size(1), H = hs.size(2);
+  require_at_least(T, "T, the number of steps,", 1);
+  require_at_least(H, "H, the number of hidden units,", 1);
+  require_at_least(V, "V", 0);
+  require(grad_hs, "grad_hs", dtype, "[T, B, H]", {T, B, H});
+  require(grad_h_last, "grad_h_last", dtype, "[B, H]", {B, H});
+  require(W_hh, "W_hh", dtype, "[H, H]", {H, H});
+  require(h0, "h0", dtype, "[B, H]", {B, H});
+  const Ids rows(ids, T, B, V);
+  make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
+
+  Tensor grad_x = ids ? empty({V, H}, dtype) : empty({T, B, H}, dtype);
+  OptionalOutput grad_W_hh(need_W_hh, {H, H}, dtype);
+  OptionalOutput grad_b_h(need_b_h, {H}, dtype);
+  OptionalOutput grad_h0(need_h0, {B, H}, dtype);
+  with_real(dtype, [&]<class Real>() {
+    kernels_of<Real>().rnn_backward({
+        .T = T,
+        .B = B,
+        .H = H,
+        .V = V,
+        .ids = rows.values,
+        .ids_stride_t = rows.stride_t,
+        .ids_stride_b = rows.stride_b,
+        .grad_hs = data_or_null<Real>(grad_hs),
+        .grad_h_last = data_or_null<Real>(grad_h_last),
+        .hs = hs.data<Real>(),
+        .W_hh = W_hh.data<Real>(),
+        .h0 = h0.data<Real>(),
+        .relu = relu,
+        .grad_x = grad_x.data<Real>(),
+        .grad_W_hh = grad_W_hh.data<Real>(),
+        .grad_b_h = grad_b_h.data<Real>(),
+        .grad_h0 = grad_h0.data<Real>(),
+    });
+  });
+  return {std::move(grad_x), std::move(grad_W_hh.tensor), std::move(grad_b_h.tensor),
+          std::move(grad_h0.tensor)};
+}
+
+Tensor clip_grads(std::vector<Tensor> grads, double max_norm, bool d2l) {
+  const GradientSpans spans(grads);
+  double norm;
+  kernels().clip_grads({
+      .spans = spans.spans.data(),
+      .num_spans = static_cast<int64_t>(spans.spans.size()),
+      .shares_memory = spans.share_memory(),
+      .max_norm = max_norm,
+      .d2l = d2l,
+      .norm = &norm,
+  });
+  Tensor result = empty({}, grads[0].dtype());
+  with_real(result.dtype(),
+            [&]<class Real>() { *result.data<Real>() = static_cast<Real>(norm); });
+  return result;
+}
+
+// Uniform numbers as the kernel takes them: float64, whatever they were made in.
+std::optional<Tensor> checked_uniforms(const std::optional<Tensor>& uniforms, int64_t steps,
+                                       int64_t B) {
+  if (!uniforms) return std::nullopt;
+  require(*uniforms, "uniforms", require_real(*uniforms, "uniforms"), "[steps, B]", {steps, B});
+  Tensor wide = empty({steps, B}, aoti_torch_dtype_float64());
+  copy(wide, *uniforms);
+  const auto* values = wide.data<const double>();
+  for (int64_t i = 0; i < steps * B; ++i) {
+    if (values[i] >= 0 && values[i] < 1) continue;
+    fail("uniforms[", i / B, ", ", i % B, "] is ", values[i], "; it must be in [0, 1)");
+  }
+  return wide;
+}
+
+std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq,
+                                  Tensor b_q, Tensor h0, int64_t steps, double temperature,
+                                  std::optional<Tensor> uniforms, bool relu) {
+  const int32_t dtype = require_real(W_xh, "W_xh");
+  require_rank(first, "first", 1, "[B]");
+  require_rank(W_xh, "W_xh", 2, "[V, H]");
+  const int64_t B = first.size(0), V = W_xh.size(0), H = W_xh.size(1);
+  require_at_least(H, "H, the number of hidden units,", 1);
+  require_at_least(steps, "steps", 0);
+  require(first, "first", aoti_torch_dtype_int64(), "[B]", {B});
+  require(W_hh, "W_hh", dtype, "[H, H]", {H, H});
+  require(b_h, "b_h", dtype, "[H]", {H});
+  require(W_hq, "W_hq", dtype, "[H, V]", {H, V});
+  require(b_q, "b_q", dtype, "[V]", {V});
+  require(h0, "h0", dtype, "[B, H]", {B, H});
+  require_classes(first, "first", V);
+  if (uniforms && !(temperature > 0)) {
+    fail("temperature is ", temperature, "; it must be above 0 where uniforms are given");
+  }
+  uniforms = checked_uniforms(uniforms, steps, B);
+  make_all_contiguous(first, W_xh, W_hh, b_h, W_hq, b_q, h0);
+
+  Tensor ids = empty({steps, B}, aoti_torch_dtype_int64()), h_last = empty({B, H}, dtype);
+  with_real(dtype, [&]<class Real>() {
+    kernels_of<Real>().decode({
+        .B = B,
+        .H = H,
+        .V = V,
+        .steps = steps,
+        .first = first.data<int64_t>(),
+        .W_xh = W_xh.data<Real>(),
+        .W_hh = W_hh.data<Real>(),
+        .b_h = b_h.data<Real>(),
+        .W_hq = W_hq.data<Real>(),
+        .b_q = b_q.data<Real>(),
+        .h0 = h0.data<Real>(),
+        .temperature = temperature,
+        .uniforms = data_or_null<double>(uniforms),
+        .relu = relu,
+        .ids = ids.data<int64_t>(),
+        .h_last = h_last.data<Real>(),
+    });
+  });
+  return {std::move(ids), std::move(h_last)};
+}
+
+std::string build_info() {
+#if defined(__clang__)
+  const std::string compiler = "clang " __clang_version__;
+#else
+  const std::string compiler = "gcc " __VERSION__;
+#endif
+  return compiler + "; instruction sets: " + built_instruction_sets() + "; runs " + kernels().isa;
+}
+
+// torch's own threads: torch.set_num_threads holds, and no second pool competes for the cores.
+const ThreadPool kTorchThreads = {
+    [](int64_t tasks, void (*body)(int64_t, int64_t, void*), void* context) {
+      check_call(torch_parallel_for(0, tasks, 1, body, context), "run a parallel loop");
+    },
+    []() -> int64_t {
+      uint32_t threads;
+      check_call(torch_get_num_threads(&threads), "say how many threads it uses");
+      return threads;
+    }};
+
+struct Registration {
+  Registration() {
+    set_thread_pool(kTorchThreads);
+    Library::define("rnnfast")
+        .def("rnn(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, bool relu) "
+             "-> (Tensor hs, Tensor h_last)")
+        .def("rnn_backward(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
+             "Tensor W_hh, Tensor h0, bool relu, bool need_W_hh, bool need_b_h, bool need_h0) "
+             "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0)")
+        .def("clip_grads_(Tensor(a!)[] grads, float max_norm, bool d2l) -> Tensor")
+        .def("decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q, "
+             "Tensor h0, int steps, float temperature, Tensor? uniforms, bool relu) "
+             "-> (Tensor ids, Tensor h_last)")
+        .def("_build_info() -> str");
+    Library::implement("rnnfast", "CPU")
+        .impl<rnn>("rnn")
+        .impl<rnn_backward>("rnn_backward")
+        .impl<clip_grads>("clip_grads_")
+        .impl<decode>("decode");
+    Library::implement("rnnfast", "CompositeExplicitAutograd").impl<build_info>("_build_info");
+  }
+} const registration;
+
+}  // namespace
+
+}  // namespace rnnfast
