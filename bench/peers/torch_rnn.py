@@ -1,0 +1,87 @@
+"""torch.nn.RNN with torch's own clipping and SGD, at their fastest settings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Problem
+
+
+def make(variant: str, problem: Problem, threads: int) -> TorchRNN:
+    torch.set_num_threads(threads)
+    return TorchRNN(problem, fused=variant == "fused")
+
+
+def versions() -> dict[str, str]:
+    return {"torch": torch.__version__}
+
+
+class CharRNN(nn.Module):
+    """One-hot, nn.RNN, nn.Linear. The layer's second bias is fixed at zero: the model has one."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        W_xh, W_hh, b_h, W_hq, b_q = (torch.from_numpy(p) for p in problem.params)
+        self.V, self.H = W_xh.shape
+        self.rnn, self.readout = nn.RNN(self.V, self.H), nn.Linear(self.H, self.V)
+        self.load_state_dict(
+            {
+                "rnn.weight_ih_l0": W_xh.T,
+                "rnn.weight_hh_l0": W_hh.T,
+                "rnn.bias_ih_l0": b_h,
+                "rnn.bias_hh_l0": torch.zeros_like(b_h),
+                "readout.weight": W_hq.T,
+                "readout.bias": b_q,
+            }
+        )
+        self.rnn.get_parameter("bias_hh_l0").requires_grad_(False)
+
+    def forward(self, X: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        one_hot = nn.functional.one_hot(X.T, self.V).float()
+        hs, state = self.rnn(one_hot, state)
+        return self.readout(hs.reshape(-1, self.H)), state
+
+    def begin_state(self, batch: int) -> Tensor:
+        return torch.zeros(1, batch, self.H)
+
+
+class TorchRNN:
+    def __init__(self, problem: Problem, fused: bool) -> None:
+        self._batches = [(torch.from_numpy(X), torch.from_numpy(Y)) for X, Y in problem.batches]
+        self._net, self._fixed = CharRNN(problem), CharRNN(problem)
+        self._params = [p for p in self._net.parameters() if p.requires_grad]
+        self._sgd = torch.optim.SGD(
+            self._params, LEARNING_RATE, fused=fused, foreach=None if fused else True
+        )
+
+    def train(self, steps: int) -> float:
+        state = self._net.begin_state(len(self._batches[0][0]))
+        losses = []
+        for X, Y in self._batches[:steps]:
+            logits, state = self._net(X, state.detach())
+            loss = nn.functional.cross_entropy(logits, Y.T.reshape(-1))
+            self._sgd.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self._params, CLIP)
+            self._sgd.step()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean().item()
+
+    def params(self) -> list[Floats]:
+        W_xh, W_hh, b_h, W_hq, b_q = (p.detach() for p in self._params)
+        return [p.numpy() for p in (W_xh.T, W_hh.T, b_h, W_hq.T, b_q)]
+
+    @torch.no_grad()
+    def forward(self) -> float:
+        X, Y = self._batches[0]
+        logits, _ = self._fixed(X, self._fixed.begin_state(len(X)))
+        return nn.functional.cross_entropy(logits, Y.T.reshape(-1)).item()
+
+    @torch.no_grad()
+    def generate(self) -> list[int]:
+        ids, state = [FIRST], self._fixed.begin_state(1)
+        for _ in range(GENERATED):
+            logits, state = self._fixed(torch.tensor([[ids[-1]]]), state)
+            ids.append(int(logits.argmax(1)))
+        return ids[1:]

@@ -1,0 +1,121 @@
+"""The benchmark: `python bench/run.py --suite cpu`. See README.md beside it."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import json
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench import machine, report
+from bench.cases import Case
+from bench.compiler import CompileError
+from bench.measure import Bench, Plan, YardstickError, busy_neighbours
+from bench.peers import OPS
+from bench.probe import Reading
+from bench.suites import Suite
+from bench.summary import slowdown, summarise
+
+HERE = Path(__file__).resolve().parent
+Prober = Callable[[Case], Reading]
+
+
+def main() -> int:
+    options, suite = _options()
+    plan = Plan(tuple(options.ops), options.rounds, options.budget, options.threads, options.limit)
+    names = dict.fromkeys([suite.yardstick, *options.peers])
+    entries = [entry for entry in suite.entries if entry.name in names]
+    result = _header(suite, plan)
+    probe = _probe(suite, plan.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with Path(options.out, f"{suite.name}.log").open("wb") as log:
+        for name in options.cases:
+            with Bench(suite.cases[name], plan, log) as bench:
+                try:
+                    bench.admit(entries, suite.yardstick)
+                except YardstickError as error:
+                    print(f"bench: error: {error}; {log.name} has what it said", file=sys.stderr)
+                    return 1
+                record = _measure(suite, bench, probe, options.busy)
+            for runner in bench.runners.values():
+                result["versions"] |= runner.versions
+            result["cases"][name] = record
+            _save(options.out / f"{suite.name}.json", result)
+            print(report.table(name, record), report.machine_line(record), sep="\n\n", end="\n\n")
+    report.draw(result, options.out / f"{suite.name}.png")
+    return 0
+
+
+def _measure(suite: Suite, bench: Bench, probe: Prober | None, busy: int) -> dict[str, Any]:
+    quiet = bench.time(bench.plan.ops, probe)
+    record: dict[str, Any] = {
+        "shape": asdict(bench.case),
+        "ops": summarise(suite, bench, quiet),
+        "left_out": bench.left_out,
+    }
+    if busy:
+        with busy_neighbours(busy):
+            beside = bench.time(("train",), probe)
+        record["busy"] = {"neighbours": busy, **slowdown(quiet, beside)}
+    return record
+
+
+def _probe(suite: Suite, threads: int) -> Prober | None:
+    try:
+        return suite.probe(threads)
+    except CompileError as error:
+        print(f"the machine is not probed, so no per cent of the limit: {error}")
+        return None
+
+
+def _header(suite: Suite, plan: Plan) -> dict[str, Any]:
+    return {
+        "suite": suite.name,
+        "date": datetime.date.today().isoformat(),
+        **machine.commit(),
+        "machine": machine.describe(),
+        "versions": {"python": platform.python_version()},
+        **asdict(plan),
+        "cases": {},
+    }
+
+
+def _save(file: Path, result: dict[str, Any]) -> None:
+    """Whole or not at all: an interrupted run leaves the cases that it finished."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    part.replace(file)
+
+
+def _options() -> tuple[argparse.Namespace, Suite]:
+    suites = sorted(p.stem for p in (HERE / "suites").glob("[!_]*.py"))
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--suite", choices=suites, default="cpu")
+    known, _ = first.parse_known_args()
+    suite: Suite = importlib.import_module(f"bench.suites.{known.suite}").SUITE
+
+    parser = argparse.ArgumentParser(description=__doc__, parents=[first])
+    cases, peers = list(suite.cases), [entry.name for entry in suite.entries]
+    add = parser.add_argument
+    add("--cases", nargs="+", choices=cases, default=cases, metavar="CASE", help=" ".join(cases))
+    add("--peers", nargs="+", choices=peers, default=peers, metavar="PEER", help=" ".join(peers))
+    add("--ops", nargs="+", choices=OPS, default=OPS, metavar="OP", help=" ".join(OPS))
+    add("--rounds", type=int, default=7, help="turns of every peer (default %(default)s)")
+    add("--budget", type=float, default=0.3, help="seconds of each turn (default %(default)s)")
+    add("--threads", type=int, default=machine.processors(), help="default: all, %(default)s here")
+    add("--limit", type=float, default=600.0, help="seconds until a worker is given up")
+    add("--busy", type=int, default=0, metavar="N", help="also time training beside N spinners")
+    add("--out", type=Path, default=HERE / "results", help="folder of the result")
+    return parser.parse_args(), suite
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The suites, one file each: which peers, on which cases, against which limit of the machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bench.cases import Case
+from bench.probe import Reading
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a suite's table: a peer, and how to start its worker.
+
+    python: the interpreter of its own environment, where that is not ours.
+    skip: names of cases that it is not asked to do.
+    """
+
+    name: str
+    module: str
+    variant: str = ""
+    ours: bool = False
+    python: str = sys.executable
+    environment: dict[str, str] = field(default_factory=dict)
+    install: str = ""
+    skip: tuple[str, ...] = ()
+
+    def command(self, threads: int, checkout: str | None = None) -> list[str]:
+        worker = [self.python, "-m", "bench.worker", self.module, self.variant, str(threads)]
+        return worker + ([checkout] if checkout else [])
+
+
+@dataclass(frozen=True)
+class Suite:
+    """limit: the fewest seconds that the machine, as probed, could take for one call of an op."""
+
+    name: str
+    cases: dict[str, Case]
+    entries: tuple[Entry, ...]
+    probe: Callable[[int], Callable[[Case], Reading]]
+    limit: Callable[[Case, str, Reading], float]
+
+    # The plain loop that every ratio refers to, and whose error bounds everybody's.
+    yardstick: str = "scratch"

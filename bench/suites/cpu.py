@@ -1,0 +1,68 @@
+"""The CPU suite."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.cases import CASES, Case
+from bench.probe import Probe, Reading
+from bench.suites import Entry, Suite
+
+_LONG = ("T512_H256",)  # unrolling 512 steps into one graph takes the compiler many minutes
+
+
+def _probe(threads: int) -> Callable[[Case], Reading]:
+    probe = Probe(threads)
+    return lambda case: probe.read(_weight_bytes(case))
+
+
+def _limit(case: Case, op: str, machine: Reading) -> float:
+    """All arithmetic at the probed rate; generation must also read every weight at each step."""
+    seconds = case.flops(op) / (machine.gflops * 1e9)
+    if op == "generate":
+        seconds = max(seconds, case.units(op) * _weight_bytes(case) / (machine.gbytes * 1e9))
+    return seconds
+
+
+def _weight_bytes(case: Case) -> int:
+    return 4 * case.weights()
+
+
+def _onednn() -> dict[str, str]:
+    """oneDNN's builds for SYCL find their own libraries, and the CPU device, only by these."""
+    prefix = os.environ.get("BENCH_ONEDNN")
+    if not prefix:
+        return {}
+    environment = {"LD_LIBRARY_PATH": f"{prefix}/lib"}
+    if Path(f"{prefix}/lib/libintelocl.so").exists():
+        environment["OCL_ICD_FILENAMES"] = f"{prefix}/lib/libintelocl.so"
+    return environment
+
+
+_JAX = os.environ.get("BENCH_JAX_PYTHON", sys.executable)
+_ORT = os.environ.get("BENCH_ORT_PYTHON", sys.executable)
+
+SUITE = Suite(
+    "cpu",
+    CASES,
+    (
+        Entry("scratch", "scratch", "onehot"),
+        Entry("scratch_ids", "scratch", "ids"),
+        Entry("torch_rnn", "torch_rnn", "fused"),
+        Entry("torch_rnn_foreach", "torch_rnn", "foreach"),
+        Entry("compile", "compiled", "scratch", skip=_LONG),
+        Entry("compile_hoisted", "compiled", "hoisted", skip=_LONG),
+        Entry("jax", "jax_scan", "1", python=_JAX, install="jax, and BENCH_JAX_PYTHON"),
+        Entry("jax_unroll5", "jax_scan", "5", python=_JAX, install="jax, and BENCH_JAX_PYTHON"),
+        Entry("onnxruntime", "ort", python=_ORT, install="onnx onnxruntime, and BENCH_ORT_PYTHON"),
+        Entry("onednn", "onednn", environment=_onednn(), install="onednn-devel, and BENCH_ONEDNN"),
+        Entry("ours_loop", "ours", "loop", ours=True),
+        Entry("ours_loss", "ours", "loss", ours=True),
+        Entry("ours", "ours", "step", ours=True),
+    ),
+    _probe,
+    _limit,
+)
