@@ -161,7 +161,7 @@ struct BackwardTile {
     };
     if (layer.relu) {
       const Vec<Real> zero{};
-      tile.each([&](int i, int j, int c) { tile.at[i][j] = h(i, c) <= zero ? zero : tile.at[i][j]; });
+      tile.each([&](int i, int j, int c) { tile.at[i][j] = h(i, c) > zero ? tile.at[i][j] : zero; });
     } else {
       tile.each([&](int i, int j, int c) { tile.at[i][j] *= Real{1} - h(i, c) * h(i, c); });
     }
