@@ -1,4 +1,4 @@
-"""The recurrence kernels, called as torch.ops.rnnfast.*, against the plain loop in extended precision."""
+"""The recurrence kernels against the plain loop in extended precision."""
 
 import multiprocessing
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compare import assert_close_to_f64
 from torch import Tensor
 
+from compare import assert_close_to_f64
 from rnnfast.backends import native, reference
 
 NAMES = ("hs", "h_last", "grad_x", "grad_W_hh", "grad_b_h", "grad_h0")
@@ -52,7 +52,7 @@ def make(
     dtype: torch.dtype = torch.float32,
     radius: float = 0.99,
 ) -> Problem:
-    """A random problem whose W_hh has about the given spectral radius; V is None for a dense input."""
+    """A random problem: W_hh has about the given spectral radius, V is None for a dense input."""
     g = torch.Generator().manual_seed(T * 1000003 + B * 10007 + H * 101 + (V or 0))
 
     def normal(*size: int) -> Tensor:
@@ -286,9 +286,20 @@ def _instruction_sets() -> list[str]:
 @pytest.mark.parametrize("isa", _instruction_sets())
 def test_instruction_sets(isa: str) -> None:
     """This file's sizes and thread counts again, in a process of its own."""
+    which = "sizes or batches or large or thread_counts or empty or nan"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-        + ["-k", "sizes or batches or large or thread_counts or empty or nan"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            __file__,
+            "-k",
+            which,
+        ],
         env={**os.environ, "RNNFAST_CPU_ISA": isa},
         cwd=Path(__file__).parent,
         capture_output=True,
