@@ -62,12 +62,11 @@ def set_axes(
     yscale: str,
     legend: Sequence[str] | None,
 ) -> None:
-    """Labels, scales, limits (None: what the data need), legend and grid of a matplotlib axes."""
+    """Labels, scales, legend, grid, and limits (None or empty: what the data need) of an axes."""
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
-    if xlim is not None:
-        axes.set_xlim(xlim)
-    if ylim is not None:
-        axes.set_ylim(ylim)
+    for set_limits, limits in ((axes.set_xlim, xlim), (axes.set_ylim, ylim)):
+        if limits is not None and limits[0] != limits[1]:  # train_ch8 over 10 epochs: [10, 10]
+            set_limits(limits)
     if legend:
         axes.legend(legend)
     axes.grid(True)

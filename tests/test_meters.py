@@ -119,6 +119,14 @@ def test_without_limits_the_axes_grow_with_the_points():
     assert animator.axes[0].get_xlim()[1] >= 3
 
 
+def test_empty_limits_are_none():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        animator = meters.Animator(xlim=[10, 10])
+        animator.add(10, 1)
+    assert animator.axes[0].get_xlim()[0] < 10 < animator.axes[0].get_xlim()[1]
+
+
 def test_the_plot_is_pyplots_current_one(capsys):
     """Programs call d2l.plt.show() or savefig() after train_ch8."""
     animator = meters.Animator(figsize=(5, 4))

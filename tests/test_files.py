@@ -1,0 +1,37 @@
+"""Writing in one step: the old file or the new one, and nothing beside it."""
+
+from pathlib import Path
+
+import pytest
+
+from rnnfast.files import replacing
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_the_new_file_takes_the_place_of_the_old(tmp_path):
+    target = tmp_path / "file"
+    for content in ("one", "two"):
+        with replacing(target) as partial:
+            partial.write_text(content)
+            assert target.exists() == (content == "two")
+        assert target.read_text() == content
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_failure_leaves_the_old_file_alone(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("old")
+    writing = replacing(target)
+    writing.__enter__().write_text("half")
+    assert writing.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None) is False
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_nothing_written_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file"):
+        pass
+    assert names(tmp_path) == []
