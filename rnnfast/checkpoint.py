@@ -1,8 +1,9 @@
 """Checkpoints of a training run: one safetensors file, written atomically, checked on reading.
 
 A file holds the five parameters, torch's random state as a tensor and, as JSON in the safetensors
-metadata, everything else that a run needs to continue bit by bit. A SHA-256 of both is part of
-the metadata, because safetensors itself does not notice a flipped byte in a tensor.
+metadata, everything else that a run needs to continue bit by bit. A SHA-256 of both stands before
+the JSON, because safetensors itself does not notice a flipped byte in a tensor. It is one entry
+and not two, because safetensors writes its entries in any order: equal runs leave equal files.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "python_state": checkpoint.python_state,
     }
     text = json.dumps(described, allow_nan=False)
-    metadata = {"rnnfast": text, "sha256": _digest(text, tensors)}
+    metadata = {"rnnfast": f"{_digest(text, tensors)} {text}"}
     with replacing(path) as partial:
         partial.write_bytes(safetensors.torch.save(tensors, metadata))
 
@@ -162,8 +163,8 @@ def load(path: Path) -> Checkpoint:
         ) from None
     if "rnnfast" not in metadata:
         raise _unusable(path, "it is a safetensors file, but rnnfast did not write it")
-    text = metadata["rnnfast"]
-    if metadata.get("sha256") != _digest(text, tensors):
+    digest, _, text = metadata["rnnfast"].partition(" ")
+    if digest != _digest(text, tensors):
         raise _unusable(path, "it is damaged: its contents do not match its checksum")
     try:
         return _checkpoint(json.loads(text), tensors)
