@@ -6,6 +6,7 @@ in the last place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from bench import reference
 from bench.cases import FIRST, GENERATED, PARAMETERS, Case, Floats
-from bench.protocol import Worker
+from bench.protocol import Message
 
 _EPS = float(np.finfo(np.float32).eps)
 _NEAR_TIE = 1e-3  # where two logits are closer than this, float32 may choose either
@@ -33,13 +34,15 @@ class Judge:
         self._problem, self._file = case.problem(), file
         self._allowed: dict[str, float] = {}
 
-    def admit(self, worker: Worker, op: str, yardstick: bool) -> tuple[dict[str, float], float]:
-        """Errors of the first call of `op`, and the seconds it took.
+    def admit(
+        self, check: Callable[..., Message], op: str, yardstick: bool = False
+    ) -> tuple[dict[str, float], float]:
+        """Errors of the first call of `op`, and the seconds it took, by a worker's `check`.
 
         The yardstick's errors, which must be asked for first, set the bounds for the rest.
-        Raises DisagreementError, and what the worker raises.
+        Raises DisagreementError, and what `check` raises.
         """
-        answer = worker.ask("check", op=op, file=str(self._file))
+        answer = check(op=op, file=str(self._file))
         findings = getattr(self, f"_{op}")(answer["result"])
         for name, error, rounding in findings:
             if yardstick:

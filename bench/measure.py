@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -86,9 +87,7 @@ class Bench:
     ) -> None:
         self._stack.close()
 
-    def admit(
-        self, entries: Sequence[Entry], yardstick: str, checkouts: dict[str, str] | None = None
-    ) -> None:
+    def admit(self, entries: Sequence[Entry], yardstick: str) -> None:
         """Start every peer and hold its first results against float64, the yardstick's before all.
 
         Who is not installed, fails, takes too long or disagrees is told in one line and left out.
@@ -99,10 +98,10 @@ class Bench:
                 self._leave_out(entry.name, "not asked to do this case")
                 continue
             try:
-                runner = self._start(entry, (checkouts or {}).get(entry.name))
+                runner = self._start(entry)
                 for op in runner.ops:
                     runner.errors[op], runner.first_call[op] = judge.admit(
-                        runner.worker, op, entry.name == yardstick
+                        partial(runner.worker.ask, "check"), op, entry.name == yardstick
                     )
                 self.runners[entry.name] = runner
             except NotInstalledError as error:
@@ -137,10 +136,10 @@ class Bench:
         samples.seconds.append(float(np.median(answer["seconds"])))
         samples.readings.append(reading)
 
-    def _start(self, entry: Entry, checkout: str | None) -> Runner:
+    def _start(self, entry: Entry) -> Runner:
         try:
             worker = Worker(
-                entry.command(self.plan.threads, checkout),
+                entry.command(self.plan.threads),
                 {"OMP_NUM_THREADS": str(self.plan.threads), **entry.environment},
                 self.plan.limit,
                 self._log,

@@ -25,9 +25,9 @@ def table(case: str, record: Result) -> str:
             best = " (best peer)" if name == operation["best_peer"] else ""
             cells = (
                 _cell(figures["tokens_per_s"], "{:,.0f}"),
-                _cell(figures["times_scratch"], "{:.2f}"),
-                _cell(figures["times_best_peer"], "{:.2f}"),
-                _cell(figures["percent_of_limit"], "{:.0f}"),
+                _cell(figures["times_scratch"], "{:.3g}"),
+                _cell(figures["times_best_peer"], "{:.3g}"),
+                _cell(figures["percent_of_limit"], "{:.2g}"),
             )
             rows.append(f"| {name}{best} | " + " | ".join(cells) + " |")
         parts.append("\n".join(rows))
@@ -59,20 +59,45 @@ def draw(result: Result, file: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    ops = list(dict.fromkeys(op for record in result["cases"].values() for op in record["ops"]))
+    operations = [
+        (op, case, operation)
+        for case, record in result["cases"].items()
+        for op, operation in record["ops"].items()
+    ]
+    ops = list(dict.fromkeys(op for op, _, _ in operations))
+    colors = _colors(list(dict.fromkeys(name for *_, each in operations for name in each["peers"])))
     figure, panels = plt.subplots(
         len(ops), figsize=(12, 4 * len(ops)), squeeze=False, layout="constrained"
     )
     for op, axes in zip(ops, panels[:, 0], strict=True):
-        _panel(axes, op, {c: r["ops"][op] for c, r in result["cases"].items() if op in r["ops"]})
-    figure.suptitle(f"{result['machine']['cpu']}, {result['threads']} threads, {result['date']}")
+        _panel(axes, op, {case: each for o, case, each in operations if o == op}, colors)
+    swatches = [Patch(color=color) for color in colors.values()]
+    line = Line2D([], [], color="black", linestyle="--")
+    figure.legend([line, *swatches], ["the machine's limit", *colors], loc="outside right upper")
+    cpu, threads = result["machine"]["cpu"], result["threads"]
+    figure.suptitle(f"{cpu}, threads: {threads}, {result['date']}")
     figure.savefig(file, dpi=120)
     plt.close(figure)
 
 
-def _panel(axes: Any, op: str, cases: Result) -> None:
-    names = list(dict.fromkeys(name for operation in cases.values() for name in operation["peers"]))
+def _colors(names: list[str]) -> dict[str, Any]:
+    """Shades of grey and blue for the peers, of red for ours."""
+    from matplotlib import colormaps
+
+    ours = [name for name in names if name.startswith("ours")]
+    peers = [name for name in names if name not in ours]
+    return {
+        name: colormaps[scale](0.35 + 0.6 * i / len(group))
+        for scale, group in (("bone_r", peers), ("Reds", ours))
+        for i, name in enumerate(group)
+    }
+
+
+def _panel(axes: Any, op: str, cases: Result, colors: dict[str, Any]) -> None:
+    names = [name for name in colors if any(name in each["peers"] for each in cases.values())]
     width = 0.85 / len(names)
     for n, name in enumerate(names):
         points = [
@@ -80,17 +105,14 @@ def _panel(axes: Any, op: str, cases: Result) -> None:
             for x, operation in enumerate(cases.values())
             if name in operation["peers"]
         ]
-        color = f"C{n % 10}" if name.startswith("ours") else str(0.45 + 0.4 * n / len(names))
-        axes.bar(*zip(*points, strict=True), width, label=name, color=color)
+        axes.bar(*zip(*points, strict=True), width, color=colors[name])
     for x, operation in enumerate(cases.values()):
         if (limit := _limit(operation)) is not None:
             axes.hlines(limit, x - 0.45, x + 0.45, color="black", linestyle="--")
-    axes.plot([], [], "k--", label="the machine's limit")
     axes.set_yscale("log")
     axes.set_xticks(range(len(cases)), list(cases))
     axes.set_ylabel("tokens/s, times scratch")
     axes.set_title(op)
-    axes.legend(fontsize="small", ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _limit(operation: Result) -> float | None:

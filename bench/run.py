@@ -7,6 +7,7 @@ import datetime
 import importlib
 import json
 import platform
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -90,8 +91,10 @@ def _header(suite: Suite, plan: Plan) -> dict[str, Any]:
 
 def _save(file: Path, result: dict[str, Any]) -> None:
     """Whole or not at all: an interrupted run leaves the cases that it finished."""
+    text = json.dumps(result, indent=1)
+    one_line = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers[0].split()), text)
     part = file.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
+    part.write_text(one_line + "\n")
     part.replace(file)
 
 

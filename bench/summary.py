@@ -31,7 +31,7 @@ def slowdown(quiet: Timed, busy: Timed) -> Record:
         before = statistics.median(quiet[op, name].seconds)
         record.setdefault(op, {})[name] = {
             "times_slower": round(statistics.median(samples.seconds) / before, 3),
-            "seconds": samples.seconds,
+            "seconds": [_short(seconds) for seconds in samples.seconds],
         }
     return record
 
@@ -61,10 +61,14 @@ def _figures(suite: Suite, bench: Bench, op: str, samples: Samples) -> Record:
         if reading
     ]
     return {
-        "seconds": samples.seconds,
-        "machine": [astuple(reading) for reading in samples.readings if reading],
+        "seconds": [_short(seconds) for seconds in samples.seconds],
+        "machine": [
+            [value and _short(value) for value in astuple(reading)]
+            for reading in samples.readings
+            if reading
+        ],
         "tokens_per_s": quantiles([case.units(op) / seconds for seconds in samples.seconds]),
-        "percent_of_limit": quantiles(limits),
+        "percent_of_limit": quantiles(limits) if limits else None,
     }
 
 
@@ -75,8 +79,11 @@ def _ratio(slow: Samples | None, fast: Samples) -> dict[str, float] | None:
     return quantiles([a / b for a, b in zip(slow.seconds, fast.seconds, strict=False)])
 
 
-def quantiles(values: Sequence[float]) -> dict[str, float] | None:
-    if not values:
-        return None
+def quantiles(values: Sequence[float]) -> dict[str, float]:
     low, middle, high = np.quantile(values, (0.1, 0.5, 0.9))
-    return {"q10": float(low), "median": float(middle), "q90": float(high)}
+    return {"q10": _short(low), "median": _short(middle), "q90": _short(high)}
+
+
+def _short(value: float) -> float:
+    """To four digits, which is more than any of this is good for."""
+    return float(f"{value:.4g}")

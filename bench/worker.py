@@ -30,8 +30,8 @@ class Host:
         self._case = Case(**case)
         module = importlib.import_module(self._name)
         self._peer: Peer = module.make(self._variant, self._case.problem(), self._threads)
-        ops = [op for op in OPS if hasattr(self._peer, op)]
-        return {"ops": ops, "versions": module.versions()}
+        self.ops = [op for op in OPS if hasattr(self._peer, op)]
+        return {"ops": self.ops, "versions": module.versions()}
 
     def check(self, op: str, file: str) -> Message:
         """The first result of an operation, for the runner to compare. Also compiles and warms up.
@@ -39,7 +39,7 @@ class Host:
         After the first training step the parameters go to `file`, in numpy's npz format.
         """
         start = time.perf_counter()
-        result: Any = self._peer.train(1) if op == "train" else self._call(op)()
+        result: Any = self._peer.train(1) if op == "train" else self.call(op)()
         seconds = time.perf_counter() - start
         if op == "train":
             np.savez(file, *self._peer.params())
@@ -47,7 +47,7 @@ class Host:
 
     def time(self, op: str, budget: float) -> Message:
         """Seconds of single calls: one that does not count, then as many as the budget allows."""
-        call = self._call(op)
+        call = self.call(op)
         gc.collect()
         call()
         seconds: list[float] = []
@@ -57,7 +57,8 @@ class Host:
             seconds.append(time.perf_counter() - start)
         return {"seconds": seconds}
 
-    def _call(self, op: str) -> Callable[[], Any]:
+    def call(self, op: str) -> Callable[[], Any]:
+        """The operation as it is timed; training runs over a whole epoch."""
         method: Callable[..., Any] = getattr(self._peer, op)
         return (lambda: method(self._case.epoch)) if op == "train" else method
 

@@ -15,7 +15,9 @@ class Entry:
     """A row of a suite's table: a peer, and how to start its worker.
 
     python: the interpreter of its own environment, where that is not ours.
+    install: the package that a machine without this peer lacks.
     skip: names of cases that it is not asked to do.
+    checkout: a folder to take rnnfast from, instead of this checkout.
     """
 
     name: str
@@ -26,10 +28,11 @@ class Entry:
     environment: dict[str, str] = field(default_factory=dict)
     install: str = ""
     skip: tuple[str, ...] = ()
+    checkout: str = ""
 
-    def command(self, threads: int, checkout: str | None = None) -> list[str]:
+    def command(self, threads: int) -> list[str]:
         worker = [self.python, "-m", "bench.worker", self.module, self.variant, str(threads)]
-        return worker + ([checkout] if checkout else [])
+        return [*worker, self.checkout] if self.checkout else worker
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,106 @@
+"""Two commits against each other: `python bench/compare.py BASE [NEW]`. See README.md beside it."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench import machine
+from bench.cases import CASES
+from bench.measure import Bench, Plan, Timed
+from bench.peers import OPS
+from bench.protocol import ROOT
+from bench.suites import Entry
+from bench.summary import quantiles
+
+YARDSTICK = Entry("scratch", "scratch", "onehot")
+
+
+def main() -> int:
+    options = _options()
+    plan = Plan(tuple(options.ops), options.rounds, options.budget, options.threads, options.limit)
+    with _checkout(options.base) as base, _checkout(options.new) as new:
+        entries = [
+            Entry(name, "ours", options.level, checkout=str(folder))
+            for name, folder in (("base", base), ("new", new))
+        ]
+        log = Path(tempfile.gettempdir(), "rnnfast-compare.log")
+        for name in options.cases:
+            with log.open("wb") as file, Bench(CASES[name], plan, file) as bench:
+                bench.admit([YARDSTICK, *entries], YARDSTICK.name)
+                if bench.left_out:
+                    print(f"compare: error: {log} has what the worker said", file=sys.stderr)
+                    return 1
+                del bench.runners[YARDSTICK.name]  # it has set the bounds of the error
+                _print(name, bench.time(plan.ops, None))
+    return 0
+
+
+def _print(case: str, timed: Timed) -> None:
+    """Per operation: the time of a call at both commits, and their ratio in the same rounds."""
+    for op in dict.fromkeys(op for op, _ in timed):
+        base, new = timed[op, "base"].seconds, timed[op, "new"].seconds
+        a, b = (quantiles([1e3 * seconds for seconds in each]) for each in (base, new))
+        ratio = quantiles([x / y for x, y in zip(base, new, strict=True)])
+        print(
+            f"{case:10} {op:9} base {a['median']:9.4g} ms   new {b['median']:9.4g} ms   "
+            f"{ratio['median']:.3f} times as fast ({ratio['q10']:.3f} to {ratio['q90']:.3f})"
+        )
+
+
+@contextmanager
+def _checkout(commit: str) -> Iterator[Path]:
+    """A built checkout of a commit, in a folder that vanishes; '.' is this one as it stands."""
+    if commit == ".":
+        yield _built(ROOT)
+        return
+    with tempfile.TemporaryDirectory(prefix="rnnfast-compare-") as parent:
+        folder = Path(parent, "checkout")
+        _git("worktree", "add", "--detach", str(folder), commit)
+        try:
+            yield _built(folder)
+        finally:
+            _git("worktree", "remove", "--force", str(folder))
+
+
+def _built(folder: Path) -> Path:
+    print(f"building {(machine.commit(folder)['commit'] or '')[:10]}", file=sys.stderr)
+    build = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    _run(build, folder)
+    return folder
+
+
+def _git(*arguments: str) -> None:
+    _run(["git", *arguments], ROOT)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"compare: error: {' '.join(command)} failed:\n{done.stderr.strip()}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add, cases = parser.add_argument, ["H64", "H256", "N1_H512"]
+    add("base", help="a commit, branch or tag")
+    add("new", nargs="?", default=".", help="another one; default: this checkout as it stands")
+    add("--cases", nargs="+", choices=CASES, default=cases, metavar="CASE", help=" ".join(CASES))
+    add("--ops", nargs="+", choices=OPS, default=OPS, metavar="OP", help=" ".join(OPS))
+    add("--level", choices=("step", "loss", "loop"), default="step", help="see README.md")
+    add("--rounds", type=int, default=9)
+    add("--budget", type=float, default=0.3, help="seconds of each turn (default %(default)s)")
+    add("--threads", type=int, default=machine.processors(), help="default: all, %(default)s here")
+    add("--limit", type=float, default=600.0, help="seconds until a worker is given up")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
