@@ -7,12 +7,14 @@ installs without it and runs on its torch reference; RNNFAST_REQUIRE=native make
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -90,7 +92,6 @@ def write_ninja_file(objects: list[tuple[str, Path, str]], compiler: list[str]) 
     # Libraries with a name and no content. What is linked against them asks, when it is loaded, for
     # the libtorch of that name, which `import torch` has loaded before.
     stubs = ["libtorch.so", "libtorch_cpu.so"]
-    BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / "build.ninja").open("w") as file:
         ninja = Writer(file)
         ninja.variable("cxx", shlex.join(compiler))
@@ -108,12 +109,25 @@ def write_ninja_file(objects: list[tuple[str, Path, str]], compiler: list[str]) 
 
 def build_library(jobs: int | None) -> Path:
     """Builds the library, or what changed of it, and returns where it is."""
-    write_ninja_file(object_files(), find_compiler())
+    objects, compiler = object_files(), find_compiler()
     limit = ["-j", str(jobs)] if jobs else []
     ninja = [sys.executable, "-m", "ninja", "-C", str(BUILD), *limit]
-    if subprocess.run(ninja, check=False).returncode:
-        raise NoNativeLibraryError("its compilation failed (the compiler's messages are above)")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with only_build_here():
+        write_ninja_file(objects, compiler)
+        if subprocess.run(ninja, check=False).returncode:
+            raise NoNativeLibraryError("its compilation failed (the compiler's messages are above)")
     return BUILD / "_C.so"
+
+
+@contextlib.contextmanager
+def only_build_here() -> Iterator[None]:
+    """Waits for another build in the same directory: two ninjas there spoil each other's log."""
+    import fcntl  # not on Windows, which never comes here
+
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def is_required() -> bool:

@@ -107,7 +107,7 @@ struct Kernels {
 // Throws std::runtime_error where that one is unknown, not built, or not supported by the CPU.
 const Kernels& kernels();
 
-// The instruction sets that this library was built for, the lowest first: "baseline avx2 avx512".
+// The instruction sets that this library was built for, the fastest first: "avx512 avx2 baseline".
 const char* built_instruction_sets();
 
 }  // namespace rnnfast
