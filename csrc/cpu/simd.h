@@ -21,6 +21,12 @@ constexpr int kVectorBytes = 16, kRegisters = 32;
 constexpr int kVectorBytes = 16, kRegisters = 16;
 #endif
 
+#if defined(__FMA__) || defined(__aarch64__)
+constexpr bool kHasFma = true;
+#else
+constexpr bool kHasFma = false;
+#endif
+
 #define RNNFAST_INLINE inline __attribute__((always_inline))
 // Unrolls the loop after it completely: register tiles are arrays, and an index must be a constant for an
 // element to live in a register.
