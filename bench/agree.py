@@ -68,8 +68,10 @@ class Judge:
         return findings
 
     def _forward(self, loss: float) -> list[Finding]:
+        """The mean loss. Its sum over the tokens may be taken in any order."""
         true_loss, _ = self._first_step
-        return [("loss", abs(loss - true_loss), 8 * _EPS * true_loss)]
+        tokens = self._problem.batches[0][0].size
+        return [("loss", abs(loss - true_loss), _EPS * tokens**0.5 * true_loss)]
 
     def _generate(self, ids: list[int]) -> list[Finding]:
         """How many characters are wrong, up to the first near tie."""

@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,20 +23,19 @@ YARDSTICK = Entry("scratch", "scratch", "onehot")
 def main() -> int:
     options = _options()
     plan = Plan(tuple(options.ops), options.rounds, options.budget, options.threads, options.limit)
-    with _checkout(options.base) as base, _checkout(options.new) as new:
-        entries = [
-            Entry(name, "ours", options.level, checkout=str(folder))
-            for name, folder in (("base", base), ("new", new))
-        ]
-        log = Path(tempfile.gettempdir(), "rnnfast-compare.log")
-        for name in options.cases:
-            with log.open("wb") as file, Bench(CASES[name], plan, file) as bench:
-                bench.admit([YARDSTICK, *entries], YARDSTICK.name)
-                if bench.left_out:
-                    print(f"compare: error: {log} has what the worker said", file=sys.stderr)
-                    return 1
-                del bench.runners[YARDSTICK.name]  # it has set the bounds of the error
-                _print(name, bench.time(plan.ops, None))
+    entries = [
+        Entry(name, "ours", options.level, checkout=str(_checkout(commit)))
+        for name, commit in (("base", options.base), ("new", options.new))
+    ]
+    log = ROOT / "build" / "compare.log"
+    for name in options.cases:
+        with log.open("wb") as file, Bench(CASES[name], plan, file) as bench:
+            bench.admit([YARDSTICK, *entries], YARDSTICK.name)
+            if bench.left_out:
+                print(f"compare: error: {log} has what the worker said", file=sys.stderr)
+                return 1
+            del bench.runners[YARDSTICK.name]  # it has set the bounds of the error
+            _print(name, bench.time(plan.ops, None))
     return 0
 
 
@@ -55,36 +51,25 @@ def _print(case: str, timed: Timed) -> None:
         )
 
 
-@contextmanager
-def _checkout(commit: str) -> Iterator[Path]:
-    """A built checkout of a commit, in a folder that vanishes; '.' is this one as it stands."""
-    if commit == ".":
-        yield _built(ROOT)
-        return
-    with tempfile.TemporaryDirectory(prefix="rnnfast-compare-") as parent:
-        folder = Path(parent, "checkout")
-        _git("worktree", "add", "--detach", str(folder), commit)
-        try:
-            yield _built(folder)
-        finally:
-            _git("worktree", "remove", "--force", str(folder))
-
-
-def _built(folder: Path) -> Path:
-    print(f"building {(machine.commit(folder)['commit'] or '')[:10]}", file=sys.stderr)
-    build = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    _run(build, folder)
+def _checkout(name: str) -> Path:
+    """A built checkout of a commit, kept for the next comparison; '.' is this one as it stands."""
+    folder = ROOT
+    if name != ".":
+        commit = _run(["git", "rev-parse", "--verify", f"{name}^{{commit}}"], ROOT).strip()
+        folder = ROOT / "build" / "compare" / commit[:12]
+        if not folder.exists():
+            _run(["git", "worktree", "prune"], ROOT)  # of those that were deleted by hand
+            _run(["git", "worktree", "add", "--detach", str(folder), commit], ROOT)
+    print(f"building {name}", file=sys.stderr)
+    _run([sys.executable, "setup.py", "build_ext", "--inplace"], folder)
     return folder
 
 
-def _git(*arguments: str) -> None:
-    _run(["git", *arguments], ROOT)
-
-
-def _run(command: list[str], folder: Path) -> None:
+def _run(command: list[str], folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"compare: error: {' '.join(command)} failed:\n{done.stderr.strip()}")
+    return done.stdout
 
 
 def _options() -> argparse.Namespace:

@@ -39,6 +39,6 @@ def load(source: Path, flags: Sequence[str] = ()) -> ctypes.CDLL:
             text=True,
         )
         if built.returncode:
-            reason = next((line for line in built.stderr.splitlines() if "error" in line), "")
+            reason = built.stderr.partition("error: ")[2].partition("\n")[0]
             raise CompileError(f"{source.name} does not compile: {reason.strip()}")
         return ctypes.CDLL(str(library))

@@ -69,7 +69,7 @@ class Worker:
             while not line.endswith(b"\n"):
                 if not ready.select(max(0.0, deadline - time.monotonic())):
                     self.stop()
-                    raise WorkerError(f"no answer within its limit of {self._limit:.0f} s")
+                    raise WorkerError(f"no answer within its limit of {self._limit:g} s")
                 part = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not part:
                     raise WorkerError(f"died with exit code {self._process.wait()}")
