@@ -270,7 +270,11 @@ def test_interrupted_before_the_training(
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr("rnnfast.commands.train.load_corpus", load_corpus)
-    assert train() == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
+    try:
+        assert train() == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "rnnfast: stopped\n"
 
 
@@ -331,9 +335,30 @@ def test_resume_with_a_changed_text(
     assert listing(tmp_path / "out") == before
 
 
+def test_resume_from_another_directory(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text given by a relative path is found again."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", text.name, "--epochs", "1", "--out", "out", *SMALL]
+    assert main(["train", *words]) == 0
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    words = ["--resume", "--epochs", "2", "--out", "../out", "--backend", "reference"]
+    assert main(["train", *words]) == 0
+
+
 def test_resume_of_nothing(train: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not exist" in failure(capsys, train("--resume"))
     assert not (tmp_path / "out").exists()
+
+
+def test_progress_within_an_epoch(
+    train: Any, interrupt: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(signal.SIGINT, 15)
+    assert train("--epochs", 2) == 130
+    assert "| epoch 0.5/2 " in capsys.readouterr().err  # 15 of 29 batches
 
 
 # Files that were there stay
