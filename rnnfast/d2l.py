@@ -23,10 +23,12 @@ from rnnfast.data import (
     seq_data_iter_sequential,
     tokenize,
 )
+from rnnfast.generation import predict_ch8
 from rnnfast.meters import Accumulator, Animator, Timer
 from rnnfast.plotting import plot, pyplot, set_axes, set_figsize, use_svg_display
 from rnnfast.scratch import RNNModelScratch
-from rnnfast.training import grad_clipping, predict_ch8, sgd, train_ch8, train_epoch_ch8
+from rnnfast.steps import sgd
+from rnnfast.training import grad_clipping, train_ch8, train_epoch_ch8
 
 __all__ = [
     "DATA_HUB",

@@ -48,6 +48,7 @@ class Explanation:
     forced_by: str
     call: Call
     reasons: dict[str, list[str]]
+    training: str  # how the last epoch was trained and why not faster; "" before the first
 
     def __str__(self) -> str:
         how = f"forced by {self.forced_by}" if self.forced_by else "chosen automatically"
@@ -58,6 +59,8 @@ class Explanation:
             else:
                 why = "; ".join(reasons) or "could run, but is not the one chosen"
             lines.append(f"  {name:9} {why}")
+        if self.training:
+            lines.append(f"the last epoch trained by {self.training}")
         return "\n".join(lines)
 
 
@@ -109,6 +112,7 @@ _FAST = {"cpu": ("native",), "cuda": ("cuda", "triton")}
 _forced: ContextVar[str] = ContextVar("rnnfast_backend", default="")
 _from_environment = os.environ.get("RNNFAST_BACKEND", "")
 _warned: set[str] = set()
+_training = ""
 
 
 @contextlib.contextmanager
@@ -130,16 +134,18 @@ def use_backend(name: str) -> Iterator[None]:
 
 def backend_for(tensor: Tensor) -> ModuleType:
     """The backend module that serves calls on tensors like this one; warns of a fallback once."""
-    name: str = _current_choice(tensor.device.type, tensor.dtype)
-    module = _BACKENDS[name].module
+    module = _BACKENDS[_current_choice(tensor.device.type, tensor.dtype)].module
     assert module is not None  # a backend without a module always has a reason not to run
     return module
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _current_choice(device: str, dtype: torch.dtype) -> str:
-    # torch.compile does not trace the choice: it runs it once and keeps the result
     return choose(_forced.get(), device, dtype, active_transform())
+
+
+# torch.compile runs the choice once, while tracing, and keeps the result. The mark is the one that
+# torch.compiler.assume_constant_result sets; that decorator imports all of dynamo, 1.7 s.
+_current_choice._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
@@ -157,7 +163,7 @@ def choose(forced: str, device: str, dtype: torch.dtype, transform: str) -> str:
 def explain(
     example: Any = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> Explanation:
-    """Which backend serves a call, and why each other one does not. Print it.
+    """Which backend serves a call, and why each other one does not; how the last epoch trained.
 
     example: a tensor, or a net with `.params` or `.parameters()`, whose device and dtype count;
     without one, `device` and `dtype` do. Raises BackendError where a forced backend cannot run.
@@ -204,7 +210,13 @@ def _explain(forced: str, call: Call) -> Explanation:
             f"backend {name!r} (forced by {forced_by}) cannot run this call: "
             + "; ".join(reasons[name])
         )
-    return Explanation(name, forced_by, call, reasons)
+    return Explanation(name, forced_by, call, reasons, _training)
+
+
+def note_training(level: str) -> None:
+    """Remember for `explain` how an epoch is trained."""
+    global _training
+    _training = level
 
 
 def active_transform() -> str:

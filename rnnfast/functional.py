@@ -1,25 +1,26 @@
-"""The recurrence and what goes with it as functions: validation and the one autograd Function.
+"""The recurrence and what goes with it as functions.
 
-Every call is checked here once, then handed to the backend that `dispatch` names.
+Every call is checked once, then handed to the backend that `dispatch` names; `autograd` holds the
+Functions that make it differentiable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from types import ModuleType
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from rnnfast import dispatch
+from rnnfast import autograd, dispatch
 from rnnfast.backends import reference
-
-Params = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # W_xh, W_hh, b_h, W_hq, b_q
-
-
-class StateError(RuntimeError, ValueError):
-    """A bare tensor as state: eager raises one or the other, by the batch size."""
+from rnnfast.checks import (
+    Params,
+    check_ids,
+    check_nonlinearity,
+    check_params,
+    check_recurrence,
+    check_targets,
+)
 
 
 def rnn(
@@ -55,18 +56,88 @@ def rnn(
     Source: the notebook's `rnn`; torch.nn.RNN with one layer, its weights transposed.
     """
     x, ids, bias = _project(inputs, W_xh, b_h)
-    _check_recurrence(inputs, h0, W_hh, x)
-    if nonlinearity not in ("tanh", "relu"):
-        raise ValueError(f"nonlinearity is {nonlinearity!r}, must be 'tanh' or 'relu'")
+    check_recurrence(inputs, h0, W_hh, x)
+    relu = check_nonlinearity(nonlinearity)
     B = inputs.shape[1]
     if h0.shape[0] != B:
         h0 = h0.expand(B, -1)
-    return _recur(x, ids, W_hh, bias, h0, nonlinearity == "relu")
+    return _recur(x, ids, W_hh, bias, h0, relu)
 
 
 def readout(hs: Tensor, W_hq: Tensor, b_q: Tensor) -> Tensor:
     """logits = hs @ W_hq + b_q over all steps at once: [T, B, H] to [T * B, V]."""
     return hs.flatten(0, 1) @ W_hq + b_q
+
+
+def rnn_cross_entropy(
+    ids: Tensor,  # [T, B]
+    targets: Tensor,  # [T, B]
+    h0: Tensor,  # [B, H]
+    params: Params,
+    *,
+    nonlinearity: str = "tanh",
+) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy of a character model over a minibatch, as one differentiable call.
+
+    loss = mean over T * B of -log softmax(h_t @ W_hq + b_q)[target_t], h_t as in `rnn`.
+    The logits are never written; where a gradient is wanted, it is computed along with the loss.
+
+    Args:
+        ids, targets: int64 [T, B], in [0, V).
+        h0: the first hidden state [B, H].
+        params: W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V].
+        nonlinearity: "tanh" or "relu".
+
+    Returns the loss (0-dim) and h_last [B, H], cut off the graph as truncated backpropagation
+    wants it. Differentiable in h0 and all params, twice as well (then by the reference).
+
+    Raises what `rnn` raises, and RuntimeError for targets that do not fit.
+    """
+    relu = check_nonlinearity(nonlinearity)
+    W_xh, W_hh, b_h, W_hq, b_q = check_params(params)
+    check_ids(ids)
+    check_recurrence(ids, h0, W_hh, W_xh)
+    check_targets(targets, ids)
+    backend = dispatch.backend_for(W_xh)
+    h0 = h0.expand(ids.shape[1], -1)
+    inputs = (ids, targets, W_xh, W_hh, b_h, W_hq, b_q, h0, relu)
+    if torch.is_grad_enabled() and (h0.requires_grad or any(p.requires_grad for p in params)):
+        if backend is reference:
+            loss, h_last, *_ = reference.rnn_cross_entropy(*inputs, False, False)
+            return loss, h_last.detach()
+        out: tuple[Tensor, Tensor] = autograd.RNNCrossEntropy.apply(*inputs, backend)  # type: ignore[no-untyped-call]
+        return out
+    loss, h_last, *_ = backend.rnn_cross_entropy(*inputs, False, False)
+    return loss, h_last
+
+
+def train_step_(
+    ids: Tensor,  # [T, B]
+    targets: Tensor,  # [T, B]
+    params: Params,
+    grads: Sequence[Tensor],
+    h: Tensor,  # [B, H]
+    lr: float,
+    max_norm: float,
+    *,
+    nonlinearity: str = "tanh",
+) -> Tensor:
+    """One step of training in one call and in place: loss, gradients, d2l's clip, SGD.
+
+    The gradients of `rnn_cross_entropy` overwrite `grads`; they are multiplied by max_norm / norm
+    where their common norm is larger (math.inf: never); param -= lr * grad; h becomes the last
+    hidden state. Returns the loss before the step (0-dim). To be called under torch.no_grad().
+
+    Raises what `rnn_cross_entropy` raises; nothing has changed then.
+    """
+    relu = check_nonlinearity(nonlinearity)
+    _, W_hh, *_ = check_params(params)
+    check_ids(ids)
+    check_recurrence(ids, h, W_hh, params[0])
+    check_targets(targets, ids)
+    backend = dispatch.backend_for(W_hh)
+    loss: Tensor = backend.train_step_(ids, targets, params, grads, h, lr, max_norm, relu)
+    return loss
 
 
 def clip_grads_(grads: list[Tensor], max_norm: float, *, d2l: bool) -> Tensor:
@@ -145,50 +216,6 @@ def sample_decode(
     return _decode(first, h0, params, steps, float(temperature), uniforms, nonlinearity)
 
 
-class _RNN(torch.autograd.Function):
-    """The recurrence over a backend that torch cannot differentiate by itself."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        ids: Tensor | None,
-        W_hh: Tensor,
-        b_h: Tensor | None,
-        h0: Tensor,
-        relu: bool,
-        backend: ModuleType,
-    ) -> tuple[Tensor, Tensor]:
-        hs, h_last = backend.rnn_forward(x, ids, W_hh, b_h, h0, relu)
-        # saved tensors carry version counters and are freed by backward: eager's errors come free
-        ctx.save_for_backward(hs, ids, W_hh, h0)
-        ctx.set_materialize_grads(False)
-        ctx.V, ctx.relu, ctx.backend = x.shape[0], relu, backend
-        return hs, h_last
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hs, ids, W_hh, h0 = ctx.saved_tensors
-        backend = ctx.backend
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # create_graph=True: the kernel's result would be a constant to the second derivative
-            dispatch.warn_fallback("the backward pass is itself being differentiated")
-            backend = reference
-        need_x, _, need_W_hh, need_b_h, need_h0, _, _ = ctx.needs_input_grad
-        grad_x, grad_W_hh, grad_b_h, grad_h0 = backend.rnn_backward(
-            *grads, hs, ids, ctx.V, W_hh, h0, ctx.relu, need_W_hh, need_b_h, need_h0
-        )
-        return (
-            grad_x if need_x else None,
-            None,
-            grad_W_hh if need_W_hh else None,
-            grad_b_h if need_b_h else None,
-            grad_h0 if need_h0 else None,
-            None,
-            None,
-        )
-
-
 def _recur(
     x: Tensor, ids: Tensor | None, W_hh: Tensor, b_h: Tensor | None, h0: Tensor, relu: bool
 ) -> tuple[Tensor, Tensor]:
@@ -204,7 +231,7 @@ def _recur(
         ids = ids.clone(memory_format=torch.contiguous_format)
     out: tuple[Tensor, Tensor]
     if needs_grad and backend is not reference:
-        out = _RNN.apply(x, ids, W_hh, b_h, h0, relu, backend)  # type: ignore[no-untyped-call]
+        out = autograd.RNN.apply(x, ids, W_hh, b_h, h0, relu, backend)  # type: ignore[no-untyped-call]
     else:
         out = backend.rnn_forward(x, ids, W_hh, b_h, h0, relu)
     return out
@@ -218,11 +245,7 @@ def _project(
         raise RuntimeError(f"W_xh has shape {tuple(W_xh.shape)}, must be [V, H]")
     ready = b_h is None or b_h.shape == W_xh.shape[1:]
     if not inputs.dtype.is_floating_point:
-        if inputs.dtype != torch.int64:
-            raise RuntimeError(
-                "one_hot is only applicable to index tensor of type LongTensor. "
-                f"The ids are {inputs.dtype}; convert them with .long()"
-            )
+        check_ids(inputs)
         if ready:
             return W_xh, inputs, b_h
         x = torch.nn.functional.embedding(inputs, W_xh)
@@ -238,33 +261,6 @@ def _project(
     return x + b_h, None, None  # [1, H], [B, H] or a scalar: broadcasts as in eager
 
 
-def _check_recurrence(inputs: Tensor, h0: Tensor, W_hh: Tensor, x: Tensor) -> None:
-    """What every backend relies on. The state comes from the user's hands most often."""
-    H = x.shape[-1]
-    if inputs.dim() < 2:
-        raise RuntimeError(
-            f"inputs have shape {tuple(inputs.shape)}, must be ids [T, B] or dense [T, B, V]"
-        )
-    T, B = inputs.shape[:2]
-    if T == 0:
-        raise ValueError("inputs have no time step (T = 0): there is no output to give")
-    if W_hh.shape != (H, H):
-        raise RuntimeError(f"W_hh has shape {tuple(W_hh.shape)}, must be ({H}, {H}) as W_xh says")
-    if not isinstance(h0, Tensor):
-        raise TypeError(f"the state must hold a tensor, got {type(h0).__name__}")
-    if h0.dim() != 2 or h0.shape[1] != H or (h0.shape[0] != B and h0.shape[0] != 1):
-        raise RuntimeError(f"the state has shape {tuple(h0.shape)}, must be ({B}, {H})")
-    if not x.dtype == W_hh.dtype == h0.dtype:
-        raise RuntimeError(
-            f"dtypes differ: inputs or W_xh {x.dtype}, W_hh {W_hh.dtype}, state {h0.dtype}"
-        )
-    if not inputs.device == x.device == W_hh.device == h0.device:
-        raise RuntimeError(
-            f"devices differ: inputs {inputs.device}, W_xh {x.device}, W_hh {W_hh.device}, "
-            f"state {h0.device}"
-        )
-
-
 def _decode(
     first: Tensor,
     h0: Tensor,
@@ -274,23 +270,16 @@ def _decode(
     uniforms: Tensor | None,
     nonlinearity: str,
 ) -> tuple[Tensor, Tensor]:
-    W_xh, W_hh, b_h, W_hq, b_q = params
     if steps < 0:
         raise ValueError(f"steps is {steps}, must be at least 0")
-    if nonlinearity not in ("tanh", "relu"):
-        raise ValueError(f"nonlinearity is {nonlinearity!r}, must be 'tanh' or 'relu'")
-    _project(first.unsqueeze(0), W_xh, b_h)
-    _check_recurrence(first.unsqueeze(0), h0, W_hh, W_xh)
-    H, V = W_xh.shape[1], W_hq.shape[-1]
-    if W_hq.shape != (H, V) or b_q.shape != (V,) or b_h.shape != (H,) or W_xh.shape[0] != V:
-        raise RuntimeError(
-            f"parameters do not fit: W_xh {tuple(W_xh.shape)}, b_h {tuple(b_h.shape)}, "
-            f"W_hq {tuple(W_hq.shape)}, b_q {tuple(b_q.shape)}; must be [V, H], [H], [H, V], [V]"
-        )
+    relu = check_nonlinearity(nonlinearity)
+    W_xh, W_hh, b_h, W_hq, b_q = check_params(params)
+    check_ids(first)
+    check_recurrence(first.unsqueeze(0), h0, W_hh, W_xh)
     backend = dispatch.backend_for(W_xh)
     h0 = h0.expand(first.shape[0], -1)
     out: tuple[Tensor, Tensor] = backend.decode(
-        first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, nonlinearity == "relu"
+        first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, relu
     )
     return out
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rnnfast import functional
+from rnnfast.checks import StateError
 
 Device = torch.device | str | int | None
 State = tuple[Tensor, ...]
@@ -105,7 +106,7 @@ class RNNModelScratch:
 def _only(state: object) -> Tensor:
     """The hidden state out of its tuple, with eager's types of error."""
     if isinstance(state, Tensor):
-        raise functional.StateError(
+        raise StateError(
             f"the state is a bare tensor {tuple(state.shape)}, must be a tuple (H,) of one tensor"
         )
     if not isinstance(state, (tuple, list)):

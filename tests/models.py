@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 import book
-from rnnfast import RNNModelScratch, init_rnn_state, rnn
+from rnnfast import RNNModelScratch, rnn
 
 
 def params(V: int, H: int, dtype=torch.float32, radius: float = 0.99) -> list[Tensor]:
@@ -24,7 +24,11 @@ def copies(tensors: list[Tensor], dtype=None) -> list[Tensor]:
 def ours(tensors: list[Tensor]) -> RNNModelScratch:
     """RNNModelScratch around given parameters."""
     V, H = tensors[0].shape
-    return RNNModelScratch(V, H, None, lambda *_: tensors, init_rnn_state, rnn)
+
+    def init_state(batch_size: int, num_hiddens: int, device: object) -> tuple[Tensor]:
+        return (torch.zeros(batch_size, num_hiddens, dtype=tensors[0].dtype),)
+
+    return RNNModelScratch(V, H, None, lambda *_: tensors, init_state, rnn)
 
 
 def pair(V: int = 7, H: int = 9, dtype=torch.float32) -> tuple[RNNModelScratch, book.Model]:

@@ -10,7 +10,16 @@ import torch
 import book
 import models
 import rnnfast
-from rnnfast import RNNModel, grad_clipping, predict_ch8, train_ch8, train_epoch_ch8, training
+from rnnfast import (
+    RNNModel,
+    generation,
+    grad_clipping,
+    predict_ch8,
+    steps,
+    train_ch8,
+    train_epoch_ch8,
+    training,
+)
 
 T, B, V, H = 6, 4, 7, 12
 
@@ -47,13 +56,13 @@ def _books_epoch(net, batches, lr, use_random_iter=False, optimizer=None):
         if optimizer:
             optimizer.step()
         else:
-            training.sgd(net.params, lr, 1)
+            steps.sgd(net.params, lr, 1)
         losses.append(float(loss) * Y.numel())
     return math.exp(sum(losses) / sum(Y.numel() for _, Y in batches)), losses
 
 
 def _book_updater(net):
-    return lambda batch_size: training.sgd(net.params, 0.5, batch_size)
+    return lambda batch_size: steps.sgd(net.params, 0.5, batch_size)
 
 
 @pytest.mark.parametrize("use_random_iter", [False, True])
@@ -229,7 +238,7 @@ def test_sampled_text_is_reproducible(foreign):
     if foreign:
         net.forward_fn = lambda *args: book.rnn(*args)
     texts = [
-        training.generate(
+        generation.generate(
             "ab", 40, net, Letters(), "cpu", temperature=1.5,
             generator=torch.Generator().manual_seed(seed),
         )
@@ -237,7 +246,7 @@ def test_sampled_text_is_reproducible(foreign):
     ]  # fmt: skip
     assert texts[0] == texts[1] != texts[2]
     with pytest.raises(ValueError, match="temperature is -1"):
-        training.generate("ab", 1, net, Letters(), "cpu", temperature=-1)
+        generation.generate("ab", 1, net, Letters(), "cpu", temperature=-1)
 
 
 @pytest.mark.parametrize("module", [False, True])
@@ -254,12 +263,12 @@ def test_train_ch8_prints_the_books_lines(module, capsys):
 def test_sgd_is_the_books_and_refuses_missing_gradients():
     p = torch.ones(3, requires_grad=True)
     p.grad = torch.full((3,), 4.0)
-    training.sgd([p], 0.5, 2)
+    steps.sgd([p], 0.5, 2)
     assert torch.equal(p.detach(), torch.zeros(3))
     assert torch.equal(p.grad, torch.zeros(3))
     p.grad = None
     with pytest.raises(TypeError, match="parameter 0 has no gradient"):
-        training.sgd([p], 0.5, 2)
+        steps.sgd([p], 0.5, 2)
 
 
 def test_training_is_deterministic(backend):

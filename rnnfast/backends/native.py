@@ -63,6 +63,44 @@ def rnn_backward(
     return out
 
 
+def rnn_cross_entropy(
+    ids: Tensor,  # [T, B]
+    targets: Tensor,  # [T, B]
+    W_xh: Tensor,  # [V, H]
+    W_hh: Tensor,  # [H, H]
+    b_h: Tensor,  # [H]
+    W_hq: Tensor,  # [H, V]
+    b_q: Tensor,  # [V]
+    h0: Tensor,  # [B, H]
+    relu: bool,
+    need_grads: bool,
+    need_h0: bool,
+) -> tuple[Tensor, ...]:
+    """`reference.rnn_cross_entropy`, as one call that keeps no logits; not differentiable."""
+    out: tuple[Tensor, ...] = torch.ops.rnnfast.rnn_cross_entropy.default(
+        ids, targets, W_xh, W_hh, b_h, W_hq, b_q, h0, relu, need_grads, need_h0
+    )
+    return out
+
+
+def train_step_(
+    ids: Tensor,  # [T, B]
+    targets: Tensor,  # [T, B]
+    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V]
+    grads: Sequence[Tensor],  # of the same shapes: overwritten
+    h: Tensor,  # [B, H]: the state before and after
+    lr: float,
+    max_norm: float,
+    relu: bool,
+) -> Tensor:
+    """`reference.train_step_`, as one call."""
+    loss: Tensor = torch.ops.rnnfast.train_step_.default(
+        ids, targets, params, grads, h, lr, max_norm, relu
+    )
+    torch.autograd.graph.increment_version((*params, *grads, h))
+    return loss
+
+
 def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
     """`reference.clip_grads_`: one pass for the norm over all gradients, one for the scale."""
     norm: Tensor = torch.ops.rnnfast.clip_grads_.default(grads, max_norm, d2l)

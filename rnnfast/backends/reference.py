@@ -77,6 +77,75 @@ def rnn_backward(
     )
 
 
+def rnn_cross_entropy(
+    ids: Tensor,  # [T, B]
+    targets: Tensor,  # [T, B]
+    W_xh: Tensor,  # [V, H]
+    W_hh: Tensor,  # [H, H]
+    b_h: Tensor,  # [H]
+    W_hq: Tensor,  # [H, V]
+    b_q: Tensor,  # [V]
+    h0: Tensor,  # [B, H]
+    relu: bool,
+    need_grads: bool,
+    need_h0: bool,
+) -> tuple[Tensor, ...]:
+    """The recurrence, its readout and the mean cross-entropy, with the gradients of the mean.
+
+    loss = mean over T * B of -log softmax(h_t @ W_hq + b_q)[target]; its derivative by the logits
+    is (softmax - one_hot(target)) / (T * B), and from there on `rnn_backward`.
+
+    Returns loss (0-dim), h_last [B, H], and the gradients of W_xh, W_hh, b_h, W_hq, b_q and h0;
+    those not needed are empty tensors.
+    """
+    hs, h_last = rnn_forward(W_xh, ids, W_hh, b_h, h0, relu)
+    h = hs.flatten(0, 1)
+    logits, y = h @ W_hq + b_q, targets.reshape(-1)
+    loss = torch.nn.functional.cross_entropy(logits, y)
+    empty = hs.new_empty(0)
+    if not need_grads:
+        return loss, h_last, empty, empty, empty, empty, empty, empty
+    dlogits = torch.softmax(logits, 1)
+    dlogits[torch.arange(len(y), device=y.device), y] -= 1
+    dlogits /= len(y)
+    grad_hs = (dlogits @ W_hq.T).view_as(hs)
+    grad_W_xh, grad_W_hh, grad_b_h, grad_h0 = rnn_backward(
+        grad_hs, None, hs, ids, W_xh.shape[0], W_hh, h0, relu, True, True, need_h0
+    )
+    return loss, h_last, grad_W_xh, grad_W_hh, grad_b_h, h.T @ dlogits, dlogits.sum(0), grad_h0
+
+
+def train_step_(
+    ids: Tensor,  # [T, B]
+    targets: Tensor,  # [T, B]
+    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V]
+    grads: Sequence[Tensor],  # of the same shapes: overwritten
+    h: Tensor,  # [B, H]: the state before and after
+    lr: float,
+    max_norm: float,
+    relu: bool,
+) -> Tensor:
+    """One step of training, in place: loss, gradients, d2l's clip, SGD.
+
+    The gradients of `rnn_cross_entropy` go to `grads`, are scaled as `clip_grads_` does by d2l's
+    rule, and param -= lr * grad. An infinite max_norm clips nothing.
+
+    Returns the loss before the step (0-dim).
+    """
+    W_xh, W_hh, b_h, W_hq, b_q = params
+    loss, h_last, *new, _ = rnn_cross_entropy(
+        ids, targets, W_xh, W_hh, b_h, W_hq, b_q, h, relu, True, False
+    )
+    for grad, value in zip(grads, new, strict=True):
+        grad.copy_(value)
+    if max_norm != float("inf"):
+        clip_grads_(grads, max_norm, True)
+    for param, grad in zip(params, grads, strict=True):
+        param.sub_(lr * grad)
+    h.copy_(h_last)
+    return loss
+
+
 def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
     """Scale gradients in place by their common 2-norm, without a host synchronisation.
 

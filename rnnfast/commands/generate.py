@@ -8,8 +8,8 @@ import torch
 
 from rnnfast import checkpoint
 from rnnfast.data import Vocab
+from rnnfast.generation import generate
 from rnnfast.scratch import RNNModelScratch, init_rnn_state, rnn
-from rnnfast.training import generate
 
 
 def run(options: argparse.Namespace) -> int:

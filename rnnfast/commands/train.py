@@ -20,7 +20,7 @@ from rnnfast.cli import CHECKPOINT
 from rnnfast.commands.run import Run
 from rnnfast.data import Corpus, default_corpus, load_corpus
 from rnnfast.files import replacing
-from rnnfast.training import generate
+from rnnfast.generation import generate
 
 CURVE, FIGURES = "perplexity.png", "metrics.json"
 COUNTING_STEPS = 20  # notebook 2's; with 35 its 1,000 digits do not fill one minibatch

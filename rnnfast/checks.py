@@ -1,0 +1,73 @@
+"""What is checked once, before any backend runs: every backend relies on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Params = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # W_xh, W_hh, b_h, W_hq, b_q
+
+
+class StateError(RuntimeError, ValueError):
+    """A bare tensor as state: eager raises one or the other, by the batch size."""
+
+
+def check_nonlinearity(name: str) -> bool:
+    """Whether it is relu; ValueError for an unknown one."""
+    if name not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity is {name!r}, must be 'tanh' or 'relu'")
+    return name == "relu"
+
+
+def check_ids(ids: Tensor) -> None:
+    """Token ids are int64; their range is checked where they are read. Eager's words."""
+    if ids.dtype != torch.int64:
+        raise RuntimeError(
+            "one_hot is only applicable to index tensor of type LongTensor. "
+            f"The ids are {ids.dtype}; convert them with .long()"
+        )
+
+
+def check_targets(targets: Tensor, ids: Tensor) -> None:
+    if targets.shape != ids.shape or targets.dtype != torch.int64:
+        raise RuntimeError(
+            f"targets are {targets.dtype} {tuple(targets.shape)}, must be int64 {tuple(ids.shape)}"
+        )
+
+
+def check_recurrence(inputs: Tensor, h0: Tensor, W_hh: Tensor, x: Tensor) -> None:
+    """What every backend relies on. The state comes from the user's hands most often."""
+    H = x.shape[-1]
+    if inputs.dim() < 2:
+        raise RuntimeError(
+            f"inputs have shape {tuple(inputs.shape)}, must be ids [T, B] or dense [T, B, V]"
+        )
+    T, B = inputs.shape[:2]
+    if T == 0:
+        raise ValueError("inputs have no time step (T = 0): there is no output to give")
+    if W_hh.shape != (H, H):
+        raise RuntimeError(f"W_hh has shape {tuple(W_hh.shape)}, must be ({H}, {H}) as W_xh says")
+    if not isinstance(h0, Tensor):
+        raise TypeError(f"the state must hold a tensor, got {type(h0).__name__}")
+    if h0.dim() != 2 or h0.shape[1] != H or (h0.shape[0] != B and h0.shape[0] != 1):
+        raise RuntimeError(f"the state has shape {tuple(h0.shape)}, must be ({B}, {H})")
+    if not x.dtype == W_hh.dtype == h0.dtype:
+        raise RuntimeError(
+            f"dtypes differ: inputs or W_xh {x.dtype}, W_hh {W_hh.dtype}, state {h0.dtype}"
+        )
+    if not inputs.device == x.device == W_hh.device == h0.device:
+        raise RuntimeError(
+            f"devices differ: inputs {inputs.device}, W_xh {x.device}, W_hh {W_hh.device}, "
+            f"state {h0.device}"
+        )
+
+
+def check_params(params: Params) -> Params:
+    W_xh, W_hh, b_h, W_hq, b_q = params
+    H, V = W_xh.shape[-1], W_xh.shape[0]
+    if W_hq.shape != (H, V) or b_q.shape != (V,) or b_h.shape != (H,):
+        raise RuntimeError(
+            f"parameters do not fit: W_xh {tuple(W_xh.shape)}, b_h {tuple(b_h.shape)}, "
+            f"W_hq {tuple(W_hq.shape)}, b_q {tuple(b_q.shape)}; must be [V, H], [H], [H, V], [V]"
+        )
+    return W_xh, W_hh, b_h, W_hq, b_q

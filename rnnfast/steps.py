@@ -1,0 +1,224 @@
+"""How one minibatch is trained, at three levels of speed; all leave the same behind.
+
+step     loss, gradients, clip and SGD as one call of the backend (`train_step_`)
+loss     the loss and its gradients as one call, then the updater of the caller
+general  as the book does it: net, loss, backward, clip, updater
+
+`choose` finds the fastest level that a net, a loss and an updater allow, and says why not a faster
+one. What can be seen after an epoch does not depend on it: parameters, the last gradients, the
+optimizer. (One trained by `step` takes its gradients anew in each epoch, as zero_grad does.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnfast import dispatch, functional, scratch
+from rnnfast.backends import reference
+
+Updater = torch.optim.Optimizer | Callable[..., Any]
+Minibatch = tuple[Tensor, Any]  # mean loss, state
+
+
+class SGD:
+    """The updater of `train_ch8`: called as `updater(batch_size)`, it does the book's `sgd`."""
+
+    def __init__(self, params: list[Tensor], lr: float) -> None:
+        self.params, self.lr = params, lr
+
+    def __call__(self, batch_size: int) -> None:
+        sgd(self.params, self.lr, batch_size)
+
+
+def sgd(params: Any, lr: float, batch_size: int) -> None:
+    """param -= lr * grad / batch_size, then the gradients become zero.
+
+    Source: the book's `sgd` (chapter 3). Raises TypeError for a parameter without a gradient.
+    """
+    with torch.no_grad():
+        for index, param in enumerate(params):
+            if param.grad is None:
+                raise TypeError(f"sgd: parameter {index} has no gradient; call backward() first")
+            param -= lr * param.grad / batch_size
+            param.grad.zero_()
+
+
+class General:
+    """Any net, loss and updater: the book's own sequence."""
+
+    name, summary = "general", "net, loss, backward, clip and updater as the book has them"
+
+    def __init__(
+        self, net: Any, loss: Callable[..., Tensor], updater: Any, clip: float | None
+    ) -> None:
+        self.net, self.loss, self.updater, self.clip = net, loss, updater, clip
+
+    def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
+        y_hat, state = self.net(X, state)
+        loss = self.loss(y_hat, Y.T.reshape(-1).long()).mean()
+        self.update(loss)
+        return loss.detach(), state
+
+    def update(self, loss: Tensor) -> None:
+        if isinstance(self.updater, torch.optim.Optimizer):
+            self.updater.zero_grad()
+        loss.backward()
+        if self.clip is not None:
+            functional.clip_grads_(gradients(self.net), self.clip, d2l=True)
+        if isinstance(self.updater, torch.optim.Optimizer):
+            self.updater.step()
+        else:
+            self.updater(batch_size=1)  # 1, because the loss is a mean already
+
+    def finish(self) -> None:
+        """Called once after the last minibatch, also when an error ends the epoch."""
+
+
+class Loss(General):
+    """Our net and mean cross-entropy: no logits, one call for the loss and all gradients."""
+
+    name, summary = "loss", "loss and gradients in one call"
+
+    def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
+        if _has_ignored(Y):
+            return super().__call__(X, Y, state)
+        loss, h = functional.rnn_cross_entropy(X.T, Y.T, state[0], tuple(self.net.params))
+        self.update(loss)
+        return loss.detach(), (h,)
+
+
+class Step(General):
+    """... and plain SGD too: the whole step is one call, and the state is carried in place."""
+
+    name, summary = "step", "loss, gradients, clip and SGD in one call"
+
+    def __init__(
+        self, net: Any, loss: Callable[..., Tensor], updater: Any, clip: float | None
+    ) -> None:
+        super().__init__(net, loss, updater, clip)
+        self.max_norm = float("inf") if clip is None else float(clip)
+        self.grads = [torch.empty_like(p) for p in net.params]
+        self.done = False
+        self.h: Tensor | None = None  # the state this object may overwrite: its own
+
+    @torch.no_grad()
+    def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
+        if _has_ignored(Y):
+            self.done = False  # the last gradients are autograd's again
+            with torch.enable_grad():
+                return super().__call__(X, Y, state)
+        if state[0] is not self.h:
+            self.h = state[0].detach().expand(X.shape[0], -1).clone()
+        loss = functional.train_step_(
+            X.T, Y.T, tuple(self.net.params), self.grads, self.h, self.lr, self.max_norm
+        )
+        self.done = True
+        return loss, (self.h,)
+
+    @property
+    def lr(self) -> float:
+        if isinstance(self.updater, torch.optim.Optimizer):
+            return float(self.updater.param_groups[0]["lr"])
+        return float(self.updater.lr)
+
+    def finish(self) -> None:
+        if not self.done:
+            return
+        for param, grad in zip(self.net.params, self.grads, strict=True):
+            param.grad = grad.zero_() if isinstance(self.updater, SGD) else grad
+
+
+def choose(
+    net: Any, loss: Callable[..., Tensor], updater: Updater, clip: float | None
+) -> tuple[General, str]:
+    """The fastest level for these, and why it is not a faster one (empty for `step`)."""
+    level: type[General] = General
+    reason = _why_not_ours(net) or _why_not_mean_cross_entropy(loss)
+    if not reason:
+        level, reason = Loss, _why_not_plain_sgd(updater, net.params)
+        if not reason:
+            level = Step
+    because = f", because {reason}" if reason else ""
+    dispatch.note_training(f"level {level.name!r}: {level.summary}{because}")
+    return level(net, loss, updater, clip), reason
+
+
+def gradients(net: Any) -> list[Tensor]:
+    """The gradients of a net's parameters; TypeError where one is missing."""
+    if isinstance(net, nn.Module):
+        params = [p for p in net.parameters() if p.requires_grad]
+    else:
+        params = net.params
+    grads = []
+    for index, param in enumerate(params):
+        if param.grad is None:
+            raise TypeError(
+                f"grad_clipping: parameter {index} of shape {tuple(param.shape)} has no gradient "
+                "(None); the loss does not depend on it, or backward() was not called"
+            )
+        grads.append(param.grad)
+    return grads
+
+
+def _why_not_ours(net: Any) -> str:
+    if type(net) is not scratch.RNNModelScratch or net.forward_fn is not scratch.rnn:
+        return "the net is not RNNModelScratch around rnnfast.rnn"
+    if len({id(p) for p in net.params}) != 5:
+        return "the net has not five parameters of its own"
+    if not all(p.is_leaf and p.requires_grad and p.is_contiguous() for p in net.params):
+        return "a parameter is frozen, computed from others, or strided"
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in net.params):
+        return "a parameter has gradient hooks"
+    V, H = net.vocab_size, net.num_hiddens
+    if [tuple(p.shape) for p in net.params] != [(V, H), (H, H), (H,), (H, V), (V,)]:
+        return "the parameters have not the shapes that get_params gives them"
+    if len({(p.dtype, p.device) for p in net.params}) != 1:
+        return "the parameters differ in dtype or device"
+    if dispatch.backend_for(net.params[0]) is reference:
+        return "the reference backend runs, which has no fused kernels"
+    if torch.is_autocast_enabled(net.params[0].device.type):
+        return "autocast is on"
+    return ""
+
+
+def _why_not_mean_cross_entropy(loss: Any) -> str:
+    if type(loss) is not nn.CrossEntropyLoss:
+        return f"the loss is {type(loss).__name__}, not torch's CrossEntropyLoss"
+    plain = loss.weight is None and loss.label_smoothing == 0 and loss.ignore_index == -100
+    if not plain or loss.reduction == "sum":
+        return "the loss is not the plain mean over all targets"
+    if loss._forward_hooks or loss._forward_pre_hooks or loss._backward_hooks:
+        return "the loss has hooks"
+    return ""
+
+
+def _why_not_plain_sgd(updater: Any, params: list[Tensor]) -> str:
+    if isinstance(updater, SGD):
+        same = [id(p) for p in updater.params] == [id(p) for p in params]
+        unused = all(p.grad is None or not p.grad.any() for p in params)
+        return "" if same and unused else "gradients of before would be added to"
+    if type(updater) is not torch.optim.SGD:
+        return f"the updater is {type(updater).__name__}, not a plain torch.optim.SGD"
+    if len(updater.param_groups) != 1 or "step" in vars(updater) or _has_hooks(updater):
+        return "the optimizer has several parameter groups, hooks or a scheduler"
+    group = updater.param_groups[0]
+    if {id(p) for p in group["params"]} != {id(p) for p in params}:
+        return "the optimizer does not hold just the net's parameters"
+    if any(group[each] for each in ("momentum", "weight_decay", "dampening", "maximize")):
+        return "the optimizer has momentum, weight decay or maximize"
+    if isinstance(group["lr"], Tensor):
+        return "the learning rate is a tensor"
+    return ""
+
+
+def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+def _has_ignored(Y: Tensor) -> bool:
+    """Whether a target is negative: torch's cross-entropy leaves out those that are -100."""
+    return Y.numel() == 0 or Y.dtype != torch.int64 or bool(Y.min() < 0)
