@@ -130,6 +130,14 @@ def only_build_here() -> Iterator[None]:
         yield
 
 
+def install_library(library: Path, target: Path) -> None:
+    """Puts it there whole or not at all; a process that has the old one loaded keeps that."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    shutil.copy2(library, partial)
+    partial.replace(target)
+
+
 def is_required() -> bool:
     value = os.environ.get("RNNFAST_REQUIRE", "")
     if value not in ("", "native"):
@@ -146,18 +154,16 @@ class BuildNative(build_ext):
     def run(self) -> None:
         target = Path(ROOT if self.inplace else self.build_lib, "rnnfast", "_C.so")
         required = is_required()
-        target.unlink(missing_ok=True)
         try:
-            library = build_library(self.parallel)
+            install_library(build_library(self.parallel), target)
         except NoNativeLibraryError as reason:
+            target.unlink(missing_ok=True)
             if required:
                 raise SystemExit(f"rnnfast: the native library was not built: {reason}") from None
             print(f"rnnfast: installing without the native library, on plain torch: {reason}")
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
-        shutil.copy2(library, partial)
-        partial.replace(target)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
 
 
 class PlatformWheel(bdist_wheel):

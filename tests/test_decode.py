@@ -1,0 +1,315 @@
+"""Native generation: every choice checked in float64, along the path that the kernel took."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from compare import assert_close_to_f64
+from rnnfast.backends import native, reference
+
+assert native.load_error() == ""
+
+TESTS = Path(__file__).parent
+FLOATS = [torch.float32, torch.float64]
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@dataclass
+class Model:
+    W_xh: Tensor  # [V, H]
+    W_hh: Tensor  # [H, H]
+    b_h: Tensor  # [H]
+    W_hq: Tensor  # [H, V]
+    b_q: Tensor  # [V]
+    first: Tensor  # [B]
+    h0: Tensor  # [B, H]
+    relu: bool = False
+
+    def decode(self, steps, temperature=1.0, uniforms=None, backend=native):
+        weights = (self.W_xh, self.W_hh, self.b_h, self.W_hq, self.b_q)
+        return backend.decode(
+            self.first, *weights, self.h0, steps, temperature, uniforms, self.relu
+        )
+
+    def states_along(self, ids):
+        """hs [steps, B, H] and h_last when these are the ids chosen; by the reference."""
+        inputs = torch.cat((self.first.unsqueeze(0), ids[:-1]))
+        return reference.rnn_forward(self.W_xh, inputs, self.W_hh, self.b_h, self.h0, self.relu)
+
+    def exact_last_state(self, ids):
+        """h_last [B, H] of the same path, in numpy's long double."""
+        W_xh, W_hh, b_h, h = (
+            part.double().numpy().astype(np.longdouble)
+            for part in (self.W_xh, self.W_hh, self.b_h, self.h0)
+        )
+        for row in torch.cat((self.first.unsqueeze(0), ids[:-1])).numpy():
+            z = W_xh[row] + h @ W_hh + b_h
+            h = np.maximum(z, 0) if self.relu else np.tanh(z)
+        return torch.from_numpy(h.astype(np.float64))
+
+    def logits_along(self, ids):
+        return self.states_along(ids)[0] @ self.W_hq + self.b_q
+
+    def to(self, dtype):
+        parts = {
+            name: value.to(dtype)
+            if isinstance(value, Tensor) and value.is_floating_point()
+            else value
+            for name, value in vars(self).items()
+        }
+        return Model(**parts)
+
+
+def make(B, H, V, dtype=torch.float32, relu=False):
+    """Spectral radius near 1, and logits of some size: a path that does not settle."""
+    W_hh = torch.randn(H, H) / H**0.5 * (0.7 if relu else 1.0)
+    model = Model(
+        W_xh=torch.randn(V, H),
+        W_hh=W_hh,
+        b_h=torch.randn(H) * 0.1,
+        W_hq=torch.randn(H, V) * 3 / H**0.5,
+        b_q=torch.randn(V) * 0.1,
+        first=torch.randint(V, (B,)),
+        h0=torch.randn(B, H),
+        relu=relu,
+    )
+    return model.to(dtype)
+
+
+def check_last_state(model, ids, h_last):
+    same = model.states_along(ids)[1]
+    assert_close_to_f64("h_last", h_last, same, model.exact_last_state(ids))
+
+
+SIZES = [
+    (1, 1, 1, 1),
+    (1, 7, 3, 5),
+    (1, 64, 28, 9),
+    (1, 301, 28, 12),
+    (3, 33, 50, 7),
+    (9, 40, 5, 6),
+]
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("B", "H", "V", "steps"), SIZES)
+def test_greedy_takes_the_largest_logit(threads, B, H, V, steps, dtype, relu):
+    model = make(B, H, V, dtype, relu)
+    ids, h_last = model.decode(steps)
+    assert ids.shape == (steps, B)
+    assert ids.dtype == torch.int64
+    wide = model.to(torch.float64)
+    logits = wide.logits_along(ids)
+    missed = logits.amax(2) - logits.gather(2, ids.unsqueeze(2)).squeeze(2)
+    error = (model.logits_along(ids).double() - logits).abs().max()
+    assert missed.max() <= 2 * error + 8 * torch.finfo(dtype).eps * logits.abs().max()
+    check_last_state(model, ids, h_last)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("B", "H", "V", "steps"), SIZES)
+@pytest.mark.parametrize("temperature", [0.3, 5.0])
+def test_sampling_inverts_the_cumulative_distribution(threads, B, H, V, steps, dtype, temperature):
+    model = make(B, H, V, dtype)
+    u = torch.rand(steps, B, dtype=dtype)
+    ids, h_last = model.decode(steps, temperature, u)
+    wide = model.to(torch.float64)
+    cumulative = torch.softmax(wide.logits_along(ids) / temperature, 2).cumsum(2)
+    above = cumulative.gather(2, ids.unsqueeze(2)).squeeze(2)
+    below = torch.where(
+        ids > 0, cumulative.gather(2, (ids - 1).clamp(min=0).unsqueeze(2))[..., 0], 0
+    )
+    slack = 1e3 * torch.finfo(dtype).eps
+    assert (below - slack <= u).all()
+    assert (u < above + slack).all()
+    check_last_state(model, ids, h_last)
+
+
+def test_agrees_with_the_reference_in_float64():
+    model = make(4, 50, 28, torch.float64)
+    u = torch.rand(30, 4, dtype=torch.float64)
+    for uniforms in (None, u, u.float()):
+        got = model.decode(30, 0.8, uniforms)
+        want = model.decode(30, 0.8, uniforms, backend=reference)
+        assert torch.equal(got[0], want[0])
+        torch.testing.assert_close(got[1], want[1])
+
+
+def constant_logits(logits, H=5, dtype=torch.float32):
+    """A model whose logits do not depend on its state."""
+    V = len(logits)
+    model = make(1, H, V, dtype)
+    model.W_hq = torch.zeros(H, V, dtype=dtype)
+    model.b_q = torch.tensor(logits, dtype=dtype)
+    return model
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "logits",
+    [
+        [0.0, 5.0, 5.0, 1.0],
+        [2.0] * 40,
+        [1.0, NAN, 7.0, NAN],
+        [-1.0] * 30 + [NAN],
+        [-INF] * 5,
+        [-INF, -INF, -3.0],
+        [0.0, INF, INF],
+        [0.0, INF, NAN],
+        [-0.0, 0.0],
+    ],
+)
+def test_argmax_is_torchs(logits, dtype):
+    want = torch.tensor(logits, dtype=dtype).argmax().item()
+    ids, _ = constant_logits(logits, dtype=dtype).decode(3)
+    assert ids.flatten().tolist() == [want] * 3
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("logits", "u"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], 0.0),
+        ([0.0, 0.0, 0.0, 0.0], 0.24),
+        ([0.0, 0.0, 0.0, 0.0], 0.76),
+        ([-INF, 0.0, -INF], 0.0),
+        ([-INF, 0.0, 0.0, -INF, -INF], 1 - 2**-24),
+        ([-200.0, 0.0, -200.0], 1 - 2**-24),
+        ([1e30, 0.0], 0.999),
+        ([0.0, NAN, 0.0], 0.5),
+        ([0.0, INF], 0.5),
+        ([0.0] * 1000, 1 - 2**-24),
+    ],
+)
+def test_sampling_at_the_edges_is_the_references(logits, u, dtype):
+    model = constant_logits(logits, dtype=dtype)
+    uniforms = torch.full((2, 1), u, dtype=dtype)
+    got, want = (model.decode(2, 1.0, uniforms, backend)[0] for backend in (native, reference))
+    assert got.tolist() == want.tolist()
+
+
+def test_a_cold_sample_is_greedy():
+    model = make(2, 20, 15)
+    ids, _ = model.decode(30, 1e-6, torch.rand(30, 2))
+    assert torch.equal(ids, model.decode(30)[0])
+
+
+def test_a_nan_state_stays_nan():
+    for relu in (False, True):
+        model = make(1, 6, 4, relu=relu)
+        model.h0[0, 2] = NAN
+        ids, h_last = model.decode(2)
+        assert h_last.isnan().all()
+        assert ids.flatten().tolist() == [0, 0]
+
+
+def test_no_steps_and_no_sequences():
+    model = make(3, 8, 5)
+    ids, h_last = model.decode(0)
+    assert ids.shape == (0, 3)
+    assert torch.equal(h_last, model.h0)
+    assert h_last.data_ptr() != model.h0.data_ptr()
+    ids, h_last = make(0, 8, 5).decode(4)
+    assert ids.shape == (4, 0)
+    assert h_last.shape == (0, 8)
+
+
+def test_strided_arguments():
+    model = make(4, 24, 9, torch.float64)
+    u = torch.rand(4, 6, dtype=torch.float64).T
+    want = model.decode(6, 1.0, u.contiguous())
+    for name, value in vars(model).items():
+        if isinstance(value, Tensor):
+            wide = torch.randint(9, (*value.shape, 2)).to(value.dtype)
+            wide[..., 0] = value
+            setattr(model, name, wide[..., 0])
+            assert not getattr(model, name).is_contiguous()
+    got = model.decode(6, 1.0, u)
+    assert torch.equal(got[0], want[0])
+    assert torch.equal(got[1], want[1])
+
+
+def test_same_bits_every_time(threads):
+    model = make(1, 300, 28)
+    ids, h_last = model.decode(50)
+    for _ in range(5):
+        again = model.decode(50)
+        assert torch.equal(again[0], ids)
+        assert torch.equal(again[1], h_last)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"first": torch.tensor([0, 5, 1])}, r"smaller than num_classes. first\[1\] is 5"),
+        ({"first": torch.tensor([0, 1, -2])}, r"must be non-negative. first\[2\] is -2"),
+        ({"first": torch.tensor([0, 1, 2]).int()}, r"first is int32 \[3\]; it must be int64"),
+        ({"first": torch.tensor([[0]])}, r"first is int64 \[1, 1\]; it must have 1 dimension"),
+        (
+            {"W_xh": torch.zeros(5, 8).bfloat16()},
+            r"W_xh is bfloat16 \[5, 8\]; it must be float32 or",
+        ),
+        ({"W_hh": torch.zeros(8, 7)}, r"W_hh is float32 \[8, 7\]; it must be .* = \[8, 8\]"),
+        ({"b_h": torch.zeros(8).double()}, r"b_h is float64 \[8\]; it must be float32"),
+        ({"W_hq": torch.zeros(5, 8)}, r"W_hq is float32 \[5, 8\]; .* \[H, V\] = \[8, 5\]"),
+        ({"b_q": torch.zeros(1, 5)}, r"b_q is float32 \[1, 5\]"),
+        ({"h0": torch.zeros(2, 8)}, r"h0 is float32 \[2, 8\]; .* = \[3, 8\]"),
+        ({"steps": -1}, r"steps is -1; it must be at least 0"),
+        (
+            {"temperature": 0.0, "uniforms": torch.rand(2, 3)},
+            r"temperature is 0; it must be above 0",
+        ),
+        ({"temperature": NAN, "uniforms": torch.rand(2, 3)}, r"temperature is nan"),
+        ({"uniforms": torch.rand(3, 2)}, r"uniforms is float32 \[3, 2\]; .* = \[2, 3\]"),
+        ({"uniforms": torch.ones(2, 3)}, r"uniforms\[0, 0\] is 1; it must be in \[0, 1\)"),
+        ({"uniforms": torch.full((2, 3), NAN)}, r"uniforms\[0, 0\] is nan"),
+        ({"uniforms": torch.zeros(2, 3).long()}, r"uniforms is int64"),
+    ],
+)
+def test_refuses_what_does_not_fit(change, message):
+    model, call = make(3, 8, 5), {"steps": 2, "temperature": 1.0, "uniforms": None}
+    for name, value in change.items():
+        if name in call:
+            call[name] = value
+        else:
+            setattr(model, name, value)
+    with pytest.raises(RuntimeError, match=message):
+        model.decode(**call)
+
+
+def lower_instruction_sets():
+    """Those that this machine has too, below the one that this process runs."""
+    built, runs = native.build_info().split("instruction sets: ")[1].split("; runs ")
+    names = built.split()  # the fastest first
+    return names[names.index(runs) + 1 :]
+
+
+@pytest.mark.parametrize("instruction_set", lower_instruction_sets())
+def test_on_every_instruction_set(instruction_set):
+    files = [str(TESTS / name) for name in ("test_decode.py", "test_clip_norm.py")]
+    which = "(greedy or edges or argmax or float64 or squares or strides) and not instruction"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", which, *files],
+        env={**os.environ, "RNNFAST_CPU_ISA": instruction_set},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
