@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy, one_hot
 
 import rnnfast
 from compare import assert_close_to_f64
-from rnnfast import corpora, d2l
+from rnnfast import d2l
+from texts import skip_without_book
 
 _NOTEBOOKS = Path(__file__).parents[2] / "shared" / "reference"
 _OURS = {
@@ -97,10 +98,7 @@ def _no_windows():
 
 @pytest.fixture
 def scratch() -> Notebook:
-    try:
-        corpora.download("time_machine")
-    except OSError as error:
-        pytest.skip(f"the book is not at hand: {error}")
+    skip_without_book()
     notebook = Notebook("scratch")
     notebook.change("num_epochs, lr = 500, 1", "num_epochs, lr = 10, 1")
     return notebook
