@@ -106,6 +106,8 @@ def test_train(train: Any, text: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert len(figures["perplexity"]) == len(figures["tokens_per_second"]) == 3
     assert figures["corpus"]["sha1"] == saved.sha1 == corpus.sha1
     assert figures["backend"] == "reference"
+    assert figures["level"] == str(rnnfast.explain().training)
+    assert "general" in figures["level"]
     assert figures["versions"]["torch"] == torch.__version__
     assert figures["settings"]["num_hiddens"] == 8
     assert saved.vocab == tuple(corpus.vocab.idx_to_token)
@@ -532,6 +534,16 @@ def test_unusable_text(
     text.write_bytes(contents)
     assert message in failure(capsys, train())
     assert not (tmp_path / "out").exists()
+
+
+def test_error_of_several_lines_is_one(
+    train: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load_corpus(*_: object) -> None:
+        raise RuntimeError("first\n  second")
+
+    monkeypatch.setattr("rnnfast.commands.train.load_corpus", load_corpus)
+    assert failure(capsys, train()) == "rnnfast: error: first second"
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "meta"])

@@ -170,7 +170,7 @@ def _write_reports(training: Run, directory: Path) -> None:
 
 
 def _figures(training: Run) -> dict[str, object]:
-    corpus = training.corpus
+    corpus, explanation = training.corpus, dispatch.explain(training.net)
     return {
         "corpus": {
             "name": corpus.name,
@@ -187,7 +187,8 @@ def _figures(training: Run) -> dict[str, object]:
         },
         "device": str(training.device),
         "threads": torch.get_num_threads(),
-        "backend": dispatch.explain(training.net).backend,
+        "backend": explanation.backend,
+        "level": explanation.training,
         "perplexity": training.perplexities,
         "tokens_per_second": training.speeds,  # of the epochs since the last start or resume
     }
