@@ -1,21 +1,24 @@
-// The interface between the operators (ops.cpp) and the kernels (cpu/): raw pointers and sizes, no tensors.
+// The interface between the operators (ops.cpp) and the kernels (cpu/): raw pointers and sizes, no
+// tensors.
 //
-// Letters: T steps, B batch, H hidden, V vocabulary. Every array is contiguous in the order given by its
-// comment, except ids, which have strides. Arguments are already checked; a kernel trusts them.
-// A null output is not computed. Kernels may be called from several threads at once; they throw
-// std::bad_alloc when there is no memory for their workspace, and nothing else.
+// Letters: T steps, B batch, H hidden, V vocabulary. Every array is contiguous in the order given
+// by its comment, except ids, which have strides. Arguments are already checked; a kernel trusts
+// them. A null output is not computed. Kernels may be called from several threads at once; they
+// throw std::bad_alloc when there is no memory for their workspace, and nothing else.
 #pragma once
 
 #include <cstdint>
 
 namespace rnnfast {
 
-// The thread pool the kernels run on. ops.cpp hands over torch's own once, at load time, so that no second
-// pool competes with it; without one, everything runs on the calling thread.
+// The thread pool the kernels run on. ops.cpp hands over torch's own once, at load time, so that no
+// second pool competes with it; without one, everything runs on the calling thread.
 struct ThreadPool {
-  // Calls body(begin, end, context) on disjoint chunks that cover [0, tasks) and returns when all are done.
-  // The chunks run at the same time, or [0, tasks) is one single chunk: the kernels' barriers rely on that.
-  void (*parallel_for)(int64_t tasks, void (*body)(int64_t begin, int64_t end, void* context), void* context);
+  // Calls body(begin, end, context) on disjoint chunks that cover [0, tasks) and returns when all
+  // are done. The chunks run at the same time, or [0, tasks) is one single chunk: the kernels'
+  // barriers rely on that.
+  void (*parallel_for)(int64_t tasks, void (*body)(int64_t begin, int64_t end, void* context),
+                       void* context);
   int64_t (*num_threads)();
 };
 void set_thread_pool(const ThreadPool& pool);
@@ -23,34 +26,35 @@ void set_thread_pool(const ThreadPool& pool);
 // h_t = act(u_t + h_{t-1} W_hh + b_h),  u_t = x[ids_t] (a row of the table) or x_t.
 template <class Real>
 struct RnnForwardArgs {
-  int64_t T, B, H, V;                      // V: rows of the table; unused without ids
-  const int64_t* ids;                      // [T, B] in [0, V), or null
+  int64_t T, B, H, V;  // V: rows of the table; unused without ids
+  const int64_t* ids;  // [T, B] in [0, V), or null
   int64_t ids_stride_t, ids_stride_b;
-  const Real* x;                           // [V, H] with ids, [T, B, H] without
-  const Real* W_hh;                        // [H, H]
-  const Real* b_h;                         // [H] or null
-  const Real* h0;                          // [B, H]
-  bool relu;                               // else tanh
-  Real* hs;                                // [T, B, H]
-  Real* h_last;                            // [B, H]
+  const Real* x;     // [V, H] with ids, [T, B, H] without
+  const Real* W_hh;  // [H, H]
+  const Real* b_h;   // [H] or null
+  const Real* h0;    // [B, H]
+  bool relu;         // else tanh
+  Real* hs;          // [T, B, H]
+  Real* h_last;      // [B, H]
 };
 
-// dz_t = (grad_hs_t + [t = T-1] grad_h_last + dz_{t+1} W_hh^T) act'(hs_t), and what follows from it.
+// dz_t = (grad_hs_t + [t = T-1] grad_h_last + dz_{t+1} W_hh^T) act'(hs_t), and what follows from
+// it.
 template <class Real>
 struct RnnBackwardArgs {
   int64_t T, B, H, V;
-  const int64_t* ids;                      // as in the forward call
+  const int64_t* ids;  // as in the forward call
   int64_t ids_stride_t, ids_stride_b;
-  const Real* grad_hs;                     // [T, B, H] or null
-  const Real* grad_h_last;                 // [B, H] or null
-  const Real* hs;                          // [T, B, H]
-  const Real* W_hh;                        // [H, H]
-  const Real* h0;                          // [B, H]
+  const Real* grad_hs;      // [T, B, H] or null
+  const Real* grad_h_last;  // [B, H] or null
+  const Real* hs;           // [T, B, H]
+  const Real* W_hh;         // [H, H]
+  const Real* h0;           // [B, H]
   bool relu;
-  Real* grad_x;                            // [V, H] with ids (rows that no id names become 0), else [T, B, H]
-  Real* grad_W_hh;                         // [H, H] or null
-  Real* grad_b_h;                          // [H] or null
-  Real* grad_h0;                           // [B, H] or null
+  Real* grad_x;     // [V, H] with ids (rows that no id names become 0), else [T, B, H]
+  Real* grad_W_hh;  // [H, H] or null
+  Real* grad_b_h;   // [H] or null
+  Real* grad_h0;    // [B, H] or null
 };
 
 // Gradients as runs of equal stride: one for a contiguous tensor, one for each row of another.
@@ -66,7 +70,8 @@ struct ClipGradsArgs {
   int64_t num_spans;
   bool shares_memory;  // between gradients: scaled as often as they are listed, in order
   double max_norm;
-  bool d2l;      // scale by max_norm / norm where norm > max_norm; else by min(1, max_norm / (norm + 1e-6))
+  bool d2l;  // scale by max_norm / norm where norm > max_norm; else by min(1, max_norm / (norm +
+             // 1e-6))
   double* norm;  // before the scaling
 };
 
@@ -84,8 +89,47 @@ struct DecodeArgs {
   double temperature;      // > 0; unused without uniforms
   const double* uniforms;  // [steps, B] in [0, 1), or null: the largest logit wins
   bool relu;
-  int64_t* ids;            // [steps, B]
-  Real* h_last;            // [B, H]
+  int64_t* ids;  // [steps, B]
+  Real* h_last;  // [B, H]
+};
+
+// logits_t = h_t W_hq + b_q,  loss = mean over t and b of -log softmax(logits)[target], and its
+// gradients.
+template <class Real>
+struct CrossEntropyArgs {
+  int64_t T, B, H, V;
+  const int64_t* ids;  // [T, B] in [0, V)
+  int64_t ids_stride_t, ids_stride_b;
+  const int64_t* targets;  // [T, B] in [0, V)
+  int64_t targets_stride_t, targets_stride_b;
+  const Real* W_xh;  // [V, H]
+  const Real* W_hh;  // [H, H]
+  const Real* b_h;   // [H]
+  const Real* W_hq;  // [H, V]
+  const Real* b_q;   // [V]
+  const Real* h0;    // [B, H]
+  bool relu;
+  double* loss;
+  Real* h_last;     // [B, H]; may be h0
+  Real* grad_W_xh;  // as the parameters; all five, or all five null for the loss alone
+  Real* grad_W_hh;
+  Real* grad_b_h;
+  Real* grad_W_hq;
+  Real* grad_b_q;
+  Real* grad_h0;  // [B, H] or null
+};
+
+// The same with all five gradients, which are then scaled by max_norm / norm where their common
+// norm is larger, and parameter -= lr * gradient.
+template <class Real>
+struct TrainStepArgs {
+  CrossEntropyArgs<Real> cross_entropy;
+  Real* W_xh;  // the parameters again, to be written
+  Real* W_hh;
+  Real* b_h;
+  Real* W_hq;
+  Real* b_q;
+  double lr, max_norm;
 };
 
 // The kernels of one element type, compiled for one instruction set.
@@ -94,6 +138,8 @@ struct KernelsOf {
   void (*rnn_forward)(const RnnForwardArgs<Real>&);
   void (*rnn_backward)(const RnnBackwardArgs<Real>&);
   void (*decode)(const DecodeArgs<Real>&);
+  void (*rnn_cross_entropy)(const CrossEntropyArgs<Real>&);
+  void (*train_step)(const TrainStepArgs<Real>&);
 };
 
 struct Kernels {

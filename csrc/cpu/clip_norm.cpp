@@ -1,14 +1,15 @@
 // The common 2-norm of all gradients, then their scaling: one pass each.
 //
-// The gradients are cut into blocks of at most kBlock elements. Each block's sum of squares is taken in double,
-// in which the squares of float32 cannot overflow, and the sums are added in order of the blocks: the result
-// does not depend on the number of threads.
+// The gradients are cut into blocks of at most kBlock elements. Each block's sum of squares is
+// taken in double, in which the squares of float32 cannot overflow, and the sums are added in order
+// of the blocks: the result does not depend on the number of threads.
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
 
 #include "isa.h"
 #include "parallel.h"
+#include "sum_of_squares.h"
 #include "workspace.h"
 
 namespace rnnfast::RNNFAST_ISA {
@@ -18,30 +19,6 @@ namespace {
 constexpr int64_t kBlock = 4096;
 // A worker with less would take less time than its start, about a microsecond.
 constexpr int64_t kFewestBlocksPerWorker = 8;
-// Independent partial sums: enough to hide the latency of an addition, in vectors of any width.
-constexpr int kPartialSums = 32;
-
-template <class Real>
-double sum_of_squares(const Real* values, int64_t count, int64_t stride) {
-  double sum[kPartialSums] = {};
-  int64_t i = 0;
-  if (stride == 1) {
-    for (; i + kPartialSums <= count; i += kPartialSums) {
-      for (int lane = 0; lane < kPartialSums; ++lane) {
-        const double value = values[i + lane];
-        sum[lane] += value * value;
-      }
-    }
-  }
-  for (; i < count; ++i) {
-    const double value = values[i * stride];
-    sum[i % kPartialSums] += value * value;
-  }
-  for (int half = kPartialSums / 2; half > 0; half /= 2) {
-    for (int lane = 0; lane < half; ++lane) sum[lane] += sum[lane + half];
-  }
-  return sum[0];
-}
 
 template <class Real>
 void scale(Real* values, int64_t count, int64_t stride, Real factor) {
@@ -54,7 +31,8 @@ void scale(Real* values, int64_t count, int64_t stride, Real factor) {
 
 int64_t blocks_of(const GradientSpan& span) { return (span.count + kBlock - 1) / kBlock; }
 
-// Calls visit(values, count, stride, block) with typed values for the blocks [share.begin, share.end).
+// Calls visit(values, count, stride, block) with typed values for the blocks [share.begin,
+// share.end).
 template <class Visit>
 void for_each_block(const ClipGradsArgs& args, Share share, const Visit& visit) {
   int64_t first = 0;  // block of the span

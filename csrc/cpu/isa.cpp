@@ -1,4 +1,5 @@
-// The kernel tables of all instruction sets, and the choice among them. Compiled once, for the baseline.
+// The kernel tables of all instruction sets, and the choice among them. Compiled once, for the
+// baseline.
 #include "isa.h"
 
 #include <cstdlib>
@@ -14,10 +15,11 @@ struct InstructionSet {
   bool (*is_supported)();
 };
 
-#define RNNFAST_KERNELS_OF(ISA, Real) \
-  { ISA::rnn_forward<Real>, ISA::rnn_backward<Real>, ISA::decode<Real> }
+#define RNNFAST_KERNELS_OF(ISA, Real)                                  \
+  {ISA::rnn_forward<Real>, ISA::rnn_backward<Real>, ISA::decode<Real>, \
+   ISA::rnn_cross_entropy<Real>, ISA::train_step<Real>}
 #define RNNFAST_KERNELS(ISA) \
-  { #ISA, RNNFAST_KERNELS_OF(ISA, float), RNNFAST_KERNELS_OF(ISA, double), ISA::clip_grads }
+  {#ISA, RNNFAST_KERNELS_OF(ISA, float), RNNFAST_KERNELS_OF(ISA, double), ISA::clip_grads}
 
 // The fastest first. The same sets as in setup.py.
 const InstructionSet kInstructionSets[] = {

@@ -18,11 +18,13 @@ struct ExpConstants;
 template <>
 struct ExpConstants<float> {
   // (exp(r) - 1 - r) / r^2 on |r| <= ln(2)/2, to 7e-8
-  static constexpr float kSeries[] = {1.3926927e-3f, 8.3637739e-3f, 4.1666550e-2f, 1.6666573e-1f, 0.5f};
+  static constexpr float kSeries[] = {1.3926927e-3f, 8.3637739e-3f, 4.1666550e-2f, 1.6666573e-1f,
+                                      0.5f};
   static constexpr float kLog2E = 1.44269504f;
   static constexpr float kLn2 = 0.693147182f;
   static constexpr float kLn2High = 0.693115234375f, kLn2Low = 3.19461849e-5f;  // n * high is exact
-  // 1.5 * 2^23 + 127: adding it rounds to an integer n, and n + 127, the exponent of 2^n, stands in the low bits
+  // 1.5 * 2^23 + 127: adding it rounds to an integer n, and n + 127, the exponent of 2^n, stands in
+  // the low bits
   static constexpr float kRound = 12583039.0f;
   static constexpr int kMantissa = 23;
   static constexpr float kSmallest = -87.0f;
@@ -30,10 +32,11 @@ struct ExpConstants<float> {
 template <>
 struct ExpConstants<double> {
   // the same to 1e-16
-  static constexpr double kSeries[] = {2.5101346928350350e-8, 2.7621339136682924e-7,  2.7557266418612304e-6,
-                                       2.4801518641395994e-5, 1.9841269864380514e-4,  1.3888888918939168e-3,
-                                       8.3333333333297935e-3, 4.1666666666620639e-2, 1.6666666666666668e-1,
-                                       0.5};
+  static constexpr double kSeries[] = {2.5101346928350350e-8, 2.7621339136682924e-7,
+                                       2.7557266418612304e-6, 2.4801518641395994e-5,
+                                       1.9841269864380514e-4, 1.3888888918939168e-3,
+                                       8.3333333333297935e-3, 4.1666666666620639e-2,
+                                       1.6666666666666668e-1, 0.5};
   static constexpr double kLog2E = 1.4426950408889634;
   static constexpr double kLn2 = 0.69314718055994531;
   static constexpr double kLn2High = 0.6931471805437468, kLn2Low = 1.6198510186656560e-11;
@@ -69,9 +72,9 @@ RNNFAST_INLINE Vec<Real> half_series(Vec<Real> r) {
 
 // tanh through e = exp(2|x|) - 1 as e / (e + 2), to 2.5 ulp of either type.
 //
-// A rational x P(x^2) / Q(x^2) of degree 9/8 would make the forward pass 2 % faster at H=64 and 1 % at H=256,
-// but its roundings add up to 6 ulp and to |tanh| > 1 near saturation. `scale` is 2^n * 2, and everything else
-// is kept at half its size, which saves doubling x.
+// A rational x P(x^2) / Q(x^2) of degree 9/8 would make the forward pass 2 % faster at H=64 and 1 %
+// at H=256, but its roundings add up to 6 ulp and to |tanh| > 1 near saturation. `scale` is 2^n *
+// 2, and everything else is kept at half its size, which saves doubling x.
 template <class Real>
 RNNFAST_INLINE Vec<Real> tanh(Vec<Real> x) {
   using C = ExpConstants<Real>;
@@ -84,7 +87,8 @@ RNNFAST_INLINE Vec<Real> tanh(Vec<Real> x) {
   const Vec<Real> n = shifted - kRound;
   Vec<Real> r;  // half the remainder of 2a
   if constexpr (kHasFma) {
-    r = a - n * (C::kLn2 / 2);  // the product is exact; ln(2)'s own error weighs less than 0.1 ulp here
+    r = a -
+        n * (C::kLn2 / 2);  // the product is exact; ln(2)'s own error weighs less than 0.1 ulp here
   } else {
     r = (a - n * (C::kLn2High / 2)) - n * (C::kLn2Low / 2);
   }

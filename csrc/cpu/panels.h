@@ -1,6 +1,7 @@
-// Matrices as the register tile wants to read them: cut into panels of at most kTileVectors vectors of columns,
-// each panel [K][its columns] in one piece, columns beyond the matrix filled with zeros. Packing costs one pass
-// over the matrix per call and is paid back by every step: the tile then reads memory strictly forwards.
+// Matrices as the register tile wants to read them: cut into panels of at most kTileVectors vectors
+// of columns, each panel [K][its columns] in one piece, columns beyond the matrix filled with
+// zeros. Packing costs one pass over the matrix per call and is paid back by every step: the tile
+// then reads memory strictly forwards.
 #pragma once
 
 #include "tile.h"
@@ -12,8 +13,8 @@ constexpr int64_t padded(int64_t columns) {
   return (columns + kLanes<Real> - 1) / kLanes<Real> * kLanes<Real>;
 }
 
-// How the columns are cut. Panel p begins at vector first(p); `groups` equal shares of panels can be handed to
-// as many workers.
+// How the columns are cut. Panel p begins at vector first(p); `groups` equal shares of panels can
+// be handed to as many workers.
 struct Panels {
   int64_t columns, vectors, count, lanes;
 
@@ -22,9 +23,11 @@ struct Panels {
     const int64_t vectors = padded<Real>(columns) / kLanes<Real>;
     const int64_t per_group = (vectors + groups * kTileVectors - 1) / (groups * kTileVectors);
     const int64_t count = per_group * groups < vectors ? per_group * groups : vectors;
-    return {columns, vectors, count, kLanes<Real>};
+    return {columns, vectors, count, kLanes<Real>, Even(vectors, count)};
   }
-  int64_t first(int64_t p) const { return vectors * p / count; }
+  int64_t first(int64_t p) const { return even.begin(p); }
+
+  Even even;
 };
 
 // One panel: where it begins, in vectors and in columns, and how wide it is.
@@ -40,8 +43,8 @@ struct Panel {
         columns_left(panels.columns - column) {}
 };
 
-// matrix [K, columns] with row stride `stride`; packed takes K * padded(columns) elements, the panel at
-// K * panel.column.
+// matrix [K, columns] with row stride `stride`; packed takes K * padded(columns) elements, the
+// panel at K * panel.column.
 template <class Real>
 inline void pack(const Real* matrix, int64_t stride, int64_t K, const Panel& panel, Real* packed) {
   const int64_t width = panel.vectors * kLanes<Real>;
@@ -55,7 +58,8 @@ inline void pack(const Real* matrix, int64_t stride, int64_t K, const Panel& pan
 
 // The same for the transpose of `matrix` [columns, K]: the panel's column c is the matrix's row c.
 template <class Real>
-inline void pack_transposed(const Real* matrix, int64_t stride, int64_t K, const Panel& panel, Real* packed) {
+inline void pack_transposed(const Real* matrix, int64_t stride, int64_t K, const Panel& panel,
+                            Real* packed) {
   constexpr int N = kLanes<Real>;
   const int64_t width = panel.vectors * N;
   Real* out = packed + K * panel.column;
@@ -64,7 +68,8 @@ inline void pack_transposed(const Real* matrix, int64_t stride, int64_t K, const
       Vec<Real> square[N];
       RNNFAST_UNROLL for (int i = 0; i < N; ++i) {
         const bool exists = c + i < panel.columns_left;
-        square[i] = exists ? load_first(matrix + (panel.column + c + i) * stride + k, K - k) : Vec<Real>{};
+        square[i] =
+            exists ? load_first(matrix + (panel.column + c + i) * stride + k, K - k) : Vec<Real>{};
       }
       transpose<Real>(square);
       for (int i = 0; i < N && k + i < K; ++i) store(out + (k + i) * width + c, square[i]);

@@ -10,13 +10,15 @@ namespace rnnfast {
 
 namespace {
 
-// Barriers of one team are some 35 ns apart in the best case (spinning) and 10 us in the worst (asleep).
+// Barriers of one team are some 35 ns apart in the best case (spinning) and 10 us in the worst
+// (asleep).
 constexpr auto kSpinTime = std::chrono::microseconds(4);
 constexpr int kPausesPerClockRead = 32;
 
-ThreadPool pool = {
-    [](int64_t tasks, void (*body)(int64_t, int64_t, void*), void* context) { body(0, tasks, context); },
-    [] { return int64_t{1}; }};
+ThreadPool pool = {[](int64_t tasks, void (*body)(int64_t, int64_t, void*), void* context) {
+                     body(0, tasks, context);
+                   },
+                   [] { return int64_t{1}; }};
 
 void pause() {
 #if defined(__x86_64__)

@@ -6,9 +6,9 @@
 //     team.each([&](int64_t worker) { second_phase(worker); });
 //   });
 //
-// A worker is a share of the work, not a thread: results depend on the number of workers alone. The pool may
-// give one thread several workers (a nested call gets all of them); each() runs them one after another, and
-// sync() lets the thread pass when all workers of all threads have come so far.
+// A worker is a share of the work, not a thread: results depend on the number of workers alone. The
+// pool may give one thread several workers (a nested call gets all of them); each() runs them one
+// after another, and sync() lets the thread pass when all workers of all threads have come so far.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,8 @@ class Team {
   void each(Phase&& phase) const {
     for (int64_t worker = begin_; worker < end_; ++worker) phase(worker);
   }
-  // Spins for a few microseconds, then sleeps: a pure spin took 288 ms (median) where two busy neighbours
-  // wanted the same cores.
+  // Spins for a few microseconds, then sleeps: a pure spin took 288 ms (median) where two busy
+  // neighbours wanted the same cores.
   void sync() const;
 
  private:
@@ -44,7 +44,8 @@ void run_team_erased(int64_t workers, void (*body)(Team&, const void*), const vo
 template <class Body>
 void run_team(int64_t workers, const Body& body) {
   run_team_erased(
-      workers, [](Team& team, const void* context) { (*static_cast<const Body*>(context))(team); }, &body);
+      workers, [](Team& team, const void* context) { (*static_cast<const Body*>(context))(team); },
+      &body);
 }
 
 // The share [begin, end) of `worker` when n items go to `workers`, in whole multiples of `unit`.

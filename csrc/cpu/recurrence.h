@@ -1,4 +1,5 @@
-// What the forward and the backward call of the layer have in common.
+// What every call that runs the recurrence has in common: its split, its regions and each worker's
+// shares.
 #pragma once
 
 #include <cstring>
@@ -41,7 +42,8 @@ class Recurrence {
 
   Region<Real>& region_of(int64_t worker) const { return regions_[split_.by_rows ? worker : 0]; }
 
-  // A worker's share of n things of its region: all of them, or its part where all work on one region.
+  // A worker's share of n things of its region: all of them, or its part where all work on one
+  // region.
   Share share_in_region(int64_t n, int64_t worker) const {
     return split_.by_rows ? Share{0, n} : share_of(n, worker, split_.workers);
   }
@@ -51,7 +53,8 @@ class Recurrence {
   // The columns of panels_of(worker), padding included.
   Share columns_of(int64_t worker) const {
     const Share panels = panels_of(worker);
-    return {layer_.panels.first(panels.begin) * kLanes<Real>, layer_.panels.first(panels.end) * kLanes<Real>};
+    return {layer_.panels.first(panels.begin) * kLanes<Real>,
+            layer_.panels.first(panels.end) * kLanes<Real>};
   }
 
   // Calls f(panel, first row, rows) for each tile of the worker's in one step.
@@ -66,7 +69,8 @@ class Recurrence {
 
   // Runs step(worker, t) for each t: on its own, or together with a barrier after each step.
   template <class Step>
-  void each_step(const Team& team, int64_t first, int64_t end, int64_t increment, const Step& step) const {
+  void each_step(const Team& team, int64_t first, int64_t end, int64_t increment,
+                 const Step& step) const {
     if (split_.by_rows) {
       team.each([&](int64_t worker) {
         for (int64_t t = first; t != end; t += increment) step(worker, t);
@@ -79,17 +83,20 @@ class Recurrence {
     }
   }
 
-  // The region's slots become its ids.
-  template <class Args>
-  void copy_ids(const Args& args, int64_t worker) const {
-    const Region<Real>& region = region_of(worker);
-    const Share rows = share_in_region(region.count, worker);
-    for (int64_t t = 0; t < layer_.T; ++t) {
-      const int64_t* ids = args.ids + t * args.ids_stride_t + region.first * args.ids_stride_b;
-      int32_t* slots = region.slots + t * region.slots_stride;
-      for (int64_t n = rows.begin; n < rows.end; ++n) {
-        slots[n] = static_cast<int32_t>(ids[n * args.ids_stride_b]);
-      }
+  void copy_initial_state(const Real* h0, const Region<Real>& region, Share rows) const {
+    for (int64_t n = rows.begin; n < rows.end; ++n) {
+      const Real* from = h0 + (region.first + n) * layer_.H;
+      Real* to = region.h + n * layer_.stride;
+      for (int64_t c = 0; c < layer_.width; c += kLanes<Real>)
+        store(to + c, load_first(from + c, layer_.H - c));
+    }
+  }
+
+  // A row of h goes to row `row` of the region's h_blocks.
+  void copy_to_blocks(const Real* h, const Region<Real>& region, int64_t row) const {
+    const int64_t rows = (layer_.T + 1) * region.count;
+    for (int64_t c = 0; c < layer_.width; c += kLanes<Real>) {
+      store(region.h_blocks + in_blocks<Real>(rows, row, c), load_first(h + c, layer_.H - c));
     }
   }
 
@@ -99,11 +106,5 @@ class Recurrence {
   Region<Real>* regions_ = nullptr;
   Workspace memory_;
 };
-
-// A row of the table or of the projection: the input of batch row n at step t.
-template <class Real, class Args>
-RNNFAST_INLINE int64_t input_row(const Args& args, int64_t t, int64_t n) {
-  return args.ids != nullptr ? args.ids[t * args.ids_stride_t + n * args.ids_stride_b] : t * args.B + n;
-}
 
 }  // namespace rnnfast::RNNFAST_ISA

@@ -1,8 +1,9 @@
-// A tiny portable vector type: GCC's and Clang's vector extensions, as wide as the instruction set this source
-// is compiled for. Within 1-4 % of hand-written intrinsics on AVX-512, 3-11 % on AVX2; plain loops left to the
-// auto-vectoriser were 2.7 times slower.
+// A tiny portable vector type: GCC's and Clang's vector extensions, as wide as the instruction set
+// this source is compiled for. Within 1-4 % of hand-written intrinsics on AVX-512, 3-11 % on AVX2;
+// plain loops left to the auto-vectoriser were 2.7 times slower.
 //
-// Compile with -ffp-contract=fast: a * b + c on vectors is then one fused multiply-add where there is one.
+// Compile with -ffp-contract=fast: a * b + c on vectors is then one fused multiply-add where there
+// is one.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +29,8 @@ constexpr bool kHasFma = false;
 #endif
 
 #define RNNFAST_INLINE inline __attribute__((always_inline))
-// Unrolls the loop after it completely: register tiles are arrays, and an index must be a constant for an
-// element to live in a register.
+// Unrolls the loop after it completely: register tiles are arrays, and an index must be a constant
+// for an element to live in a register.
 #define RNNFAST_UNROLL _Pragma("GCC unroll 16")
 
 template <class Real>
@@ -52,7 +53,8 @@ using Bits = typename VectorOf<Real>::bits;
 template <class Real>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Real));
 
-// No aligned forms: an unaligned instruction on an aligned address costs nothing on any CPU of today.
+// No aligned forms: an unaligned instruction on an aligned address costs nothing on any CPU of
+// today.
 template <class Real>
 RNNFAST_INLINE Vec<Real> load(const Real* p) {
   Vec<Real> v;
@@ -120,14 +122,15 @@ constexpr auto interleaved(std::integer_sequence<int, I...>) {
 template <class Real, int Shift>
 RNNFAST_INLINE Vec<Real> rotate(Vec<Real> v) {
   constexpr int N = kLanes<Real>;
-  return shuffle<Real>(v, v, decltype(detail::rotated<N, Shift>(std::make_integer_sequence<int, N>{})){});
+  return shuffle<Real>(v, v,
+                       decltype(detail::rotated<N, Shift>(std::make_integer_sequence<int, N>{})){});
 }
 
 template <class Real, int First>
 RNNFAST_INLINE Vec<Real> interleave(Vec<Real> a, Vec<Real> b) {
   constexpr int N = kLanes<Real>;
-  return shuffle<Real>(a, b,
-                       decltype(detail::interleaved<N, First>(std::make_integer_sequence<int, N>{})){});
+  return shuffle<Real>(
+      a, b, decltype(detail::interleaved<N, First>(std::make_integer_sequence<int, N>{})){});
 }
 
 // Combines all lanes in a fixed tree, so that the same bits come out on every run.

@@ -1,4 +1,5 @@
-// One step of the recurrence, forward and backward, as a tile task; and how a call is shared out to workers.
+// One step of the recurrence, forward and backward, as a tile task; and how a call is shared out to
+// workers.
 #pragma once
 
 #include "math.h"
@@ -7,25 +8,30 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// Who computes what. By rows, each worker takes batch rows through all steps on its own, with no barrier; by
-// columns, all work on each step together and meet after it: for batches too small to be split.
+// Who computes what. By rows, each worker takes batch rows through all steps on its own, with no
+// barrier; by columns, all work on each step together and meet after it: for batches too small to
+// be split.
 struct Split {
   int64_t workers;
   bool by_rows;
 
   template <class Real>
   static Split of(int64_t T, int64_t B, int64_t H) {
-    constexpr int64_t kFewestRows = 4;               // below, a tile loads more than it multiplies
-    constexpr int64_t kFlopsPerBarrier = 64 * 1024;  // about 1 us, against 0.1 to 0.5 us for a barrier
+    constexpr int64_t kFewestRows = 4;  // below, a tile loads more than it multiplies
+    constexpr int64_t kFlopsPerBarrier =
+        64 * 1024;  // about 1 us, against 0.1 to 0.5 us for a barrier
     const int64_t threads = num_threads(), vectors = padded<Real>(H) / kLanes<Real>;
     const int64_t step_flops = 2 * B * H * H;
-    const int64_t rows = at_most(at_most(threads, B / kFewestRows), T * step_flops / kFlopsPerBarrier);
+    const int64_t rows =
+        at_most(at_most(threads, B / kFewestRows), T * step_flops / kFlopsPerBarrier);
     const int64_t columns = at_most(at_most(threads, vectors), step_flops / kFlopsPerBarrier);
     return columns > rows ? Split{columns, false} : Split{rows, true};
   }
 
  private:
-  static int64_t at_most(int64_t n, int64_t limit) { return n > limit ? (limit > 1 ? limit : 1) : n; }
+  static int64_t at_most(int64_t n, int64_t limit) {
+    return n > limit ? (limit > 1 ? limit : 1) : n;
+  }
 };
 
 // What all workers share.
@@ -35,7 +41,8 @@ struct Layer {
   bool relu;  // asked at run time, once per tile: no second copy of every tile size
   Panels panels;
   int64_t width;   // H, padded
-  int64_t stride;  // of rows in h and dz: a cache line more, as rows a power of two apart evict each other
+  int64_t stride;  // of rows in h and dz: a cache line more, as rows a power of two apart evict
+                   // each other
   Real* W;         // packed: W_hh forward, its transpose backward
 
   Layer(int64_t T, int64_t B, int64_t H, bool relu, const Split& split)
@@ -49,26 +56,29 @@ struct Layer {
         W(nullptr) {}
 };
 
-// Batch rows [first, first + count) at all time steps: one worker's own, or everybody's in a split by columns.
+// Batch rows [first, first + count) at all time steps: one worker's own, or everybody's in a split
+// by columns.
 template <class Real>
 struct Region {
   int64_t first = 0, count = 0;
-  int64_t kept_steps = 0;          // of h: all T + 1, or the last 2
-  Real* h = nullptr;               // [kept_steps][count][stride], step t in slot t % kept_steps
-  Real* h_blocks = nullptr;        // blocks of (T + 1) * count rows: h for the weight gradient, or null
-  Real* dz = nullptr;              // [2][count][stride], step t in slot t % 2
-  Real* dz_panels = nullptr;       // panels of T * count rows
-  Real* inputs = nullptr;          // [*][width]: u + b_h; row n takes, at step t, ...
-  int32_t* slots = nullptr;        // ... inputs[slots[t * slots_stride + n]]
+  int64_t kept_steps = 0;     // of h: all T + 1, or the last 2
+  Real* h = nullptr;          // [kept_steps][count][stride]
+  Real* h_blocks = nullptr;   // blocks of (T + 1) * count rows: h for the weight gradient, or null
+  Real* dz = nullptr;         // [2][count][stride]: the last 2
+  Real* dz_panels = nullptr;  // panels of T * count rows
+  Real* dlogits = nullptr;    // panels of T * count rows: of the readout, or null
+  Real* inputs = nullptr;     // [*][width]: u + b_h; row n takes, at step t, ...
+  int32_t* slots = nullptr;   // ... inputs[slots[t * slots_stride + n]]
   int64_t slots_stride = 0;
-  Real* table_gradient = nullptr;  // [V][width]: dz added to row slots[t * slots_stride + n], or null
-  Real* bias_gradient = nullptr;   // [width]: sum of dz, or null
+  Real* table_gradient =
+      nullptr;  // [V][width]: dz added to row slots[t * slots_stride + n], or null
+  Real* bias_gradient = nullptr;  // [width]: sum of dz, or null
 
   RNNFAST_INLINE Real* h_at(const Layer<Real>& layer, int64_t t) const {
-    return h + t % kept_steps * count * layer.stride;
+    return h + (kept_steps == 2 ? t & 1 : t) * count * layer.stride;
   }
   RNNFAST_INLINE Real* dz_at(const Layer<Real>& layer, int64_t t) const {
-    return dz + t % 2 * count * layer.stride;
+    return dz + (t & 1) * count * layer.stride;
   }
 };
 
@@ -86,11 +96,13 @@ struct ForwardTile {
     Tile<Real, Rows, Vectors> tile;
     const int32_t* slot = region.slots + t * region.slots_stride + row;
     const Real* inputs = region.inputs + panel.column;
-    tile.each([&](int i, int j, int c) { tile.at[i][j] = load(inputs + slot[i] * layer.width + c); });
+    tile.each(
+        [&](int i, int j, int c) { tile.at[i][j] = load(inputs + slot[i] * layer.width + c); });
     tile.multiply(layer.H, region.h_at(layer, t) + row * layer.stride, layer.stride,
                   layer.W + layer.H * panel.column);
     activate(tile);
-    tile.store_rows(region.h_at(layer, t + 1) + row * layer.stride + panel.column, layer.stride, tile.kColumns);
+    tile.store_rows(region.h_at(layer, t + 1) + row * layer.stride + panel.column, layer.stride,
+                    tile.kColumns);
     if (region.h_blocks != nullptr) store_blocks(tile);
     if (hs != nullptr) {
       tile.store_rows(hs + (t * layer.B + region.first + row) * layer.H + panel.column, layer.H,
@@ -102,7 +114,8 @@ struct ForwardTile {
   RNNFAST_INLINE void activate(TileOfAnySize& tile) const {
     if (layer.relu) {
       const Vec<Real> zero{};
-      tile.each([&](int i, int j, int) { tile.at[i][j] = tile.at[i][j] < zero ? zero : tile.at[i][j]; });
+      tile.each(
+          [&](int i, int j, int) { tile.at[i][j] = tile.at[i][j] < zero ? zero : tile.at[i][j]; });
     } else {
       tile.each([&](int i, int j, int) { tile.at[i][j] = tanh<Real>(tile.at[i][j]); });
     }
@@ -117,39 +130,73 @@ struct ForwardTile {
   }
 };
 
-// dz_t = (grad_hs_t + [t = T-1] grad_h_last + dz_{t+1} W_hh^T) act'(h_{t+1}) for some rows and one panel.
+// The layer's own arrays in the backward direction.
+template <class Real>
+struct DenseGradients {
+  const Real* hs = nullptr;      // [T, B, H] in, or null
+  const Real* h_last = nullptr;  // [B, H] in, or null
+  Real* x = nullptr;             // [T, B, H] out: dz itself, or null
+};
+
+// What reaches h from a readout h W_hq + b_q: dlogits W_hq^T.
+template <class Real>
+struct ReadoutGradient {
+  int64_t V;
+  const Panels& panels;  // of V
+  const Real* dlogits;   // panels of T * count rows
+  const Real* W;         // W_hq^T packed: panels of H, V rows
+};
+
+// dz_t = (dh_t + dz_{t+1} W_hh^T) act'(h_{t+1}) for some rows and one panel, where dh_t is what
+// reaches h from outside: grad_hs_t, grad_h_last at the last step, the readout.
 template <class Real>
 struct BackwardTile {
   const Layer<Real>& layer;
   const Region<Real>& region;
   int64_t t, row;
   Panel panel;
-  const Real* grad_hs;      // [T, B, H], or null
-  const Real* grad_h_last;  // [B, H], or null
-  Real* grad_x;             // [T, B, H]: dz itself, or null
+  DenseGradients<Real> dense;
+  const ReadoutGradient<Real>* readout;  // or null
 
   template <int Rows, int Vectors>
   void run() const {
     Tile<Real, Rows, Vectors> tile;
     tile.clear();
     const int64_t batch_row = region.first + row;
-    if (grad_hs != nullptr) {
-      tile.add_rows(grad_hs + (t * layer.B + batch_row) * layer.H + panel.column, layer.H, panel.columns_left);
+    if (dense.hs != nullptr) {
+      tile.add_rows(dense.hs + (t * layer.B + batch_row) * layer.H + panel.column, layer.H,
+                    panel.columns_left);
     }
-    if (t == layer.T - 1) {
-      if (grad_h_last != nullptr) {
-        tile.add_rows(grad_h_last + batch_row * layer.H + panel.column, layer.H, panel.columns_left);
-      }
-    } else {
+    if (dense.h_last != nullptr && t == layer.T - 1) {
+      tile.add_rows(dense.h_last + batch_row * layer.H + panel.column, layer.H, panel.columns_left);
+    }
+    if (readout != nullptr) add_readout(tile);
+    if (t < layer.T - 1) {
       tile.multiply(layer.H, region.dz_at(layer, t + 1) + row * layer.stride, layer.stride,
                     layer.W + layer.H * panel.column);
     }
     times_derivative(tile);
-    tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride, tile.kColumns);
+    tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride,
+                    tile.kColumns);
     tile.store_rows(region.dz_panels + layer.T * region.count * panel.column +
                         (t * region.count + row) * tile.kColumns,
                     tile.kColumns, tile.kColumns);
     add_to_inputs(tile);
+  }
+
+  // More rows of the same product: no pass over [T, B, H] for what the readout sends back.
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void add_readout(TileOfAnySize& tile) const {
+    const Real* W = readout->W + readout->V * panel.column;
+    for (int64_t p = 0; p < readout->panels.count; ++p) {
+      const Panel classes(readout->panels, p);
+      const int64_t width = classes.vectors * kLanes<Real>;
+      const int64_t K = classes.columns_left < width ? classes.columns_left : width;
+      tile.multiply(K,
+                    readout->dlogits + layer.T * region.count * classes.column +
+                        (t * region.count + row) * width,
+                    width, W + classes.column * tile.kColumns);
+    }
   }
 
   // The derivative of relu and of tanh, from their result alone.
@@ -161,7 +208,8 @@ struct BackwardTile {
     };
     if (layer.relu) {
       const Vec<Real> zero{};
-      tile.each([&](int i, int j, int c) { tile.at[i][j] = h(i, c) > zero ? tile.at[i][j] : zero; });
+      tile.each(
+          [&](int i, int j, int c) { tile.at[i][j] = h(i, c) > zero ? tile.at[i][j] : zero; });
     } else {
       tile.each([&](int i, int j, int c) { tile.at[i][j] *= Real{1} - h(i, c) * h(i, c); });
     }
@@ -176,9 +224,9 @@ struct BackwardTile {
         store(sum, load(sum) + tile.at[i][j]);
       });
     }
-    if (grad_x != nullptr) {
-      tile.store_rows(grad_x + (t * layer.B + region.first + row) * layer.H + panel.column, layer.H,
-                      panel.columns_left);
+    if (dense.x != nullptr) {
+      tile.store_rows(dense.x + (t * layer.B + region.first + row) * layer.H + panel.column,
+                      layer.H, panel.columns_left);
     }
     if (region.bias_gradient != nullptr) tile.add_column_sums(region.bias_gradient + panel.column);
   }
@@ -199,7 +247,8 @@ struct InitialStateTile {
     tile.clear();
     tile.multiply(layer.H, region.dz_at(layer, 0) + row * layer.stride, layer.stride,
                   layer.W + layer.H * panel.column);
-    tile.store_rows(grad_h0 + (region.first + row) * layer.H + panel.column, layer.H, panel.columns_left);
+    tile.store_rows(grad_h0 + (region.first + row) * layer.H + panel.column, layer.H,
+                    panel.columns_left);
   }
 };
 

@@ -1,5 +1,5 @@
-// The gradient of a weight matrix: A^T B over all rows, where A and B already lie as the tile reads them, so
-// nothing is packed (90 % of peak, where a library call on the plain arrays reaches 72 %).
+// The gradient of a weight matrix: A^T B over all rows, where A and B already lie as the tile reads
+// them, so nothing is packed (90 % of peak, where a library call on the plain arrays reaches 72 %).
 #pragma once
 
 #include "panels.h"
@@ -7,7 +7,8 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// Matrices that stand left in a weight gradient are kept in blocks of kBlock columns, [block][row][kBlock].
+// Matrices that stand left in a weight gradient are kept in blocks of kBlock columns,
+// [block][row][kBlock].
 template <class Real>
 constexpr int64_t kBlock = kLanes<Real> > kTileRows ? kLanes<Real> : kTileRows;
 
@@ -19,16 +20,17 @@ RNNFAST_INLINE int64_t in_blocks(int64_t rows, int64_t row, int64_t column) {
 
 template <class Real>
 struct WeightGradient {
-  int64_t K;            // rows to sum over
-  const Real* a;        // blocks of a_rows rows, from the first row to take
+  int64_t K;      // rows to sum over
+  const Real* a;  // blocks of a_rows rows, from the first row to take
   int64_t a_rows;
-  const Real* b;        // panels of K rows
+  const Real* b;  // panels of K rows
   const Panels& panels;
-  Real* out;            // [columns of a, panels.columns]
+  Real* out;  // [columns of a, panels.columns]
 
   // Rows [begin, end) of the result, which is added to what is there, or overwrites it.
   void run(int64_t begin, int64_t end, bool add) const {
-    // A chunk of b's panel (120 KB) stays in the L2 cache while the rows of the result pass over it.
+    // A chunk of b's panel (120 KB) stays in the L2 cache while the rows of the result pass over
+    // it.
     constexpr int64_t kChunk = 640 * 4 / static_cast<int64_t>(sizeof(Real));
     const int64_t chunks = K > kChunk ? (K + kChunk / 2) / kChunk : 1;
     for (int64_t i = 0; i < chunks; ++i) {

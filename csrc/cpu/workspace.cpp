@@ -32,7 +32,8 @@ Block* take_kept(size_t bytes) {
     if (block == nullptr) continue;
     kept_bytes.fetch_sub(block->bytes, std::memory_order_relaxed);
     if (block->bytes >= bytes) return block;
-    std::free(block);  // too small: what needs more now will need more again, so this one makes room
+    std::free(
+        block);  // too small: what needs more now will need more again, so this one makes room
   }
   return nullptr;
 }
@@ -44,7 +45,8 @@ Block* allocate_block(size_t bytes) {
   auto* block = static_cast<Block*>(std::aligned_alloc(unit, rounded));
   if (block == nullptr) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
-  if (unit == kHugePage) madvise(block, rounded, MADV_HUGEPAGE);  // a hint: its failure changes nothing
+  if (unit == kHugePage)
+    madvise(block, rounded, MADV_HUGEPAGE);  // a hint: its failure changes nothing
 #endif
   block->bytes = rounded;
   return block;
@@ -74,7 +76,8 @@ void Workspace::allocate() {
   if (block == nullptr) block = allocate_block(capacity_ + kPage);
   memory_ = reinterpret_cast<char*>(block) + kPage;
 #ifdef RNNFAST_POISON
-  std::memset(memory_, 0xFF, capacity_);  // NaN in either type: shows in tests what is read before written
+  std::memset(memory_, 0xFF,
+              capacity_);  // NaN in either type: shows in tests what is read before written
 #endif
 }
 

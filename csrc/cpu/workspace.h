@@ -1,13 +1,14 @@
-// Scratch memory of one kernel call. The same lay-out runs twice, first to measure and then to hand out:
+// Scratch memory of one kernel call. The same lay-out runs twice, first to measure and then to hand
+// out:
 //
 //   Workspace memory;
 //   lay_out(memory);      // take() only counts
 //   memory.allocate();    // may throw std::bad_alloc; the destructor gives the block back
 //   lay_out(memory);      // take() hands out addresses
 //
-// Blocks are kept for the next call in a small lock-free cache: page faults on fresh memory cost more than a
-// small training step. The cache is bounded, several threads may use it at once, and a fork at any moment
-// leaves it whole (there is no lock that a vanished thread could hold).
+// Blocks are kept for the next call in a small lock-free cache: page faults on fresh memory cost
+// more than a small training step. The cache is bounded, several threads may use it at once, and a
+// fork at any moment leaves it whole (there is no lock that a vanished thread could hold).
 #pragma once
 
 #include <cstddef>
@@ -29,8 +30,9 @@ class Workspace {
   void take(Element*& part, int64_t count) {
     part = static_cast<Element*>(take_bytes(static_cast<size_t>(count) * sizeof(Element)));
   }
-  // Moves on to a new page: what one worker writes must not share a page with what another writes, or the
-  // hardware prefetchers pull lines to and fro (2.6 times slower at H=64 on cores far apart).
+  // Moves on to a new page: what one worker writes must not share a page with what another writes,
+  // or the hardware prefetchers pull lines to and fro (2.6 times slower at H=64 on cores far
+  // apart).
   void start_page();
 
  private:

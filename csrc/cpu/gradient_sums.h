@@ -1,0 +1,162 @@
+// Sums over all rows and steps: the gradients of the weights, of the bias and of the input table,
+// from what each region's backward steps have left. Shared by the layer's backward call and the
+// training step.
+#pragma once
+
+#include "inputs.h"
+#include "recurrence.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+template <class Real>
+class GradientSums : protected Recurrence<Real> {
+ protected:
+  using Base = Recurrence<Real>;
+  using Base::layer_, Base::memory_, Base::num_regions_, Base::regions_, Base::split_;
+
+  // Each group of workers sums a weight gradient over its own regions, with no traffic between
+  // cores, but with the whole matrix's memory per group: hence not one group per worker on many
+  // cores.
+  static constexpr int64_t kMostGroups = 4;
+
+  template <class Args>
+  explicit GradientSums(const Args& args)
+      : Base(args.T, args.B, args.H, args.relu),
+        V_(args.V),
+        ids_(args.ids),
+        ids_stride_t_(args.ids_stride_t),
+        ids_stride_b_(args.ids_stride_b),
+        by_table_(Inputs<Real>::has_small_table(args)),
+        groups_(num_regions_ < kMostGroups ? num_regions_ : kMostGroups) {}
+
+  // A weight gradient of H x columns: group 0 sums into the result, the others into their own
+  // parts.
+  struct WeightSum {
+    Real* out = nullptr;  // null: not wanted
+    Real* parts = nullptr;
+    int64_t size = 0;
+  };
+
+  void lay_out(WeightSum& sum) {
+    memory_.take(sum.parts, sum.out != nullptr ? (groups_ - 1) * sum.size : 0);
+  }
+
+  // What the backward steps of a region write.
+  void lay_out_backward(Region<Real>& region, bool bias) {
+    const int64_t rows = layer_.T * region.count,
+                  width = (layer_.width + kBlock<Real> - 1) / kBlock<Real>;
+    memory_.take(region.h_blocks, (rows + region.count) * width * kBlock<Real>);
+    memory_.take(region.dz, 2 * region.count * layer_.stride);
+    memory_.take(region.dz_panels, rows * layer_.width);
+    if (by_table_) memory_.take(region.table_gradient, V_ * layer_.width);
+    if (bias) memory_.take(region.bias_gradient, layer_.width);
+  }
+
+  void clear_sums(int64_t worker) const {
+    const Region<Real>& region = this->region_of(worker);
+    const Share columns = this->columns_of(worker);
+    if (region.bias_gradient != nullptr) clear(region.bias_gradient, columns);
+    for (int64_t v = 0; by_table_ && v < V_; ++v)
+      clear(region.table_gradient + v * layer_.width, columns);
+  }
+
+  static void clear(Real* row, Share columns) {
+    std::memset(row + columns.begin, 0,
+                static_cast<size_t>(columns.end - columns.begin) * sizeof(Real));
+  }
+
+  bool groups_share_regions() const { return groups_ < num_regions_; }
+
+  // The worker's rows of its group's part of the sum; gradient_of(region, out) is one region's.
+  template <class GradientOf>
+  void sum_group(const WeightSum& sum, int64_t worker, const GradientOf& gradient_of) const {
+    int64_t group = 0;
+    while (worker >= share_of(split_.workers, group, groups_).end) ++group;
+    const Share members = share_of(split_.workers, group, groups_);
+    const Share rows =
+        share_of(layer_.H, worker - members.begin, members.end - members.begin, kTileRows);
+    const Share regions = split_.by_rows ? members : Share{0, 1};
+    Real* out = group == 0 ? sum.out : sum.parts + (group - 1) * sum.size;
+    for (int64_t i = regions.begin; i < regions.end; ++i) {
+      gradient_of(regions_[i], out).run(rows.begin, rows.end, i > regions.begin);
+    }
+  }
+
+  WeightGradient<Real> recurrent_gradient(const Region<Real>& region, Real* out) const {
+    const int64_t K = layer_.T * region.count;
+    return {K, region.h_blocks, K + region.count, region.dz_panels, layer_.panels, out};
+  }
+
+  // Adds the groups' parts in their order, in the worker's share of the elements.
+  void add_groups(const WeightSum& sum, int64_t worker) const {
+    const Share share = share_of(sum.size, worker, split_.workers, kLanes<Real>);
+    for (int64_t group = 1; group < groups_; ++group) {
+      const Real* part = sum.parts + (group - 1) * sum.size;
+      int64_t i = share.begin;
+      for (; i + kLanes<Real> <= share.end; i += kLanes<Real>)
+        store(sum.out + i, load(sum.out + i) + load(part + i));
+      for (; i < share.end; ++i) sum.out[i] += part[i];
+    }
+  }
+
+  // grad_b_h (or null) and, with ids, the gradient of the table, in the worker's share of the
+  // columns.
+  void sum_inputs(int64_t worker, Real* grad_table, Real* grad_b_h) const {
+    const Share columns = share_of(layer_.width, worker, split_.workers, kLanes<Real>);
+    if (grad_b_h != nullptr) add_regions(&Region<Real>::bias_gradient, 0, columns, grad_b_h);
+    if (by_table_) {
+      for (int64_t v = 0; v < V_; ++v) {
+        add_regions(&Region<Real>::table_gradient, v * layer_.width, columns,
+                    grad_table + v * layer_.H);
+      }
+    } else if (ids_ != nullptr) {
+      scatter(columns, grad_table);
+    }
+  }
+
+ private:
+  void add_regions(Real* Region<Real>::* part, int64_t offset, Share columns, Real* out) const {
+    for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>) {
+      Vec<Real> sum = load(regions_[0].*part + offset + c);
+      for (int64_t i = 1; i < num_regions_; ++i) sum += load(regions_[i].*part + offset + c);
+      store_first(out + c, layer_.H - c, sum);
+    }
+  }
+
+  // Adds dz to the rows of its ids, where a table per region would be larger than dz.
+  void scatter(Share columns, Real* grad_table) const {
+    const int64_t end = columns.end < layer_.H ? columns.end : layer_.H;
+    for (int64_t v = 0; v < V_; ++v) clear(grad_table + v * layer_.H, {columns.begin, end});
+    for (int64_t p = 0; p < layer_.panels.count; ++p) {
+      const Panel panel(layer_.panels, p);
+      for (int64_t c = 0; c < panel.vectors * kLanes<Real>; c += kLanes<Real>) {
+        const int64_t column = panel.column + c;
+        if (column < columns.begin || column >= columns.end) continue;
+        for (int64_t i = 0; i < num_regions_; ++i)
+          scatter_vector(regions_[i], panel, c, grad_table + column);
+      }
+    }
+  }
+
+  void scatter_vector(const Region<Real>& region, const Panel& panel, int64_t c,
+                      Real* grad_column) const {
+    const int64_t width = panel.vectors * kLanes<Real>, left = panel.columns_left - c;
+    const Real* dz = region.dz_panels + layer_.T * region.count * panel.column + c;
+    for (int64_t t = 0; t < layer_.T; ++t) {
+      for (int64_t n = 0; n < region.count; ++n, dz += width) {
+        Real* sum =
+            grad_column + ids_[t * ids_stride_t_ + (region.first + n) * ids_stride_b_] * layer_.H;
+        store_first(sum, left, load_first(sum, left) + load(dz));
+      }
+    }
+  }
+
+ protected:
+  const int64_t V_;
+  const int64_t* ids_;
+  const int64_t ids_stride_t_, ids_stride_b_;
+  const bool by_table_;
+  const int64_t groups_;
+};
+
+}  // namespace rnnfast::RNNFAST_ISA

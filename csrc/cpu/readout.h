@@ -1,0 +1,164 @@
+// The readout and its loss: logits = h W_hq + b_q, then -log softmax(logits)[target] and its
+// derivative by the logits, while they are in the L1 cache.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "math.h"
+#include "panels.h"
+#include "parallel.h"
+#include "workspace.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+// What all workers share of it.
+template <class Real>
+struct Readout {
+  int64_t H, V;
+  int64_t T_B;    // tokens: the loss is their mean
+  Panels panels;  // of V
+  int64_t width;  // V, padded
+  Real* W;        // [panel][H][its columns]: W_hq
+  Real* bias;     // [width]: b_q, -inf in the padding, whose exp is then 0
+  Real* one_hot;  // [2 * width]: 1 / T_B at `width`. Read from one_hot + width - y it is the
+                  // one-hot vector of y; subtracting 1 at y in place would be a scalar store under
+                  // a vector load, which stalls
+
+  Readout(int64_t H, int64_t V, int64_t T_B)
+      : H(H), V(V), T_B(T_B), panels(Panels::of<Real>(V, 1)), width(padded<Real>(V)) {}
+
+  void lay_out(Workspace& memory) {
+    memory.take(W, H * width);
+    memory.take(bias, width);
+    memory.take(one_hot, 2 * width);
+  }
+
+  // A worker's share of the packing; the last one, which gets a single panel, does the rest.
+  void prepare(const Real* W_hq, const Real* b_q, int64_t worker, int64_t workers) const {
+    const Share share = share_of(panels.count, worker, workers);
+    for (int64_t p = share.begin; p < share.end; ++p) pack(W_hq, V, H, Panel(panels, p), W);
+    if (worker < workers - 1) return;
+    for (int64_t c = 0; c < width; ++c)
+      bias[c] = c < V ? b_q[c] : -std::numeric_limits<Real>::infinity();
+    for (int64_t c = 0; c < 2 * width; ++c)
+      one_hot[c] = c == width ? Real{1} / static_cast<Real>(T_B) : Real{0};
+  }
+};
+
+// logits for some rows of h and one panel of classes.
+template <class Real>
+struct LogitsTile {
+  const Readout<Real>& readout;
+  const Real* h;  // the first of the rows
+  int64_t h_stride;
+  Panel panel;
+  Real* logits;  // where the panel has the first of the rows
+
+  template <int Rows, int Vectors>
+  void run() const {
+    Tile<Real, Rows, Vectors> tile;
+    tile.each([&](int i, int j, int c) { tile.at[i][j] = load(readout.bias + panel.column + c); });
+    tile.multiply(readout.H, h, h_stride, readout.W + readout.H * panel.column);
+    tile.store_rows(logits, tile.kColumns, tile.kColumns);
+  }
+};
+
+// Rows of logits in panels of `rows` rows, which become the derivatives of the loss by them.
+template <class Real>
+struct Logits {
+  Real* values;
+  int64_t rows;
+
+  Real* at(const Panel& panel, int64_t row) const {
+    return values + rows * panel.column + row * panel.vectors * kLanes<Real>;
+  }
+};
+
+// The sum of -log softmax over rows.
+class LossSum {
+ public:
+  // A row whose softmax is exp(target - shift) / sum at its target.
+  void add(double shift, double target, double sum) {
+    // One logarithm for many rows: it takes 20 ns, a row of 28 classes not twice that.
+    sum_ += shift - target;
+    product_ *= sum;
+    if (!(product_ < 1e280)) {
+      sum_ += std::log(product_);
+      product_ = 1;
+    }
+  }
+  double total() const { return sum_ + std::log(product_); }
+
+ private:
+  double sum_ = 0, product_ = 1;
+};
+
+// Adds rows to the loss and, where wanted, to the derivative by b_q.
+template <class Real>
+class CrossEntropy {
+ public:
+  CrossEntropy(const Readout<Real>& readout, LossSum& loss,
+               Real* bias_gradient)  // [width], or null
+      : readout_(readout), loss_(loss), bias_gradient_(bias_gradient) {}
+
+  // Rows [row, row + count) of the logits, from as many rows of h. targets.next() is the class of
+  // one after the other.
+  template <class Targets>
+  void add_rows(const Real* h, int64_t h_stride, const Logits<Real>& logits, int64_t row,
+                int64_t count, Targets targets) const {
+    for (int64_t p = 0; p < readout_.panels.count; ++p) {
+      const Panel panel(readout_.panels, p);
+      each_row_block(count, [&](int64_t i, int rows) {
+        run_tile(rows, panel.vectors,
+                 LogitsTile<Real>{readout_, h + i * h_stride, h_stride, panel,
+                                  logits.at(panel, row + i)});
+      });
+    }
+    for (int64_t i = 0; i < count; ++i) add_row(logits, row + i, targets.next());
+  }
+
+ private:
+  void add_row(const Logits<Real>& logits, int64_t row, int64_t target) const {
+    Vec<Real> largest = splat(-std::numeric_limits<Real>::infinity());
+    each_vector(logits, row, [&](Real* at, int64_t) { largest = larger<Real>(load(at), largest); });
+    const Real shift = max_lanes<Real>(largest);
+    Real of_target = 0;
+    Vec<Real> sums{};
+    each_vector(logits, row, [&](Real* at, int64_t column) {
+      if (column <= target && target < column + kLanes<Real>) of_target = at[target - column];
+      const Vec<Real> e = exp_nonpositive<Real>(load(at) - shift);
+      sums += e;
+      store(at, e);
+    });
+    const Real sum = sum_lanes<Real>(sums);
+    loss_.add(static_cast<double>(shift), static_cast<double>(of_target), static_cast<double>(sum));
+    if (bias_gradient_ != nullptr) differentiate(logits, row, sum, target);
+  }
+
+  void differentiate(const Logits<Real>& logits, int64_t row, Real sum, int64_t target) const {
+    const Vec<Real> factor = splat(Real{1} / (static_cast<Real>(readout_.T_B) * sum));
+    const Real* one_hot = readout_.one_hot + readout_.width - target;
+    each_vector(logits, row, [&](Real* at, int64_t column) {
+      const Vec<Real> derivative = load(at) * factor - load(one_hot + column);
+      store(at, derivative);
+      store(bias_gradient_ + column, load(bias_gradient_ + column) + derivative);
+    });
+  }
+
+  template <class F>
+  RNNFAST_INLINE void each_vector(const Logits<Real>& logits, int64_t row, const F& f) const {
+    for (int64_t p = 0; p < readout_.panels.count; ++p) {
+      const Panel panel(readout_.panels, p);
+      Real* at = logits.at(panel, row);
+      for (int j = 0; j < panel.vectors; ++j)
+        f(at + j * kLanes<Real>, panel.column + j * kLanes<Real>);
+    }
+  }
+
+  const Readout<Real>& readout_;
+  LossSum& loss_;
+  Real* bias_gradient_;
+};
+
+}  // namespace rnnfast::RNNFAST_ISA

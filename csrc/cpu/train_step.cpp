@@ -1,0 +1,292 @@
+// Layer, readout and mean cross-entropy in one call, with all gradients; and the whole training
+// step, which goes on to clip them and to move the parameters.
+#include "gradient_sums.h"
+#include "isa.h"
+#include "readout.h"
+#include "sum_of_squares.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+namespace {
+
+// What each worker has to itself.
+template <class Real>
+struct Tally {
+  LossSum loss;
+  double squares;       // of its share of the gradients
+  Real* bias_gradient;  // [V, padded]: the derivative by b_q
+  Real* strip;          // logits of some rows, where they are not kept for the way back
+};
+
+template <class Real>
+class TrainStep : GradientSums<Real> {
+  using Base = GradientSums<Real>;
+  using Base::layer_, Base::memory_, Base::split_;
+
+  // Rows of logits at a time: they are still in the L1 cache when their softmax is taken.
+  static constexpr int64_t kRows = 32;
+
+ public:
+  explicit TrainStep(const CrossEntropyArgs<Real>& args)
+      : Base(args),
+        args_(args),
+        inputs_(args, args.W_xh),
+        readout_(args.H, args.V, args.T * args.B),
+        backward_layer_(layer_),
+        W_hh_{args.grad_W_hh, nullptr, args.H * args.H},
+        W_hq_{args.grad_W_hq, nullptr, args.H * args.V} {
+    this->allocate([&] { lay_out_shared(); },
+                   [&](Region<Real>& region) { lay_out_region(region); });
+  }
+
+  int64_t workers() const { return split_.workers; }
+
+  void run(const Team& team) const {
+    team.each([&](int64_t worker) { prepare(worker); });
+    team.sync();
+    this->each_step(team, 0, args_.T, 1,
+                    [&](int64_t worker, int64_t t) { forward_step(worker, t); });
+    team.each([&](int64_t worker) { finish_forward(worker); });
+    if (!wants_gradients()) return;
+    if (!split_.by_rows) team.sync();
+    this->each_step(team, args_.T - 1, -1, -1,
+                    [&](int64_t worker, int64_t t) { backward_step(worker, t); });
+    if (args_.grad_h0 != nullptr) team.each([&](int64_t worker) { initial_state(worker); });
+    if (this->groups_share_regions()) team.sync();
+    team.each([&](int64_t worker) { sum_weights(worker); });
+    team.sync();
+    team.each([&](int64_t worker) { add_up(worker); });
+  }
+
+  // d2l's clip and SGD, after run().
+  void update(const Team& team, const TrainStepArgs<Real>& step) const {
+    team.sync();
+    team.each([&](int64_t worker) {
+      double squares = 0;
+      each_parameter(step, worker, [&](Real*, Real* grad, Share share) {
+        squares += sum_of_squares(grad + share.begin, share.end - share.begin);
+      });
+      tallies_[worker].squares = squares;
+    });
+    team.sync();
+    team.each([&](int64_t worker) {
+      double squares = 0;
+      for (int64_t i = 0; i < split_.workers; ++i) squares += tallies_[i].squares;
+      const double norm = std::sqrt(squares);
+      const auto factor = static_cast<Real>(norm > step.max_norm ? step.max_norm / norm : 1.0);
+      each_parameter(step, worker, [&](Real* param, Real* grad, Share share) {
+        descend(param, grad, share, factor, static_cast<Real>(step.lr));
+      });
+    });
+  }
+
+  void finish() const {
+    double sum = 0;
+    for (int64_t worker = 0; worker < split_.workers; ++worker)
+      sum += tallies_[worker].loss.total();
+    *args_.loss = sum / static_cast<double>(args_.T * args_.B);
+  }
+
+ private:
+  bool wants_gradients() const { return args_.grad_W_hh != nullptr; }
+
+  void lay_out_shared() {
+    inputs_.lay_out(memory_);
+    readout_.lay_out(memory_);
+    memory_.take(tallies_, split_.workers);
+    for (int64_t worker = 0; worker < split_.workers; ++worker) {
+      memory_.start_page();
+      Tally<Real> tally{};
+      if (wants_gradients()) memory_.take(tally.bias_gradient, readout_.width);
+      if (!wants_gradients()) memory_.take(tally.strip, kRows * readout_.width);
+      if (tallies_ != nullptr) tallies_[worker] = tally;
+    }
+    if (!wants_gradients()) return;
+    memory_.take(backward_layer_.W, args_.H * layer_.width);
+    memory_.take(W_hq_transposed_, args_.V * layer_.width);
+    this->lay_out(W_hh_);
+    this->lay_out(W_hq_);
+  }
+
+  void lay_out_region(Region<Real>& region) {
+    region.kept_steps = split_.by_rows ? 2 : args_.T + 1;
+    memory_.take(region.h, region.kept_steps * region.count * layer_.stride);
+    inputs_.lay_out(memory_, args_.T, region);
+    if (!wants_gradients()) return;
+    this->lay_out_backward(region, true);
+    memory_.take(region.dlogits, args_.T * region.count * readout_.width);
+  }
+
+  void prepare(int64_t worker) const {
+    const Share panels = share_of(layer_.panels.count, worker, split_.workers);
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      const Panel panel(layer_.panels, p);
+      pack(args_.W_hh, args_.H, args_.H, panel, layer_.W);
+      if (!wants_gradients()) continue;
+      pack_transposed(args_.W_hh, args_.H, args_.H, panel, backward_layer_.W);
+      pack_transposed(args_.W_hq, args_.V, args_.V, panel, W_hq_transposed_);
+    }
+    readout_.prepare(args_.W_hq, args_.b_q, worker, split_.workers);
+    const Region<Real>& region = this->region_of(worker);
+    const Share rows = this->share_in_region(region.count, worker);
+    this->copy_initial_state(args_.h0, region, rows);
+    inputs_.prepare(args_.T, region, rows, inputs_.table_share(worker, split_.workers));
+    if (!wants_gradients()) return;
+    for (int64_t n = rows.begin; n < rows.end; ++n) {
+      this->copy_to_blocks(args_.h0 + (region.first + n) * args_.H, region, n);
+    }
+    this->clear_sums(worker);
+    this->clear(tallies_[worker].bias_gradient, {0, readout_.width});
+  }
+
+  void forward_step(int64_t worker, int64_t t) const {
+    const Region<Real>& region = this->region_of(worker);
+    inputs_.prepare_step(t, region, this->columns_of(worker));
+    this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
+      run_tile(rows, panel.vectors, ForwardTile<Real>{layer_, region, t, row, panel, nullptr});
+    });
+    if (split_.by_rows)
+      read_out(worker, {t * region.count, (t + 1) * region.count}, region.h_at(layer_, t + 1));
+  }
+
+  // In a split by columns a worker does not have whole rows of h until all have come to the end.
+  void finish_forward(int64_t worker) const {
+    const Region<Real>& region = this->region_of(worker);
+    if (!split_.by_rows) {
+      const Share rows = share_of(args_.T * region.count, worker, split_.workers);
+      read_out(worker, rows, region.h + (region.count + rows.begin) * layer_.stride);
+    }
+    const Share rows = this->share_in_region(region.count, worker);
+    for (int64_t n = rows.begin; n < rows.end; ++n) {
+      std::memcpy(args_.h_last + (region.first + n) * args_.H,
+                  region.h_at(layer_, args_.T) + n * layer_.stride,
+                  static_cast<size_t>(args_.H) * sizeof(Real));
+    }
+  }
+
+  // Loss and dlogits of the region's rows [rows), numbered t * count + n; h is the first of them.
+  void read_out(int64_t worker, Share rows, const Real* h) const {
+    const Region<Real>& region = this->region_of(worker);
+    Tally<Real>& tally = tallies_[worker];
+    const CrossEntropy<Real> cross_entropy(readout_, tally.loss, tally.bias_gradient);
+    for (int64_t row = rows.begin; row < rows.end; row += kRows) {
+      const int64_t count = rows.end - row < kRows ? rows.end - row : kRows;
+      const bool keep = wants_gradients();
+      const Logits<Real> logits = keep ? Logits<Real>{region.dlogits, args_.T * region.count}
+                                       : Logits<Real>{tally.strip, kRows};
+      const int64_t t = row / region.count, n = row % region.count;
+      cross_entropy.add_rows(h + (row - rows.begin) * layer_.stride, layer_.stride, logits,
+                             keep ? row : 0, count, TargetsFrom{args_, region, t, n});
+    }
+  }
+
+  // The targets of consecutive rows, the first of them row n of step t.
+  struct TargetsFrom {
+    const CrossEntropyArgs<Real>& args;
+    const Region<Real>& region;
+    int64_t t, n;
+
+    int64_t next() {
+      const int64_t batch_row = region.first + n;
+      const int64_t target =
+          args.targets[t * args.targets_stride_t + batch_row * args.targets_stride_b];
+      if (++n == region.count) n = 0, ++t;
+      return target;
+    }
+  };
+
+  void backward_step(int64_t worker, int64_t t) const {
+    const Region<Real>& region = this->region_of(worker);
+    const ReadoutGradient<Real> readout{args_.V, readout_.panels, region.dlogits, W_hq_transposed_};
+    this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
+      run_tile(rows, panel.vectors,
+               BackwardTile<Real>{backward_layer_, region, t, row, panel, {}, &readout});
+    });
+  }
+
+  void initial_state(int64_t worker) const {
+    const Region<Real>& region = this->region_of(worker);
+    this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
+      run_tile(rows, panel.vectors,
+               InitialStateTile<Real>{backward_layer_, region, row, panel, args_.grad_h0});
+    });
+  }
+
+  void sum_weights(int64_t worker) const {
+    this->sum_group(W_hh_, worker, [&](const Region<Real>& region, Real* out) {
+      return this->recurrent_gradient(region, out);
+    });
+    this->sum_group(W_hq_, worker, [&](const Region<Real>& region, Real* out) {
+      const int64_t K = args_.T * region.count;
+      const Real* h = region.h_blocks + region.count * kBlock<Real>;  // h_t, where W_hh has h_{t-1}
+      return WeightGradient<Real>{K, h, K + region.count, region.dlogits, readout_.panels, out};
+    });
+  }
+
+  void add_up(int64_t worker) const {
+    this->add_groups(W_hh_, worker);
+    this->add_groups(W_hq_, worker);
+    this->sum_inputs(worker, args_.grad_W_xh, args_.grad_b_h);
+    const Share classes = share_of(args_.V, worker, split_.workers);
+    for (int64_t v = classes.begin; v < classes.end; ++v) {
+      Real sum = tallies_[0].bias_gradient[v];
+      for (int64_t i = 1; i < split_.workers; ++i) sum += tallies_[i].bias_gradient[v];
+      args_.grad_b_q[v] = sum;
+    }
+  }
+
+  // Calls f(parameter, gradient, the worker's share) for all five.
+  template <class F>
+  void each_parameter(const TrainStepArgs<Real>& step, int64_t worker, const F& f) const {
+    const auto visit = [&](Real* param, Real* grad, int64_t size) {
+      f(param, grad, share_of(size, worker, split_.workers, kLanes<Real>));
+    };
+    visit(step.W_xh, args_.grad_W_xh, args_.V * args_.H);
+    visit(step.W_hh, args_.grad_W_hh, args_.H * args_.H);
+    visit(step.b_h, args_.grad_b_h, args_.H);
+    visit(step.W_hq, args_.grad_W_hq, args_.H * args_.V);
+    visit(step.b_q, args_.grad_b_q, args_.V);
+  }
+
+  static void descend(Real* param, Real* grad, Share share, Real factor, Real lr) {
+    for (int64_t i = share.begin; i < share.end; ++i) {
+      const Real scaled = grad[i] * factor;
+      grad[i] = scaled;
+      param[i] -= lr * scaled;
+    }
+  }
+
+  const CrossEntropyArgs<Real>& args_;
+  Inputs<Real> inputs_;
+  Readout<Real> readout_;
+  Layer<Real> backward_layer_;  // the same with W_hh^T
+  Real* W_hq_transposed_ = nullptr;
+  Tally<Real>* tallies_ = nullptr;
+  typename Base::WeightSum W_hh_, W_hq_;
+};
+
+}  // namespace
+
+template <class Real>
+void rnn_cross_entropy(const CrossEntropyArgs<Real>& args) {
+  const TrainStep<Real> step(args);
+  run_team(step.workers(), [&](const Team& team) { step.run(team); });
+  step.finish();
+}
+
+template <class Real>
+void train_step(const TrainStepArgs<Real>& args) {
+  const TrainStep<Real> step(args.cross_entropy);
+  run_team(step.workers(), [&](const Team& team) {
+    step.run(team);
+    step.update(team, args);
+  });
+  step.finish();
+}
+
+template void rnn_cross_entropy<float>(const CrossEntropyArgs<float>&);
+template void rnn_cross_entropy<double>(const CrossEntropyArgs<double>&);
+template void train_step<float>(const TrainStepArgs<float>&);
+template void train_step<double>(const TrainStepArgs<double>&);
+
+}  // namespace rnnfast::RNNFAST_ISA
