@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import machine
 from bench.cases import CASES
-from bench.measure import Bench, Plan, Timed
+from bench.measure import Bench, Plan, Timed, YardstickError
 from bench.peers import OPS
 from bench.protocol import ROOT
 from bench.suites import Entry
@@ -20,7 +20,7 @@ from bench.summary import quantiles
 YARDSTICK = Entry("scratch", "scratch", "onehot")
 
 
-def main() -> int:
+def main() -> None:
     options = _options()
     plan = Plan(tuple(options.ops), options.rounds, options.budget, options.threads, options.limit)
     entries = [
@@ -31,12 +31,11 @@ def main() -> int:
     for name in options.cases:
         with log.open("wb") as file, Bench(CASES[name], plan, file) as bench:
             bench.admit([YARDSTICK, *entries], YARDSTICK.name)
-            if bench.left_out:
-                print(f"compare: error: {log} has what the worker said", file=sys.stderr)
-                return 1
             del bench.runners[YARDSTICK.name]  # it has set the bounds of the error
-            _print(name, bench.time(plan.ops, None))
-    return 0
+            timed = bench.time(plan.ops, None)
+        if bench.left_out:
+            sys.exit(f"compare: error: {log} has what the workers said")
+        _print(name, timed)
 
 
 def _print(case: str, timed: Timed) -> None:
@@ -88,4 +87,7 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        main()
+    except YardstickError as error:
+        sys.exit(f"compare: error: {error}")

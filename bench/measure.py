@@ -93,24 +93,28 @@ class Bench:
         Who is not installed, fails, takes too long or disagrees is told in one line and left out.
         """
         judge = Judge(self.case, self._folder / "params.npz")
-        for entry in sorted(entries, key=lambda entry: entry.name != yardstick):
-            if self.case.name in entry.skip:
-                self._leave_out(entry.name, "not asked to do this case")
-                continue
-            try:
-                runner = self._start(entry)
-                for op in runner.ops:
-                    runner.errors[op], runner.first_call[op] = judge.admit(
-                        partial(runner.worker.ask, "check"), op, entry.name == yardstick
-                    )
-                self.runners[entry.name] = runner
-            except NotInstalledError as error:
-                hint = f"; to have it: {entry.install}" if entry.install else ""
-                self._leave_out(entry.name, f"not installed ({error}){hint}")
-            except (WorkerError, DisagreementError) as error:
-                self._leave_out(entry.name, str(error))
-            if yardstick not in self.runners:
-                raise YardstickError(f"{yardstick}, which all are compared with, did not run")
+        ordered = sorted(entries, key=lambda entry: entry.name != yardstick)
+        with tqdm(ordered, desc=self.case.name, unit="peer", leave=False) as bar:
+            for entry in bar:
+                bar.set_postfix_str(entry.name)
+                self._admit(judge, entry, entry.name == yardstick)
+                if yardstick not in self.runners:
+                    raise YardstickError(f"{yardstick}, which all are compared with, did not run")
+
+    def _admit(self, judge: Judge, entry: Entry, yardstick: bool) -> None:
+        if self.case.name in entry.skip:
+            return self._leave_out(entry.name, "not asked to do this case")
+        try:
+            runner = self._start(entry)
+            check = partial(runner.worker.ask, "check")
+            for op in runner.ops:
+                runner.errors[op], runner.first_call[op] = judge.admit(check, op, yardstick)
+            self.runners[entry.name] = runner
+        except NotInstalledError as error:
+            hint = f"; to have it: {entry.install}" if entry.install else ""
+            self._leave_out(entry.name, f"not installed ({error}){hint}")
+        except (WorkerError, DisagreementError) as error:
+            self._leave_out(entry.name, str(error))
 
     def time(self, ops: Sequence[str], probe: Callable[[Case], Reading] | None) -> Timed:
         """Rounds in which every peer has its turn at every operation, with a probe before each."""

@@ -100,12 +100,14 @@ def _panel(axes: Any, op: str, cases: Result, colors: dict[str, Any]) -> None:
     names = [name for name in colors if any(name in each["peers"] for each in cases.values())]
     width = 0.85 / len(names)
     for n, name in enumerate(names):
-        points = [
-            (x - 0.425 + (n + 0.5) * width, operation["peers"][name]["times_scratch"]["median"])
-            for x, operation in enumerate(cases.values())
-            if name in operation["peers"]
-        ]
-        axes.bar(*zip(*points, strict=True), width, color=colors[name])
+        ratios = [each["peers"].get(name, {}).get("times_scratch") for each in cases.values()]
+        known = [x for x, ratio in enumerate(ratios) if ratio]
+        axes.bar(
+            [x - 0.425 + (n + 0.5) * width for x in known],
+            [ratios[x]["median"] for x in known],
+            width,
+            color=colors[name],
+        )
     for x, operation in enumerate(cases.values()):
         if (limit := _limit(operation)) is not None:
             axes.hlines(limit, x - 0.45, x + 0.45, color="black", linestyle="--")

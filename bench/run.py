@@ -40,11 +40,7 @@ def main() -> int:
     with Path(options.out, f"{suite.name}.log").open("wb") as log:
         for name in options.cases:
             with Bench(suite.cases[name], plan, log) as bench:
-                try:
-                    bench.admit(entries, suite.yardstick)
-                except YardstickError as error:
-                    print(f"bench: error: {error}; {log.name} has what it said", file=sys.stderr)
-                    return 1
+                bench.admit(entries, suite.yardstick)
                 record = _measure(suite, bench, probe, options.busy)
             for runner in bench.runners.values():
                 result["versions"] |= runner.versions
@@ -121,4 +117,9 @@ def _options() -> tuple[argparse.Namespace, Suite]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except YardstickError as error:
+        sys.exit(f"bench: error: {error}; the log beside the result has what it said")
+    except KeyboardInterrupt:
+        sys.exit("bench: stopped; the result holds the cases that were finished")

@@ -17,6 +17,7 @@ from rnnfast.training import train_epoch_ch8
 VOCAB, BATCH, STEPS, EPOCH = 28, 32, 35, 8  # the book's own shape and epoch
 HIDDENS = (64, 256, 512)
 ROUNDS = 5
+RATE = 1e-3  # speed does not depend on it, unless training for long makes denormal numbers
 
 
 def run(seconds: float = 60.0) -> str:
@@ -80,11 +81,11 @@ def _textbook_trainer(hidden: int) -> Callable[[], float]:
         batches,
         net.begin_state(BATCH),
         lambda: textbook.clip(params, 1),
-        lambda: textbook.sgd(params, 1, 1),
+        lambda: textbook.sgd(params, RATE, 1),
     )
 
 
 def _rnnfast_trainer(hidden: int) -> Callable[[], tuple[float, float]]:
     net = RNNModelScratch(VOCAB, hidden, None, get_params, init_rnn_state, rnn)
-    batches, optimizer = _batches(), torch.optim.SGD(net.params, lr=1)
+    batches, optimizer = _batches(), torch.optim.SGD(net.params, RATE)
     return lambda: train_epoch_ch8(net, batches, nn.CrossEntropyLoss(), optimizer, "cpu", False)

@@ -15,8 +15,9 @@ OPS = ("train", "forward", "generate")
 
 
 class Peer(Protocol):
-    """One implementation, holding its own parameters. It may lack an operation, but not `params`
-    where it trains.
+    """One implementation, holding its own parameters.
+
+    It may lack an operation; `params` and `reset` belong to `train`.
     """
 
     def train(self, steps: int) -> float:
@@ -28,6 +29,9 @@ class Peer(Protocol):
 
     def params(self) -> Sequence[Floats]:
         """The parameters as they are now, in the order of PARAMETERS."""
+
+    def reset(self) -> None:
+        """Put the parameters back to the problem's own."""
 
     def forward(self) -> float:
         """Mean loss of the first minibatch at the problem's own parameters, without gradients."""

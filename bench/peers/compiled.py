@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Problem
-from bench.peers.scratch import tensors
+from bench.peers.scratch import copy, tensors
 from rnnfast import textbook
 
 Forward = Callable[[Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
@@ -72,6 +72,9 @@ class Compiled:
 
     def params(self) -> list[Floats]:
         return [p.detach().numpy() for p in self._trained]
+
+    def reset(self) -> None:
+        copy(self._fixed, self._trained)
 
     @torch.no_grad()
     def forward(self) -> float:

@@ -64,8 +64,8 @@ class JaxScan:
             (jnp.asarray(X.T.astype(np.int32)), jnp.asarray(Y.T.astype(np.int32)))
             for X, Y in problem.batches
         ]
-        self._trained = [jnp.array(p) for p in problem.params]
         self._fixed = [jnp.array(p) for p in problem.params]
+        self.reset()
         self._zeros = jnp.zeros((self._batches[0][0].shape[1], len(problem.params[1])))
         self._step = jax.jit(partial(_train_step, unroll), donate_argnums=0)
         self._loss = jax.jit(partial(_loss, unroll))
@@ -80,6 +80,10 @@ class JaxScan:
 
     def params(self) -> list[Floats]:
         return [np.asarray(p) for p in self._trained]
+
+    def reset(self) -> None:
+        """A copy, because the step that is given the parameters may overwrite them."""
+        self._trained = jax.block_until_ready([jnp.array(p) for p in self._fixed])
 
     def forward(self) -> float:
         X, Y = self._batches[0]

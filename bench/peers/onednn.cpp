@@ -51,6 +51,9 @@ struct Parameters {
         b_q(c.zeros({{1, V}, kFloat, tag::ab})) {}
 
   std::vector<const memory*> all() const { return {&W_xh, &W_hh, &b_h, &W_hq, &b_q}; }
+  void set(const float* const* values) const {
+    for (const memory* m : all()) std::memcpy(data(*m), *values++, m->get_desc().get_size());
+  }
   static long size(const memory& m) { return m.get_desc().get_size() / sizeof(float); }
 };
 
@@ -192,16 +195,18 @@ void clip_and_descend(const Parameters& p, const Parameters& grads, float clip, 
   double squares = 0;
   for (const memory* g : slopes) {
     const float* x = data(*g);
+    const long size = Parameters::size(*g);
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (long i = 0; i < Parameters::size(*g); i++) sum += x[i] * x[i];
+    for (long i = 0; i < size; i++) sum += x[i] * x[i];
     squares += sum;
   }
   float scale = rate * std::min(1.0, clip / std::sqrt(squares));
   for (size_t k = 0; k < params.size(); k++) {
     float* w = data(*params[k]);
     const float* g = data(*slopes[k]);
-    for (long i = 0; i < Parameters::size(*params[k]); i++) w[i] -= scale * g[i];
+    const long size = Parameters::size(*params[k]);
+    for (long i = 0; i < size; i++) w[i] -= scale * g[i];
   }
 }
 
@@ -217,9 +222,8 @@ struct Network {
         inference(context, fixed, T, B, dnnl::prop_kind::forward_inference),
         single(context, fixed, 1, 1, dnnl::prop_kind::forward_inference),
         backward(context, training) {
-    for (const Parameters* p : {&trained, &fixed})
-      for (int k = 0; k < 5; k++)
-        std::memcpy(data(*p->all()[k]), values[k], p->all()[k]->get_desc().get_size());
+    fixed.set(values);
+    trained.set(values);
     inference.pack();
     single.pack();
     context.stream.wait();
@@ -259,6 +263,12 @@ void* network_create(long V, long H, long T, long B, const float* const* values)
 void network_params(Network* n, float* const* values) {
   for (int k = 0; k < 5; k++)
     std::memcpy(values[k], data(*n->trained.all()[k]), n->trained.all()[k]->get_desc().get_size());
+}
+
+void network_reset(Network* n) {
+  std::vector<const float*> values;
+  for (const memory* m : n->fixed.all()) values.push_back(data(*m));
+  n->trained.set(values.data());
 }
 
 void network_begin(Network* n) { n->training.forget(); }

@@ -39,6 +39,7 @@ def _load() -> ctypes.CDLL:
     library.network_create.restype = pointer
     library.network_create.argtypes = (long, long, long, long, pointer)
     library.network_params.argtypes = (pointer, pointer)
+    library.network_reset.argtypes = (pointer,)
     library.network_begin.argtypes = (pointer,)
     library.network_train.argtypes = (pointer, pointer, pointer, real, real)
     library.network_forward.argtypes = (pointer, pointer, pointer)
@@ -74,6 +75,9 @@ class OneDNN:
         params = [np.empty(shape, np.float32) for shape in self._shapes]
         _library.network_params(self._network, _pointers(params))
         return list(params)
+
+    def reset(self) -> None:
+        _library.network_reset(self._network)
 
     def forward(self) -> float:
         return _checked(_library.network_forward(self._network, *_ids(self._batches[0])))

@@ -10,8 +10,8 @@ from torch import nn
 
 import rnnfast
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, CharVocab, Floats, Problem
-from bench.peers.scratch import tensors
-from rnnfast import d2l, textbook
+from bench.peers.scratch import copy, tensors
+from rnnfast import d2l, functional, textbook
 
 
 def make(variant: str, problem: Problem, threads: int) -> Level:
@@ -34,6 +34,9 @@ class Level:
 
     def params(self) -> list[Floats]:
         return [p.detach().numpy() for p in self._net.params]
+
+    def reset(self) -> None:
+        copy(self._fixed.params, self._net.params)
 
     def _epoch(self, steps: int, updater: Any) -> float:
         perplexity, _ = rnnfast.train_epoch_ch8(
@@ -61,12 +64,20 @@ class Step(Level):
 
 
 class Loss(Level):
-    """`train_epoch_ch8` with an updater that cannot be looked into."""
+    """`train_epoch_ch8` with an updater that cannot be looked into. Forward by the loss op."""
 
     def train(self, steps: int) -> float:
         return self._epoch(
             steps, lambda batch_size: d2l.sgd(self._net.params, LEARNING_RATE, batch_size)
         )
+
+    @torch.no_grad()
+    def forward(self) -> float:
+        X, Y = self._batches[0]
+        (h0,) = self._fixed.begin_state(len(X), "cpu")
+        W_xh, W_hh, b_h, W_hq, b_q = self._fixed.params
+        loss, _ = functional.rnn_cross_entropy(X.T, Y.T, h0, (W_xh, W_hh, b_h, W_hq, b_q))
+        return loss.item()
 
 
 class Loop(Level):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,9 @@ class Scratch:
     def params(self) -> list[Floats]:
         return [p.detach().numpy() for p in self._trained]
 
+    def reset(self) -> None:
+        copy(self._fixed.params, self._trained)
+
     @torch.no_grad()
     def forward(self) -> float:
         X, Y = self._batches[0]
@@ -63,3 +68,10 @@ class Scratch:
 def tensors(problem: Problem, grad: bool) -> list[Tensor]:
     """The problem's parameters as fresh torch tensors."""
     return [torch.tensor(p, requires_grad=grad) for p in problem.params]
+
+
+@torch.no_grad()
+def copy(sources: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
+    """Overwrite parameters in place."""
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)

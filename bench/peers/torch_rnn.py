@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Problem
+from bench.peers.scratch import copy
 
 
 def make(variant: str, problem: Problem, threads: int) -> TorchRNN:
@@ -71,6 +72,9 @@ class TorchRNN:
     def params(self) -> list[Floats]:
         W_xh, W_hh, b_h, W_hq, b_q = (p.detach() for p in self._params)
         return [p.numpy() for p in (W_xh.T, W_hh.T, b_h, W_hq.T, b_q)]
+
+    def reset(self) -> None:
+        copy(self._fixed.parameters(), self._net.parameters())
 
     @torch.no_grad()
     def forward(self) -> float:
