@@ -1,5 +1,6 @@
 """The program as its users meet it: options, exit codes, files, interruptions, resumed runs."""
 
+import dataclasses
 import json
 import math
 import os
@@ -335,6 +336,19 @@ def test_resume_with_a_changed_text(
     capsys.readouterr()
     assert "give that text" in failure(capsys, train("--resume", "--epochs", 2))
     assert listing(tmp_path / "out") == before
+
+
+def test_resume_with_a_changed_vocabulary(
+    train: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same text, but other ids for its characters: the parameters would mean others."""
+    assert train("--epochs", 1) == 0
+    path = tmp_path / "out" / "checkpoint.safetensors"
+    saved = checkpoint.load(path)
+    unk, first, second, *others = saved.vocab
+    checkpoint.save(path, dataclasses.replace(saved, vocab=(unk, second, first, *others)))
+    capsys.readouterr()
+    assert "in its own order" in failure(capsys, train("--resume", "--epochs", 2))
 
 
 def test_resume_from_another_directory(

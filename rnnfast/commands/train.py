@@ -98,10 +98,12 @@ def _corpus(data: str | None, settings: Settings, previous: Checkpoint | None) -
         corpus = load_corpus(name, settings.max_tokens)
     else:  # absolute, so that the run can be resumed from any directory
         corpus = load_corpus(str(Path(name).resolve()), settings.max_tokens)
-    if previous and corpus.sha1 != previous.sha1:
+    vocab = tuple(corpus.vocab.idx_to_token)
+    if previous and (corpus.sha1, vocab) != (previous.sha1, previous.vocab):
         raise ValueError(
-            f"the text {corpus.name} has SHA-1 {corpus.sha1}, but the run to resume was trained "
-            f"on {previous.corpus} with {previous.sha1}: give that text with --data"
+            f"the text {corpus.name} with SHA-1 {corpus.sha1} and {len(vocab)} tokens is not that "
+            f"of the run to resume, {previous.corpus} with {previous.sha1} and "
+            f"{len(previous.vocab)} tokens in its own order: give that text with --data"
         )
     return corpus
 
