@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -12,15 +13,18 @@ import rnnfast
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, CharVocab, Floats, Problem
 from bench.peers.scratch import copy, tensors
 from rnnfast import d2l, functional, textbook
+from rnnfast.backends import native
 
 
 def make(variant: str, problem: Problem, threads: int) -> Level:
     torch.set_num_threads(threads)
+    warnings.simplefilter("error", rnnfast.FallbackWarning)  # or the reference would be timed
     return {"step": Step, "loss": Loss, "loop": Loop}[variant](problem)
 
 
 def versions() -> dict[str, str]:
-    return {"torch": torch.__version__, "rnnfast": rnnfast.__version__}
+    build = native.load_error() or native.build_info()
+    return {"torch": torch.__version__, "rnnfast": f"{rnnfast.__version__}, {build}"}
 
 
 class Level:
