@@ -62,7 +62,7 @@ def instruction_sets() -> dict[str, str]:
 
 def object_files() -> list[tuple[str, Path, str]]:
     """(object, source, flags), in link order."""
-    shared = [CSRC / "ops.cpp", *(CSRC / "cpu" / name for name in SHARED_SOURCES)]
+    shared = [*sorted(CSRC.glob("*.cpp")), *(CSRC / "cpu" / name for name in SHARED_SOURCES)]
     kernels = sorted(set((CSRC / "cpu").glob("*.cpp")) - set(shared))
     objects = [(f"{source.stem}.o", source, CXXFLAGS) for source in shared]
     for isa, isa_flags in instruction_sets().items():

@@ -1,4 +1,5 @@
-// Checks of the operators' arguments. A message names the argument, what it was and what it must be.
+// Checks of the operators' arguments. A message names the argument, what it was and what it must
+// be.
 #pragma once
 
 #include <initializer_list>
@@ -86,7 +87,8 @@ inline int32_t require_real(const Tensor& tensor, const char* name) {
   fail(name, " is ", describe(tensor), "; it must be float32 or float64");
 }
 
-// All class numbers are in [0, V): nothing is read before this is known. Two dimensions, any strides.
+// All class numbers are in [0, V): nothing is read before this is known. Two dimensions, any
+// strides.
 inline void require_classes(const Tensor& ids, const char* name, int64_t V) {
   const int64_t rows = ids.dim() == 2 ? ids.size(0) : 1, columns = ids.size(ids.dim() - 1);
   const int64_t row_stride = ids.dim() == 2 ? ids.stride(0) : 0;

@@ -1,11 +1,10 @@
 // A list of gradients as the clip kernel takes it: any dtype of ours, any strides.
 #pragma once
 
-#include <algorithm>
-#include <utility>
 #include <vector>
 
 #include "checks.h"
+#include "extents.h"
 #include "kernels.h"
 #include "torch_abi.h"
 
@@ -16,17 +15,10 @@ struct GradientSpans {
     for (size_t i = 0; i < grads.size(); ++i) append(grads[i], i);
   }
 
-  bool share_memory() const {
-    std::vector<std::pair<const char*, const char*>> sorted = extents;
-    std::sort(sorted.begin(), sorted.end());
-    for (size_t i = 1; i < sorted.size(); ++i) {
-      if (sorted[i].first < sorted[i - 1].second) return true;
-    }
-    return false;
-  }
+  bool share_memory() const { return overlap(extents); }
 
   std::vector<GradientSpan> spans;
-  std::vector<std::pair<const char*, const char*>> extents;  // of each tensor, in bytes
+  std::vector<Extent> extents;  // of each gradient
 
  private:
   void append(const Tensor& grad, size_t position) {
@@ -36,16 +28,14 @@ struct GradientSpans {
     const bool is_double = grad.dtype() == aoti_torch_dtype_float64();
     const int64_t bytes = is_double ? 8 : 4;
     auto* data = grad.data<char>();
-    int64_t last = 0;
     for (int64_t d = 0; d < grad.dim(); ++d) {
       if (grad.size(d) == 0) return;
       if (grad.size(d) > 1 && grad.stride(d) == 0) {
         fail("grads[", position, "] is expanded: several of its elements are one place in memory, ",
              "which cannot be scaled in place; pass a clone");
       }
-      last += (grad.size(d) - 1) * grad.stride(d);
     }
-    extents.emplace_back(data, data + (last + 1) * bytes);
+    extents.push_back(extent_of(grad));
     if (grad.is_contiguous()) {
       spans.push_back({data, grad.numel(), 1, is_double});
     } else {

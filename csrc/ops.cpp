@@ -1,88 +1,18 @@
-// The operators: schemas, checks, outputs, and the call of the kernel. The only file that knows tensors.
-#include <algorithm>
+// The operators: schemas, checks, outputs, and the calls of the kernels.
+#include "ops.h"
+
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "arguments.h"
 #include "checks.h"
 #include "gradients.h"
 #include "kernels.h"
-#include "torch_abi.h"
 
 namespace rnnfast {
 
 namespace {
-
-template <class Real>
-const KernelsOf<Real>& kernels_of() {
-  if constexpr (std::is_same_v<Real, float>) {
-    return kernels().f32;
-  } else {
-    return kernels().f64;
-  }
-}
-
-// body.operator()<float>() or <double>(); the dtype has been checked.
-template <class Body>
-void with_real(int32_t dtype, const Body& body) {
-  if (dtype == aoti_torch_dtype_float32()) {
-    body.template operator()<float>();
-  } else {
-    body.template operator()<double>();
-  }
-}
-
-void make_contiguous(Tensor& tensor) {
-  if (tensor.is_contiguous()) return;
-  std::vector<int64_t> sizes;
-  for (int64_t i = 0; i < tensor.dim(); ++i) sizes.push_back(tensor.size(i));
-  Tensor dense = empty(sizes.data(), tensor.dim(), tensor.dtype());
-  copy(dense, tensor);
-  tensor = std::move(dense);
-}
-
-void make_contiguous(std::optional<Tensor>& tensor) {
-  if (tensor) make_contiguous(*tensor);
-}
-
-template <class... Tensors>
-void make_all_contiguous(Tensors&... tensors) {
-  (make_contiguous(tensors), ...);
-}
-
-template <class Element>
-Element* data_or_null(const std::optional<Tensor>& tensor) {
-  return tensor ? tensor->data<Element>() : nullptr;
-}
-
-// An output that may not be wanted: then 0 elements, and a null pointer for the kernel.
-struct OptionalOutput {
-  OptionalOutput(bool wanted, std::initializer_list<int64_t> sizes, int32_t dtype)
-      : wanted(wanted), tensor(wanted ? empty(sizes, dtype) : empty({0}, dtype)) {}
-
-  template <class Real>
-  Real* data() const {
-    return wanted ? tensor.data<Real>() : nullptr;
-  }
-
-  bool wanted;
-  Tensor tensor;
-};
-
-// ids as a kernel takes them: any strides, every value in [0, V).
-struct Ids {
-  Ids(const std::optional<Tensor>& ids, int64_t T, int64_t B, int64_t V) {
-    if (!ids) return;
-    require(*ids, "ids", aoti_torch_dtype_int64(), "[T, B]", {T, B});
-    require_classes(*ids, "ids", V);
-    values = ids->data<const int64_t>();
-    stride_t = ids->stride(0);
-    stride_b = ids->stride(1);
-  }
-
-  const int64_t* values = nullptr;
-  int64_t stride_t = 0, stride_b = 0;
-};
 
 std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                std::optional<Tensor> b_h, Tensor h0, bool relu) {
@@ -101,7 +31,7 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
   require(W_hh, "W_hh", dtype, "[H, H]", {H, H});
   require(b_h, "b_h", dtype, "[H]", {H});
   require(h0, "h0", dtype, "[B, H]", {B, H});
-  const Ids rows(ids, T, B, V);
+  const Classes rows = ids ? Classes(*ids, "ids", T, B, V) : Classes();
   make_all_contiguous(x, W_hh, b_h, h0);
 
   Tensor hs = empty({T, B, H}, dtype), h_last = empty({B, H}, dtype);
@@ -126,10 +56,12 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
   return {std::move(hs), std::move(h_last)};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(
-    std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
-    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, bool relu, bool need_W_hh,
-    bool need_b_h, bool need_h0) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> grad_hs,
+                                                        std::optional<Tensor> grad_h_last,
+                                                        Tensor hs, std::optional<Tensor> ids,
+                                                        int64_t V, Tensor W_hh, Tensor h0,
+                                                        bool relu, bool need_W_hh, bool need_b_h,
+                                                        bool need_h0) {
   const int32_t dtype = require_real(hs, "hs");
   require_rank(hs, "hs", 3, "[T, B, H]");
   const int64_t T = hs.size(0), B = hs.size(1), H = hs.size(2);
@@ -140,7 +72,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(
   require(grad_h_last, "grad_h_last", dtype, "[B, H]", {B, H});
   require(W_hh, "W_hh", dtype, "[H, H]", {H, H});
   require(h0, "h0", dtype, "[B, H]", {B, H});
-  const Ids rows(ids, T, B, V);
+  const Classes rows = ids ? Classes(*ids, "ids", T, B, V) : Classes();
   make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
 
   Tensor grad_x = ids ? empty({V, H}, dtype) : empty({T, B, H}, dtype);
@@ -184,8 +116,7 @@ Tensor clip_grads(std::vector<Tensor> grads, double max_norm, bool d2l) {
       .norm = &norm,
   });
   Tensor result = empty({}, grads[0].dtype());
-  with_real(result.dtype(),
-            [&]<class Real>() { *result.data<Real>() = static_cast<Real>(norm); });
+  with_real(result.dtype(), [&]<class Real>() { *result.data<Real>() = static_cast<Real>(norm); });
   return result;
 }
 
@@ -274,21 +205,34 @@ struct Registration {
   Registration() {
     set_thread_pool(kTorchThreads);
     Library::define("rnnfast")
-        .def("rnn(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, bool relu) "
-             "-> (Tensor hs, Tensor h_last)")
-        .def("rnn_backward(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
-             "Tensor W_hh, Tensor h0, bool relu, bool need_W_hh, bool need_b_h, bool need_h0) "
-             "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0)")
+        .def(
+            "rnn(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, bool relu) "
+            "-> (Tensor hs, Tensor h_last)")
+        .def(
+            "rnn_backward(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
+            "Tensor W_hh, Tensor h0, bool relu, bool need_W_hh, bool need_b_h, bool need_h0) "
+            "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0)")
         .def("clip_grads_(Tensor(a!)[] grads, float max_norm, bool d2l) -> Tensor")
-        .def("decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q, "
-             "Tensor h0, int steps, float temperature, Tensor? uniforms, bool relu) "
-             "-> (Tensor ids, Tensor h_last)")
+        .def(
+            "decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q, "
+            "Tensor h0, int steps, float temperature, Tensor? uniforms, bool relu) "
+            "-> (Tensor ids, Tensor h_last)")
+        .def(
+            "rnn_cross_entropy(Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, "
+            "Tensor W_hq, Tensor b_q, Tensor h0, bool relu, bool need_grads, bool need_h0) "
+            "-> (Tensor loss, Tensor h_last, Tensor grad_W_xh, Tensor grad_W_hh, Tensor grad_b_h, "
+            "Tensor grad_W_hq, Tensor grad_b_q, Tensor grad_h0)")
+        .def(
+            "train_step_(Tensor ids, Tensor targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
+            "Tensor(c!) h, float lr, float max_norm, bool relu) -> Tensor")
         .def("_build_info() -> str");
     Library::implement("rnnfast", "CPU")
         .impl<rnn>("rnn")
         .impl<rnn_backward>("rnn_backward")
         .impl<clip_grads>("clip_grads_")
-        .impl<decode>("decode");
+        .impl<decode>("decode")
+        .impl<rnn_cross_entropy>("rnn_cross_entropy")
+        .impl<train_step>("train_step_");
     Library::implement("rnnfast", "CompositeExplicitAutograd").impl<build_info>("_build_info");
   }
 } const registration;

@@ -1,8 +1,10 @@
-// Our own declarations of the part of LibTorch's stable C ABI that we call, and thin owners around its
-// handles. No torch header is needed to build, and what is built serves every torch from 2.11 on.
+// Our own declarations of the part of LibTorch's stable C ABI that we call, and thin owners around
+// its handles. No torch header is needed to build, and what is built serves every torch from 2.11
+// on.
 //
-// The functions are declared in torch/csrc/inductor/aoti_torch/c/shim.h and torch/csrc/stable/c/shim.h;
-// tests/test_abi.py lets the compiler compare these declarations with the installed torch's own.
+// The functions are declared in torch/csrc/inductor/aoti_torch/c/shim.h and
+// torch/csrc/stable/c/shim.h; tests/test_abi.py lets the compiler compare these declarations with
+// the installed torch's own.
 #pragma once
 
 #include <cstdint>
@@ -192,7 +194,8 @@ struct Boxed<std::optional<Tensor>> {
 
 template <>
 struct Boxed<std::vector<Tensor>> {
-  // An element is a handle that belongs to whoever takes it, once; deleting the list leaves them be.
+  // An element is a handle that belongs to whoever takes it, once; deleting the list leaves them
+  // be.
   static std::vector<Tensor> read(StableIValue boxed) {
     auto list = reinterpret_cast<StableListHandle>(boxed);
     size_t size;
@@ -264,9 +267,9 @@ class Library {
   }
   static Library implement(const char* name_space, const char* dispatch_key) {
     Library library;
-    check_call(aoti_torch_library_init_impl(name_space, dispatch_key, "csrc/ops.cpp", 0,
-                                            &library.handle_),
-               "open an operator library");
+    check_call(
+        aoti_torch_library_init_impl(name_space, dispatch_key, "csrc/ops.cpp", 0, &library.handle_),
+        "open an operator library");
     return library;
   }
   Library& def(const char* schema) {

@@ -1,13 +1,16 @@
-"""csrc/torch_abi.h against the headers of the installed torch: the compiler compares them."""
+"""csrc/torch_abi.h against the installed torch's headers, and the operators as torch sees them."""
 
 import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from rnnfast.backends import native
 
 ABI_HEADER = Path(__file__).parents[1] / "csrc" / "torch_abi.h"
 TORCH_HEADERS = Path(torch.__file__).parent / "include"
@@ -63,3 +66,52 @@ def test_a_wrong_declaration_is_seen(tmp_path, ours, wrong, function):
 
 def test_a_missing_function_is_seen(tmp_path):
     assert "torch_no_such" in compiler_messages(tmp_path, TORCH_SHIM + uses(["torch_no_such"]))
+
+
+def operator_calls():
+    """(operator, arguments) for every operator, with and without its optional arguments."""
+    T, B, H, V = 4, 3, 6, 5
+    ids = torch.randint(V, (B, T)).T
+    table, W_hh, b_h, W_hq, b_q = (torch.randn(s) for s in ((V, H), (H, H), (H,), (H, V), (V,)))
+    x, hs, h0 = torch.randn(T, B, H), torch.randn(T, B, H).tanh(), torch.randn(B, H)
+    first = torch.randint(V, (B,))
+    yield "rnn", (table, ids, W_hh, b_h, h0, False)
+    yield "rnn", (x.double(), None, W_hh.double(), None, h0.double(), True)
+    yield "rnn_backward", (x, None, hs, ids, V, W_hh, h0, False, True, True, True)
+    yield "rnn_backward", (None, h0, hs, None, 0, W_hh, h0, True, False, False, False)
+    yield "clip_grads_", ([torch.randn(4, 5), torch.randn(6).double()], 0.5, True)
+    yield "decode", (first, table, W_hh, b_h, W_hq, b_q, h0, 7, 1.0, None, False)
+    yield "decode", (first, table, W_hh, b_h, W_hq, b_q, h0, 7, 0.5, torch.rand(7, B), True)
+
+
+@pytest.mark.parametrize(("name", "arguments"), list(operator_calls()))
+def test_operators_are_what_torch_expects(name, arguments):
+    assert native.load_error() == ""
+    torch.library.opcheck(getattr(torch.ops.rnnfast, name).default, arguments)
+
+
+def test_build_info_names_compiler_and_instruction_set():
+    assert native.load_error() == ""
+    assert re.fullmatch(
+        r"(gcc|clang) .*; instruction sets: .*\bbaseline; runs \w+", native.build_info()
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ("sse9", "RNNFAST_CPU_ISA is 'sse9'; it must be one of: "),
+        ("", "runs "),
+        ("baseline", "runs baseline"),
+    ],
+)
+def test_instruction_set_can_be_chosen(chosen, message):
+    program = "from rnnfast.backends import native as n; n.load_error(); print(n.build_info())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "RNNFAST_CPU_ISA": chosen},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert message in done.stdout

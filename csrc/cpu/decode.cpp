@@ -1,9 +1,11 @@
-// Generation: each step's choice is the next step's input, so there is nothing to batch over time and every
-// step reads all weights once. They are packed once per call, in the order in which a step reads them.
+// Generation: each step's choice is the next step's input, so there is nothing to batch over time
+// and every step reads all weights once. They are packed once per call, in the order in which a
+// step reads them.
 //
-// One sequence: the workers share the hidden units. Each computes its columns of h and, from these alone, its
-// part of all logits; so one barrier per step is enough, after which every worker adds up the parts and makes
-// the same choice. Several sequences: the workers share these and never meet.
+// One sequence: the workers share the hidden units. Each computes its columns of h and, from these
+// alone, its part of all logits; so one barrier per step is enough, after which every worker adds
+// up the parts and makes the same choice. Several sequences: the workers share these and never
+// meet.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -18,13 +20,14 @@ namespace rnnfast::RNNFAST_ISA {
 
 namespace {
 
-// Less of W_hh than this per worker, and the barrier costs more than is gained (H=128 in float32: none).
+// Less of W_hh than this per worker, and the barrier costs more than is gained (H=128 in float32:
+// none).
 constexpr int64_t kFewestBytesPerWorker = 96 << 10;
 // Every worker adds up the parts of all, so that many workers would be busy with this alone.
 constexpr int64_t kMostColumnWorkers = 16;
 
-// Sequences that go through a tile together: enough to compute more than to load, and a third of the time
-// and code that the compiler would make of the full kTileRows.
+// Sequences that go through a tile together: enough to compute more than to load, and a third of
+// the time and code that the compiler would make of the full kTileRows.
 constexpr int kRows = 4;
 
 // First index of the largest logit; a NaN counts as larger than anything, as in torch.argmax.
@@ -44,8 +47,8 @@ int64_t largest(const Real* logits, int64_t padded_V) {
   return v;
 }
 
-// First index whose cumulative probability under softmax(logits / temperature) exceeds u, and 0 where the
-// probabilities are NaN. Overwrites the logits.
+// First index whose cumulative probability under softmax(logits / temperature) exceeds u, and 0
+// where the probabilities are NaN. Overwrites the logits.
 template <class Real>
 int64_t sample(Real* logits, int64_t V, int64_t padded_V, double temperature, double u) {
   Vec<Real> best = splat(static_cast<Real>(-INFINITY));
@@ -82,7 +85,8 @@ struct HiddenTile {
   template <int Rows, int Vectors>
   void run() const {
     Tile<Real, Rows, Vectors> tile;
-    tile.each([&](int i, int j, int c) { tile.at[i][j] = load(inputs + ids[i] * inputs_stride + c); });
+    tile.each(
+        [&](int i, int j, int c) { tile.at[i][j] = load(inputs + ids[i] * inputs_stride + c); });
     tile.multiply(H, h_before, h_stride, W_hh);
     tile.each([&](int i, int j, int) {
       const Vec<Real> z = tile.at[i][j];
@@ -170,9 +174,7 @@ class Decoder {
     memory_.take(ids_, column_workers_ * args_.B);
   }
 
-  int64_t* ids(int64_t worker, int64_t row) {
-    return ids_ + column_worker(worker) * args_.B + row;
-  }
+  int64_t* ids(int64_t worker, int64_t row) { return ids_ + column_worker(worker) * args_.B + row; }
   Real* h_at(int64_t step, int64_t row) { return h_[step % 2] + row * h_stride_; }
   Real* parts_at(int64_t step, int64_t column_worker, int64_t row) {
     return parts_[step % 2] + (column_worker * args_.B + row) * logits_width_;
@@ -218,11 +220,11 @@ class Decoder {
       const int count = rows.end - row < kRows ? static_cast<int>(rows.end - row) : kRows;
       for (int64_t p = panels.begin; p < panels.end; ++p) {
         const Panel panel(hidden_panels_, p);
-        run_tile<kRows>(count, panel.vectors,
-                 HiddenTile<Real>{args_.relu, inputs_ + panel.column, width_, ids(worker, row),
-                                        h_at(step, row), args_.H, h_stride_,
-                                        W_hh_ + args_.H * panel.column,
-                                        h_at(step + 1, row) + panel.column});
+        run_tile<kRows>(
+            count, panel.vectors,
+            HiddenTile<Real>{args_.relu, inputs_ + panel.column, width_, ids(worker, row),
+                             h_at(step, row), args_.H, h_stride_, W_hh_ + args_.H * panel.column,
+                             h_at(step + 1, row) + panel.column});
       }
       add_logits(worker, step, row, count, panels);
     }
@@ -237,10 +239,10 @@ class Decoder {
       const Panel panel(logit_panels_, p);
       const int64_t panel_width = panel.vectors * kLanes<Real>;
       run_tile<kRows>(count, panel.vectors,
-               LogitTile<Real>{h_at(step + 1, row) + first, units, h_stride_,
-                               W_hq_ + args_.H * panel.column + first * panel_width,
-                               parts_at(step, column_worker(worker), row) + panel.column,
-                               logits_width_});
+                      LogitTile<Real>{h_at(step + 1, row) + first, units, h_stride_,
+                                      W_hq_ + args_.H * panel.column + first * panel_width,
+                                      parts_at(step, column_worker(worker), row) + panel.column,
+                                      logits_width_});
     }
   }
 
@@ -254,9 +256,9 @@ class Decoder {
         store(logits + v, sum);
       }
       const int64_t at = step * args_.B + row;
-      const int64_t id = args_.uniforms == nullptr
-                             ? largest(logits, logits_width_)
-                             : sample(logits, args_.V, logits_width_, args_.temperature, args_.uniforms[at]);
+      const int64_t id = args_.uniforms == nullptr ? largest(logits, logits_width_)
+                                                   : sample(logits, args_.V, logits_width_,
+                                                            args_.temperature, args_.uniforms[at]);
       *ids(worker, row) = id;
       if (column_worker(worker) == 0) args_.ids[at] = id;
     }

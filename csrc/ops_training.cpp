@@ -1,0 +1,166 @@
+// The operators that train: the loss with its gradients, and the whole step.
+#include <array>
+#include <string>
+#include <utility>
+
+#include "arguments.h"
+#include "checks.h"
+#include "extents.h"
+#include "kernels.h"
+#include "ops.h"
+
+namespace rnnfast {
+
+namespace {
+
+// W_xh, W_hh, b_h, W_hq, b_q.
+using Params = std::array<const Tensor*, 5>;
+
+Params five_of(const std::vector<Tensor>& tensors, const char* name) {
+  if (tensors.size() != 5) {
+    fail(name, " has ", tensors.size(), " tensors; it must have 5: W_xh, W_hh, b_h, W_hq, b_q");
+  }
+  return {&tensors[0], &tensors[1], &tensors[2], &tensors[3], &tensors[4]};
+}
+
+struct Sizes {
+  int64_t T, B, H, V;
+  int32_t dtype;
+};
+
+Sizes sizes_of(const Tensor& ids, const Tensor& W_xh) {
+  const int32_t dtype = require_real(W_xh, "W_xh");
+  require_rank(W_xh, "W_xh", 2, "[V, H]");
+  require_rank(ids, "ids", 2, "[T, B]");
+  const Sizes n{ids.size(0), ids.size(1), W_xh.size(1), W_xh.size(0), dtype};
+  require_at_least(n.T, "T, the number of steps,", 1);
+  require_at_least(n.B, "B, the number of sequences,", 1);
+  require_at_least(n.H, "H, the number of hidden units,", 1);
+  return n;
+}
+
+// `of` says whose they are: "", "params: " or "grads: ".
+void require_params(const Sizes& n, const std::string& of, const Params& params) {
+  require(*params[0], (of + "W_xh").c_str(), n.dtype, "[V, H]", {n.V, n.H});
+  require(*params[1], (of + "W_hh").c_str(), n.dtype, "[H, H]", {n.H, n.H});
+  require(*params[2], (of + "b_h").c_str(), n.dtype, "[H]", {n.H});
+  require(*params[3], (of + "W_hq").c_str(), n.dtype, "[H, V]", {n.H, n.V});
+  require(*params[4], (of + "b_q").c_str(), n.dtype, "[V]", {n.V});
+}
+
+template <class Real>
+CrossEntropyArgs<Real> arguments_of(const Sizes& n, const Classes& ids, const Classes& targets,
+                                    const Params& params, const Tensor& h0, bool relu) {
+  CrossEntropyArgs<Real> args{};
+  args.T = n.T;
+  args.B = n.B;
+  args.H = n.H;
+  args.V = n.V;
+  args.ids = ids.values;
+  args.ids_stride_t = ids.stride_t;
+  args.ids_stride_b = ids.stride_b;
+  args.targets = targets.values;
+  args.targets_stride_t = targets.stride_t;
+  args.targets_stride_b = targets.stride_b;
+  args.W_xh = params[0]->data<Real>();
+  args.W_hh = params[1]->data<Real>();
+  args.b_h = params[2]->data<Real>();
+  args.W_hq = params[3]->data<Real>();
+  args.b_q = params[4]->data<Real>();
+  args.h0 = h0.data<Real>();
+  args.relu = relu;
+  return args;
+}
+
+// What is changed in place must be plain memory of its own.
+void require_plain(const std::vector<const Tensor*>& changed) {
+  std::vector<Extent> extents;
+  for (const Tensor* tensor : changed) {
+    if (!tensor->is_contiguous()) {
+      fail("a ", describe(*tensor), " among params, grads and h is not contiguous; it must be");
+    }
+    extents.push_back(extent_of(*tensor));
+  }
+  if (overlap(extents)) fail("two of params, grads and h share memory; they must not");
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_cross_entropy(
+    Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q,
+    Tensor h0, bool relu, bool need_grads, bool need_h0) {
+  const Sizes n = sizes_of(ids, W_xh);
+  const Params params = {&W_xh, &W_hh, &b_h, &W_hq, &b_q};
+  require_params(n, "", params);
+  require(h0, "h0", n.dtype, "[B, H]", {n.B, n.H});
+  const Classes inputs(ids, "ids", n.T, n.B, n.V), outputs(targets, "targets", n.T, n.B, n.V);
+  make_all_contiguous(W_xh, W_hh, b_h, W_hq, b_q, h0);
+
+  Tensor loss = empty({}, n.dtype), h_last = empty({n.B, n.H}, n.dtype);
+  OptionalOutput grad_W_xh(need_grads, {n.V, n.H}, n.dtype);
+  OptionalOutput grad_W_hh(need_grads, {n.H, n.H}, n.dtype);
+  OptionalOutput grad_b_h(need_grads, {n.H}, n.dtype);
+  OptionalOutput grad_W_hq(need_grads, {n.H, n.V}, n.dtype);
+  OptionalOutput grad_b_q(need_grads, {n.V}, n.dtype);
+  OptionalOutput grad_h0(need_grads && need_h0, {n.B, n.H}, n.dtype);
+  with_real(n.dtype, [&]<class Real>() {
+    double loss_value;
+    auto args = arguments_of<Real>(n, inputs, outputs, params, h0, relu);
+    args.loss = &loss_value;
+    args.h_last = h_last.data<Real>();
+    args.grad_W_xh = grad_W_xh.data<Real>();
+    args.grad_W_hh = grad_W_hh.data<Real>();
+    args.grad_b_h = grad_b_h.data<Real>();
+    args.grad_W_hq = grad_W_hq.data<Real>();
+    args.grad_b_q = grad_b_q.data<Real>();
+    args.grad_h0 = grad_h0.data<Real>();
+    kernels_of<Real>().rnn_cross_entropy(args);
+    *loss.data<Real>() = static_cast<Real>(loss_value);
+  });
+  return {std::move(loss),
+          std::move(h_last),
+          std::move(grad_W_xh.tensor),
+          std::move(grad_W_hh.tensor),
+          std::move(grad_b_h.tensor),
+          std::move(grad_W_hq.tensor),
+          std::move(grad_b_q.tensor),
+          std::move(grad_h0.tensor)};
+}
+
+Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
+                  Tensor h, double lr, double max_norm, bool relu) {
+  const Params w = five_of(params, "params"), g = five_of(grads, "grads");
+  const Sizes n = sizes_of(ids, *w[0]);
+  require_params(n, "params: ", w);
+  require_params(n, "grads: ", g);
+  require(h, "h", n.dtype, "[B, H]", {n.B, n.H});
+  require_plain({w[0], w[1], w[2], w[3], w[4], g[0], g[1], g[2], g[3], g[4], &h});
+  const Classes inputs(ids, "ids", n.T, n.B, n.V), outputs(targets, "targets", n.T, n.B, n.V);
+
+  Tensor loss = empty({}, n.dtype);
+  with_real(n.dtype, [&]<class Real>() {
+    double loss_value;
+    auto args = arguments_of<Real>(n, inputs, outputs, w, h, relu);
+    args.loss = &loss_value;
+    args.h_last = h.data<Real>();
+    args.grad_W_xh = g[0]->data<Real>();
+    args.grad_W_hh = g[1]->data<Real>();
+    args.grad_b_h = g[2]->data<Real>();
+    args.grad_W_hq = g[3]->data<Real>();
+    args.grad_b_q = g[4]->data<Real>();
+    kernels_of<Real>().train_step({
+        .cross_entropy = args,
+        .W_xh = w[0]->data<Real>(),
+        .W_hh = w[1]->data<Real>(),
+        .b_h = w[2]->data<Real>(),
+        .W_hq = w[3]->data<Real>(),
+        .b_q = w[4]->data<Real>(),
+        .lr = lr,
+        .max_norm = max_norm,
+    });
+    *loss.data<Real>() = static_cast<Real>(loss_value);
+  });
+  return loss;
+}
+
+}  // namespace rnnfast
