@@ -1,6 +1,7 @@
 // Arguments and outputs of the operators in the form that the kernels take.
 #pragma once
 
+#include <algorithm>
 #include <initializer_list>
 #include <optional>
 #include <utility>
@@ -52,6 +53,11 @@ void make_all_contiguous(Tensors&... tensors) {
 template <class Element>
 Element* data_or_null(const std::optional<Tensor>& tensor) {
   return tensor ? tensor->data<Element>() : nullptr;
+}
+
+inline void fill_with_zeros(const Tensor& tensor) {
+  with_real(tensor.dtype(),
+            [&]<class Real>() { std::fill_n(tensor.data<Real>(), tensor.numel(), Real{0}); });
 }
 
 // An output that may not be wanted: then 0 elements, and a null pointer for the kernel.

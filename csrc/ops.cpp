@@ -76,6 +76,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> gr
   make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
 
   Tensor grad_x = ids ? empty({V, H}, dtype) : empty({T, B, H}, dtype);
+  // No sequence: the kernel has no worker that would clear the table's gradient.
+  if (B == 0 && ids) fill_with_zeros(grad_x);
   OptionalOutput grad_W_hh(need_W_hh, {H, H}, dtype);
   OptionalOutput grad_b_h(need_b_h, {H}, dtype);
   OptionalOutput grad_h0(need_h0, {B, H}, dtype);

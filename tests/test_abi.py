@@ -82,6 +82,12 @@ def operator_calls():
     yield "clip_grads_", ([torch.randn(4, 5), torch.randn(6).double()], 0.5, True)
     yield "decode", (first, table, W_hh, b_h, W_hq, b_q, h0, 7, 1.0, None, False)
     yield "decode", (first, table, W_hh, b_h, W_hq, b_q, h0, 7, 0.5, torch.rand(7, B), True)
+    params = [table, W_hh, b_h, W_hq, b_q]
+    targets = torch.randint(V, (T, B))
+    yield "rnn_cross_entropy", (ids, targets, *params, h0, False, True, True)
+    yield "rnn_cross_entropy", (ids, targets, *params, h0, True, False, False)
+    grads = [torch.zeros_like(p) for p in params]
+    yield "train_step_", (ids, targets, params, grads, h0.clone(), 0.5, 1.0, False)
 
 
 @pytest.mark.parametrize(("name", "arguments"), list(operator_calls()))
@@ -115,3 +121,13 @@ def test_instruction_set_can_be_chosen(chosen, message):
         text=True,
     )
     assert message in done.stdout
+
+
+def test_backward_of_no_sequences_is_zero():
+    assert native.load_error() == ""
+    T, H, V = 3, 4, 5
+    hs, h0, ids = torch.empty(T, 0, H), torch.empty(0, H), torch.empty(T, 0, dtype=torch.int64)
+    W_hh = torch.randn(H, H)
+    grads = native.rnn_backward(None, None, hs, ids, V, W_hh, h0, False, True, True, True)
+    assert [tuple(g.shape) for g in grads] == [(V, H), (H, H), (H,), (0, H)]
+    assert all((g == 0).all() for g in grads)
