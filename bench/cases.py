@@ -15,6 +15,7 @@ LEARNING_RATE = 1.0
 CLIP = 1.0
 FIRST = 2  # the id that generation starts from
 GENERATED = 1000  # how many follow it
+OPS = ("train", "forward", "generate")
 PARAMETERS = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")
 
 
@@ -33,7 +34,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Case:
-    """One shape. `epoch` is the number of minibatches: 8 in the notebook's 10,000 characters."""
+    """One shape. `epoch` is the number of minibatches: 8 in the notebook's 10,000 characters.
+
+    ops: what is measured. Generation runs one sequence, so only `hidden` matters to it.
+    """
 
     name: str
     hidden: int
@@ -41,6 +45,7 @@ class Case:
     steps: int = 35
     vocab: int = 28
     epoch: int = 8
+    ops: tuple[str, ...] = OPS
 
     @property
     def tokens(self) -> int:
@@ -111,8 +116,8 @@ CASES = {
         Case("H256", 256),
         Case("H512", 512),
         Case("H1024", 1024),
-        Case("N1_H512", 512, batch=1),
-        Case("N256_H256", 256, batch=256, epoch=4),
-        Case("T512_H256", 256, steps=512, epoch=2),
+        Case("N1_H512", 512, batch=1, ops=OPS[:2]),
+        Case("N256_H256", 256, batch=256, epoch=4, ops=OPS[:2]),
+        Case("T512_H256", 256, steps=512, epoch=2, ops=OPS[:2]),
     )
 }

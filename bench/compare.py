@@ -10,9 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import machine
-from bench.cases import CASES
+from bench.cases import CASES, OPS
 from bench.measure import Bench, Plan, Timed, YardstickError
-from bench.peers import OPS
 from bench.protocol import ROOT
 from bench.suites import Entry
 from bench.summary import quantiles

@@ -27,7 +27,7 @@ def table(case: str, record: Result) -> str:
                 _cell(figures["tokens_per_s"], "{:,.0f}"),
                 _cell(figures["times_scratch"], "{:.3g}"),
                 _cell(figures["times_best_peer"], "{:.3g}"),
-                _cell(figures["percent_of_limit"], "{:.2g}"),
+                _cell(figures["percent_of_limit"], "{:.3g}"),
             )
             rows.append(f"| {name}{best} | " + " | ".join(cells) + " |")
         parts.append("\n".join(rows))

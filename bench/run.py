@@ -17,10 +17,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import machine, report
-from bench.cases import Case
+from bench.cases import OPS, Case
 from bench.compiler import CompileError
 from bench.measure import Bench, Plan, YardstickError, busy_neighbours
-from bench.peers import OPS
 from bench.probe import Reading
 from bench.suites import Suite
 from bench.summary import slowdown, summarise
@@ -58,7 +57,7 @@ def _measure(suite: Suite, bench: Bench, probe: Prober | None, busy: int) -> dic
         "ops": summarise(suite, bench, quiet),
         "left_out": bench.left_out,
     }
-    if busy:
+    if busy and "train" in bench.plan.ops:
         with busy_neighbours(busy):
             beside = bench.time(("train",), probe)
         record["busy"] = {"neighbours": busy, **slowdown(quiet, beside)}

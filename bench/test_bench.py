@@ -18,17 +18,20 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.agree import Judge
 from bench.cases import CASES
 from bench.machine import processors
-from bench.peers import OPS
 from bench.suites.cpu import SUITE
 from bench.worker import Host
 
 ENTRIES = {entry.name: entry for entry in SUITE.entries}
 CHOSEN = os.environ.get("BENCH_CASES", "H64 N1_H512").split()
-LOCAL = [(op, peer) for peer in (SUITE.yardstick, "torch_rnn", "ours") for op in OPS]
+PEERS = {
+    "train": (SUITE.yardstick, "torch_rnn", "ours_loop", "ours_loss", "ours"),
+    "forward": (SUITE.yardstick, "torch_rnn", "ours_loss", "ours"),
+    "generate": (SUITE.yardstick, "torch_rnn", "ours"),
+}
+TURNS = [(case, op, peer) for case in CHOSEN for op in CASES[case].ops for peer in PEERS[op]]
 
 
-@pytest.mark.parametrize(("op", "peer"), [*LOCAL, ("train", "ours_loop"), ("train", "ours_loss")])
-@pytest.mark.parametrize("case", CHOSEN)
+@pytest.mark.parametrize(("case", "op", "peer"), TURNS)
 def test_speed(case: str, op: str, peer: str, benchmark: BenchmarkFixture) -> None:
     host = _host(case, peer)
     _judge(case).admit(host.check, op)
@@ -42,7 +45,7 @@ def test_speed(case: str, op: str, peer: str, benchmark: BenchmarkFixture) -> No
 def _judge(case: str) -> Judge:
     """With the bounds that the yardstick's own errors set."""
     judge = Judge(CASES[case], Path(tempfile.gettempdir(), f"rnnfast-bench-{os.getpid()}.npz"))
-    for op in OPS:
+    for op in CASES[case].ops:
         judge.admit(_host(case, SUITE.yardstick).check, op, yardstick=True)
     return judge
 

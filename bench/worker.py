@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bench.cases import Case
-from bench.peers import OPS, Peer
+from bench.peers import Peer
 from bench.protocol import Message, serve
 
 
@@ -30,7 +30,7 @@ class Host:
         self._case = Case(**case)
         module = importlib.import_module(self._name)
         self._peer: Peer = module.make(self._variant, self._case.problem(), self._threads)
-        self.ops = [op for op in OPS if hasattr(self._peer, op)]
+        self.ops = [op for op in self._case.ops if hasattr(self._peer, op)]
         return {"ops": self.ops, "versions": module.versions()}
 
     def check(self, op: str, file: str) -> Message:

@@ -11,8 +11,6 @@ from typing import Protocol
 
 from bench.cases import Floats
 
-OPS = ("train", "forward", "generate")
-
 
 class Peer(Protocol):
     """One implementation, holding its own parameters.
