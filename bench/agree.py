@@ -1,7 +1,7 @@
 """Proof before timing: everyone's first results against float64.
 
-An error may be twice the textbook loop's own, plus what float32 loses in a sum over all tokens whose
-order is free: about sqrt(tokens) units in the last place, where a wrong term would cost thousands.
+An error may be twice the textbook loop's own, plus what float32 loses in a sum over all tokens
+whose order is free: about sqrt(tokens) units in the last place. A wrong term costs thousands.
 """
 
 from __future__ import annotations
