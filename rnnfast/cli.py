@@ -158,6 +158,16 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_bench_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seconds",
+        type=_positive_float,
+        default=60.0,
+        metavar="X",
+        help="how long to measure (default %(default)s)",
+    )
+
+
 def _add_no_options(parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -165,6 +175,7 @@ def _add_no_options(parser: argparse.ArgumentParser) -> None:
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("Train on a text; leaves a checkpoint and a curve.", _add_train_options),
     "generate": ("Continue a text with a trained network.", _add_generate_options),
+    "bench": ("Compare training speed with the textbook's own loop.", _add_bench_options),
     "info": ("Show versions, the native build, and which backend runs.", _add_no_options),
 }
 
