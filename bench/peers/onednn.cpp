@@ -1,5 +1,5 @@
-// The same network in oneDNN: its vanilla_rnn primitive, its matmul for the readout, and plain loops
-// for the cross-entropy, the clipping and SGD. Called from onednn.py.
+// The same network in oneDNN: its vanilla_rnn primitive, its matmul for the readout, and plain
+// loops for the cross-entropy, the clipping and SGD. Called from onednn.py.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -43,7 +43,8 @@ struct Parameters {
   memory W_xh, W_hh, b_h, W_hq, b_q;
 
   Parameters(Context& c, long V, long H)
-      : V(V), H(H),
+      : V(V),
+        H(H),
         W_xh(c.zeros({{1, 1, V, 1, H}, kFloat, tag::ldigo})),
         W_hh(c.zeros({{1, 1, H, 1, H}, kFloat, tag::ldigo})),
         b_h(c.zeros({{1, 1, 1, H}, kFloat, tag::ldgo})),
@@ -62,9 +63,13 @@ struct Layout {
   memory::desc x, h, hs, W_xh, W_hh, b_h, any_xh, any_hh;
 
   Layout(const Parameters& p, long T, long B)
-      : x({T, B, p.V}, kFloat, tag::tnc), h({1, 1, B, p.H}, kFloat, tag::ldnc),
-        hs({T, B, p.H}, kFloat, tag::tnc), W_xh(p.W_xh.get_desc()), W_hh(p.W_hh.get_desc()),
-        b_h(p.b_h.get_desc()), any_xh(W_xh.get_dims(), kFloat, tag::any),
+      : x({T, B, p.V}, kFloat, tag::tnc),
+        h({1, 1, B, p.H}, kFloat, tag::ldnc),
+        hs({T, B, p.H}, kFloat, tag::tnc),
+        W_xh(p.W_xh.get_desc()),
+        W_hh(p.W_hh.get_desc()),
+        b_h(p.b_h.get_desc()),
+        any_xh(W_xh.get_dims(), kFloat, tag::any),
         any_hh(W_hh.get_dims(), kFloat, tag::any) {}
 
   vanilla_rnn_forward::primitive_desc forward(Context& c, dnnl::prop_kind kind) const {
@@ -85,10 +90,20 @@ struct Forward {
   matmul readout;
 
   Forward(Context& c, const Parameters& p, long T, long B, dnnl::prop_kind kind)
-      : c(c), p(p), T(T), B(B), layout(p, T, B), desc(layout.forward(c, kind)), layer(desc),
-        x(c.zeros(layout.x)), h(c.zeros(layout.h)), h_last(c.zeros(layout.h)),
-        hs(c.zeros(layout.hs)), workspace(c.zeros(desc.workspace_desc())),
-        packed_xh(c.zeros(desc.weights_layer_desc())), packed_hh(c.zeros(desc.weights_iter_desc())),
+      : c(c),
+        p(p),
+        T(T),
+        B(B),
+        layout(p, T, B),
+        desc(layout.forward(c, kind)),
+        layer(desc),
+        x(c.zeros(layout.x)),
+        h(c.zeros(layout.h)),
+        h_last(c.zeros(layout.h)),
+        hs(c.zeros(layout.hs)),
+        workspace(c.zeros(desc.workspace_desc())),
+        packed_xh(c.zeros(desc.weights_layer_desc())),
+        packed_hh(c.zeros(desc.weights_iter_desc())),
         hs_rows(c.like({{T * B, p.H}, kFloat, tag::ab}, hs)),
         logits(c.zeros({{T * B, p.V}, kFloat, tag::ab})),
         readout(matmul::primitive_desc(c.engine, hs_rows.get_desc(), p.W_hq.get_desc(),
@@ -103,12 +118,18 @@ struct Forward {
   void run(const int64_t* ids) {
     std::memset(data(x), 0, T * B * p.V * sizeof(float));
     for (long i = 0; i < T * B; i++) data(x)[i * p.V + ids[i]] = 1;
-    layer.execute(c.stream, {{DNNL_ARG_SRC_LAYER, x}, {DNNL_ARG_SRC_ITER, h},
-                             {DNNL_ARG_WEIGHTS_LAYER, packed_xh}, {DNNL_ARG_WEIGHTS_ITER, packed_hh},
-                             {DNNL_ARG_BIAS, p.b_h}, {DNNL_ARG_DST_LAYER, hs},
-                             {DNNL_ARG_DST_ITER, h_last}, {DNNL_ARG_WORKSPACE, workspace}});
-    readout.execute(c.stream, {{DNNL_ARG_SRC, hs_rows}, {DNNL_ARG_WEIGHTS, p.W_hq},
-                               {DNNL_ARG_BIAS, p.b_q}, {DNNL_ARG_DST, logits}});
+    layer.execute(c.stream, {{DNNL_ARG_SRC_LAYER, x},
+                             {DNNL_ARG_SRC_ITER, h},
+                             {DNNL_ARG_WEIGHTS_LAYER, packed_xh},
+                             {DNNL_ARG_WEIGHTS_ITER, packed_hh},
+                             {DNNL_ARG_BIAS, p.b_h},
+                             {DNNL_ARG_DST_LAYER, hs},
+                             {DNNL_ARG_DST_ITER, h_last},
+                             {DNNL_ARG_WORKSPACE, workspace}});
+    readout.execute(c.stream, {{DNNL_ARG_SRC, hs_rows},
+                               {DNNL_ARG_WEIGHTS, p.W_hq},
+                               {DNNL_ARG_BIAS, p.b_q},
+                               {DNNL_ARG_DST, logits}});
     c.stream.wait();
   }
 };
@@ -144,10 +165,18 @@ struct Backward {
   matmul into_hs, into_W_hq;
 
   Backward(Context& c, Forward& f)
-      : c(c), f(f), grads(c, f.p.V, f.p.H), desc(describe()), layer(desc),
-        packed_xh(c.zeros(desc.weights_layer_desc())), packed_hh(c.zeros(desc.weights_iter_desc())),
-        d_x(c.zeros(f.layout.x)), d_h(c.zeros(f.layout.h)), d_h_last(c.zeros(f.layout.h)),
-        d_hs(c.zeros(f.layout.hs)), d_hs_rows(c.like(f.hs_rows.get_desc(), d_hs)),
+      : c(c),
+        f(f),
+        grads(c, f.p.V, f.p.H),
+        desc(describe()),
+        layer(desc),
+        packed_xh(c.zeros(desc.weights_layer_desc())),
+        packed_hh(c.zeros(desc.weights_iter_desc())),
+        d_x(c.zeros(f.layout.x)),
+        d_h(c.zeros(f.layout.h)),
+        d_h_last(c.zeros(f.layout.h)),
+        d_hs(c.zeros(f.layout.hs)),
+        d_hs_rows(c.like(f.hs_rows.get_desc(), d_hs)),
         d_logits(c.zeros(f.logits.get_desc())),
         W_hq_T(c.like({{f.p.V, f.p.H}, kFloat, tag::ba}, f.p.W_hq)),
         hs_T(c.like({{f.p.H, f.T * f.B}, kFloat, tag::ba}, f.hs)),
@@ -158,33 +187,47 @@ struct Backward {
 
   vanilla_rnn_backward::primitive_desc describe() {
     const Layout& l = f.layout;
-    return {c.engine, dnnl::prop_kind::backward, kTanh, kLeftToRight,
-            l.x, l.h, l.any_xh, l.any_hh, l.b_h, l.hs, l.h,
-            l.x, l.h, l.W_xh, l.W_hh, l.b_h, l.hs, l.h, f.desc};
+    return {c.engine, dnnl::prop_kind::backward,
+            kTanh,    kLeftToRight,
+            l.x,      l.h,
+            l.any_xh, l.any_hh,
+            l.b_h,    l.hs,
+            l.h,      l.x,
+            l.h,      l.W_xh,
+            l.W_hh,   l.b_h,
+            l.hs,     l.h,
+            f.desc};
   }
 
   // Fills `grads` and returns the loss; f.run() comes before.
   double run(const int64_t* targets) {
-    double loss = cross_entropy(f.T * f.B, f.p.V, data(f.logits), targets, data(d_logits),
-                                data(grads.b_q));
+    double loss =
+        cross_entropy(f.T * f.B, f.p.V, data(f.logits), targets, data(d_logits), data(grads.b_q));
     c.copy(f.p.W_xh, packed_xh);
     c.copy(f.p.W_hh, packed_hh);
-    into_hs.execute(c.stream, {{DNNL_ARG_SRC, d_logits}, {DNNL_ARG_WEIGHTS, W_hq_T},
-                               {DNNL_ARG_DST, d_hs_rows}});
-    into_W_hq.execute(c.stream, {{DNNL_ARG_SRC, hs_T}, {DNNL_ARG_WEIGHTS, d_logits},
-                                 {DNNL_ARG_DST, grads.W_hq}});
+    into_hs.execute(
+        c.stream,
+        {{DNNL_ARG_SRC, d_logits}, {DNNL_ARG_WEIGHTS, W_hq_T}, {DNNL_ARG_DST, d_hs_rows}});
+    into_W_hq.execute(
+        c.stream, {{DNNL_ARG_SRC, hs_T}, {DNNL_ARG_WEIGHTS, d_logits}, {DNNL_ARG_DST, grads.W_hq}});
     // The primitive adds to what is there.
     for (const memory* m : {&grads.W_xh, &grads.W_hh, &grads.b_h})
       std::memset(data(*m), 0, m->get_desc().get_size());
-    layer.execute(c.stream,
-                  {{DNNL_ARG_SRC_LAYER, f.x}, {DNNL_ARG_SRC_ITER, f.h},
-                   {DNNL_ARG_WEIGHTS_LAYER, packed_xh}, {DNNL_ARG_WEIGHTS_ITER, packed_hh},
-                   {DNNL_ARG_BIAS, f.p.b_h}, {DNNL_ARG_DST_LAYER, f.hs},
-                   {DNNL_ARG_DST_ITER, f.h_last}, {DNNL_ARG_WORKSPACE, f.workspace},
-                   {DNNL_ARG_DIFF_SRC_LAYER, d_x}, {DNNL_ARG_DIFF_SRC_ITER, d_h},
-                   {DNNL_ARG_DIFF_WEIGHTS_LAYER, grads.W_xh},
-                   {DNNL_ARG_DIFF_WEIGHTS_ITER, grads.W_hh}, {DNNL_ARG_DIFF_BIAS, grads.b_h},
-                   {DNNL_ARG_DIFF_DST_LAYER, d_hs}, {DNNL_ARG_DIFF_DST_ITER, d_h_last}});
+    layer.execute(c.stream, {{DNNL_ARG_SRC_LAYER, f.x},
+                             {DNNL_ARG_SRC_ITER, f.h},
+                             {DNNL_ARG_WEIGHTS_LAYER, packed_xh},
+                             {DNNL_ARG_WEIGHTS_ITER, packed_hh},
+                             {DNNL_ARG_BIAS, f.p.b_h},
+                             {DNNL_ARG_DST_LAYER, f.hs},
+                             {DNNL_ARG_DST_ITER, f.h_last},
+                             {DNNL_ARG_WORKSPACE, f.workspace},
+                             {DNNL_ARG_DIFF_SRC_LAYER, d_x},
+                             {DNNL_ARG_DIFF_SRC_ITER, d_h},
+                             {DNNL_ARG_DIFF_WEIGHTS_LAYER, grads.W_xh},
+                             {DNNL_ARG_DIFF_WEIGHTS_ITER, grads.W_hh},
+                             {DNNL_ARG_DIFF_BIAS, grads.b_h},
+                             {DNNL_ARG_DIFF_DST_LAYER, d_hs},
+                             {DNNL_ARG_DIFF_DST_ITER, d_h_last}});
     c.stream.wait();
     return loss;
   }
@@ -217,7 +260,8 @@ struct Network {
   Backward backward;
 
   Network(long V, long H, long T, long B, const float* const* values)
-      : trained(context, V, H), fixed(context, V, H),
+      : trained(context, V, H),
+        fixed(context, V, H),
         training(context, trained, T, B, dnnl::prop_kind::forward_training),
         inference(context, fixed, T, B, dnnl::prop_kind::forward_inference),
         single(context, fixed, 1, 1, dnnl::prop_kind::forward_inference),
