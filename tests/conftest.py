@@ -37,8 +37,13 @@ def _fresh_dispatch() -> object:
 
 
 @pytest.fixture(autouse=True)
-def _same_seed() -> None:
+def _same_seed_and_one_thread() -> None:
+    """Most networks here are tiny: on a busy machine a second thread makes them 100 times slower.
+
+    Tests of the kernels set the number of threads themselves.
+    """
     torch.manual_seed(0)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=["native", "reference"])

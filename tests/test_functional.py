@@ -131,6 +131,12 @@ def test_opcheck(ids):
     torch.library.opcheck(ops.clip_grads_.default, ([torch.randn(3), torch.randn(2, 2)], 0.5, True))
     args = (ids[0], W_xh, W_hh, b_h, W_hq, b_q, h0, 3, 1.0, None, False)
     torch.library.opcheck(ops.decode.default, args)
+    params = (W_xh, W_hh, b_h, W_hq, b_q)
+    for need in (True, False):
+        args = (ids, ids, *params, h0, False, need, need)
+        torch.library.opcheck(ops.rnn_cross_entropy.default, args)
+    args = (ids, ids, params, [torch.zeros_like(p) for p in params], h0, 0.5, 1.0, False)
+    torch.library.opcheck(ops.train_step_.default, args)
 
 
 def test_bfloat16_falls_back_and_says_so(ids):

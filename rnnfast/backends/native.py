@@ -149,6 +149,19 @@ def _register_fakes() -> None:
             hs.new_empty((B, H) if need_h0 else (0,)),
         )
 
+    @fake("rnnfast::rnn_cross_entropy")
+    def _(  # type: ignore[no-untyped-def]
+        ids, targets, W_xh, W_hh, b_h, W_hq, b_q, h0, relu, need_grads, need_h0
+    ):
+        inputs = (W_xh, W_hh, b_h, W_hq, b_q, h0)
+        needed = [need_grads] * 5 + [need_grads and need_h0]
+        grads = (t.new_empty(t.shape if n else (0,)) for t, n in zip(inputs, needed, strict=True))
+        return h0.new_empty(()), h0.new_empty(h0.shape), *grads
+
+    @fake("rnnfast::train_step_")
+    def _(ids, targets, params, grads, h, lr, max_norm, relu):  # type: ignore[no-untyped-def]
+        return h.new_empty(())
+
     @fake("rnnfast::clip_grads_")
     def _(grads, max_norm, d2l):  # type: ignore[no-untyped-def]
         return grads[0].new_empty(()) if grads else torch.empty(())
