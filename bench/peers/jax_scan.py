@@ -59,6 +59,8 @@ def _generate(params: Any) -> Any:
 class JaxScan:
     """Parameters are donated to the step that replaces them; losses are read once per epoch."""
 
+    _trained: list[Any]
+
     def __init__(self, problem: Problem, unroll: int) -> None:
         self._batches = [
             (jnp.asarray(X.T.astype(np.int32)), jnp.asarray(Y.T.astype(np.int32)))
