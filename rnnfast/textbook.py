@@ -36,11 +36,13 @@ class Model:
         self.params = params
 
     def __call__(self, X: Tensor, state: State) -> tuple[Tensor, State]:
-        one_hot = nn.functional.one_hot(X.T, self.params[0].shape[0]).type(torch.float32)
+        W_xh = self.params[0]
+        one_hot = nn.functional.one_hot(X.T, W_xh.shape[0]).type(W_xh.dtype)
         return rnn(one_hot, state, self.params)
 
-    def begin_state(self, batch_size: int) -> State:
-        return (torch.zeros((batch_size, self.params[1].shape[0])),)
+    def begin_state(self, batch_size: int, device: Any = None) -> State:
+        W_hh = self.params[1]
+        return (torch.zeros((batch_size, W_hh.shape[0]), device=device, dtype=W_hh.dtype),)
 
 
 def clip(params: Sequence[Tensor], theta: float) -> None:

@@ -1,17 +1,11 @@
-"""The chapter's model as its readers write it: a loop over one-hot inputs. What we must match."""
+"""The chapter's models as its readers write them, loops over one-hot inputs: what we must match."""
 
 import torch
 from torch import Tensor
 
+from rnnfast.textbook import Model, clip, rnn
 
-def rnn(inputs: Tensor, state: tuple[Tensor], params: list[Tensor]) -> tuple[Tensor, tuple[Tensor]]:
-    W_xh, W_hh, b_h, W_hq, b_q = params
-    (H,) = state
-    outputs = []
-    for X in inputs:
-        H = torch.tanh(torch.mm(X, W_xh) + torch.mm(H, W_hh) + b_h)
-        outputs.append(torch.mm(H, W_hq) + b_q)
-    return torch.cat(outputs, dim=0), (H,)
+__all__ = ["Model", "clip", "gated_params", "gru", "lstm", "predict", "rnn"]
 
 
 def gru(inputs: Tensor, state: tuple[Tensor], params: list[Tensor]) -> tuple[Tensor, tuple[Tensor]]:
@@ -52,28 +46,6 @@ def lstm(inputs: Tensor, state: tuple[Tensor, Tensor], params: list[Tensor]):
         H = o * torch.tanh(C)
         outputs.append(H @ W_hq + b_q)
     return torch.cat(outputs, dim=0), (H, C)
-
-
-class Model:
-    """The notebook's RNNModelScratch around its own loop."""
-
-    def __init__(self, params: list[Tensor], V: int) -> None:
-        self.params, self.V = params, V
-
-    def __call__(self, X: Tensor, state):
-        one_hot = torch.nn.functional.one_hot(X.T, self.V)
-        return rnn(one_hot.type(self.params[0].dtype), state, self.params)
-
-    def begin_state(self, batch_size: int, device):
-        H = self.params[1].shape[0]
-        return (torch.zeros((batch_size, H), device=device, dtype=self.params[0].dtype),)
-
-
-def grad_clipping(params: list[Tensor], theta: float) -> None:
-    norm = torch.sqrt(sum(torch.sum(p.grad**2) for p in params))
-    if norm > theta:
-        for p in params:
-            p.grad[:] *= theta / norm
 
 
 def predict(prefix: str, num_preds: int, net, vocab, device) -> str:

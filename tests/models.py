@@ -34,4 +34,4 @@ def ours(tensors: list[Tensor]) -> RNNModelScratch:
 def pair(V: int = 7, H: int = 9, dtype=torch.float32) -> tuple[RNNModelScratch, book.Model]:
     """Our net and the book's with equal parameters."""
     made = params(V, H, dtype)
-    return ours(made), book.Model(copies(made), V)
+    return ours(made), book.Model(copies(made))

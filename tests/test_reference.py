@@ -69,7 +69,7 @@ def test_clip_follows_the_book_and_torch():
         mine = [g.clone() for g in grads]
         norm = reference.clip_grads_(mine, 0.5, d2l)
         if d2l:
-            book.grad_clipping(leaves, 0.5)
+            book.clip(leaves, 0.5)
         else:
             torch.testing.assert_close(norm, torch.nn.utils.clip_grad_norm_(leaves, 0.5))
         for g, leaf in zip(mine, leaves, strict=True):

@@ -54,8 +54,8 @@ def test_outputs_and_gradients(t, b, v, h, dtype):
     runs = {}
     for name, net in {
         "ours": models.ours(p),
-        "same": book.Model(models.copies(p), v),
-        "f64": book.Model(models.copies(p, torch.float64), v),
+        "same": book.Model(models.copies(p)),
+        "f64": book.Model(models.copies(p, torch.float64)),
     }.items():
         state = (torch.zeros(b, h, dtype=net.params[0].dtype),)
         y, (h_last,) = net(X, state)

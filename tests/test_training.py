@@ -52,7 +52,7 @@ def _books_epoch(net, batches, lr, use_random_iter=False, optimizer=None):
         if optimizer:
             optimizer.zero_grad()
         loss.backward()
-        book.grad_clipping(net.params, 1)
+        book.clip(net.params, 1)
         if optimizer:
             optimizer.step()
         else:
@@ -165,7 +165,7 @@ def test_grad_clipping_is_the_books(backend, theta):
         q.grad = p.grad.clone()
     kept = [p.grad for p in net.params]
     grad_clipping(net, theta)
-    book.grad_clipping(other.params, theta)
+    book.clip(other.params, theta)
     for p, q, grad in zip(net.params, other.params, kept, strict=True):
         assert p.grad is grad  # in place
         torch.testing.assert_close(p.grad, q.grad)
@@ -179,7 +179,7 @@ def test_grad_clipping_of_norms_that_are_not_finite(backend, value):
         p.grad.flatten()[0] = value
         q.grad = p.grad.clone()
     grad_clipping(net, 1)
-    book.grad_clipping(other.params, 1)
+    book.clip(other.params, 1)
     for p, q in zip(net.params, other.params, strict=True):
         torch.testing.assert_close(p.grad, q.grad, equal_nan=True)
 
