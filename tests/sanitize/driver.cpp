@@ -1,0 +1,372 @@
+// Runs every kernel without torch, for AddressSanitizer and ThreadSanitizer to watch: odd sizes,
+// buffers of exactly the size that a kernel may touch, several workers on real threads, and two
+// callers at once. Exits with 1 where a result is not that of the plain loops in naive.h.
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <limits>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels.h"
+#include "naive.h"
+
+namespace rnnfast {
+namespace {
+
+using naive::Sizes;
+using naive::Values;
+
+// How the calls of one caller are run: as many workers, on as many threads (fewer is allowed).
+thread_local int64_t workers = 1, threads = 1;
+std::atomic<bool> failed{false};
+
+const ThreadPool kPool = {[](int64_t tasks, void (*body)(int64_t, int64_t, void*), void* context) {
+                            const int64_t chunks = std::min(tasks, threads);
+                            std::vector<std::thread> others;
+                            for (int64_t i = 1; i < chunks; ++i) {
+                              others.emplace_back(body, tasks * i / chunks,
+                                                  tasks * (i + 1) / chunks, context);
+                            }
+                            body(0, tasks / chunks, context);
+                            for (std::thread& other : others) other.join();
+                          },
+                          [] { return workers; }};
+
+// An array on the heap that ends where its elements end, and begins as torch's may: aligned to one
+// element, not to a vector. Outputs begin as NaN.
+template <class Element>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count)
+      : elements_(count + 1, std::numeric_limits<Element>::has_quiet_NaN
+                                 ? std::numeric_limits<Element>::quiet_NaN()
+                                 : std::numeric_limits<Element>::max()) {}
+  template <class Other>
+  explicit Buffer(const std::vector<Other>& values) : Buffer(values.size()) {
+    std::copy(values.begin(), values.end(), data());
+  }
+  Element* data() { return elements_.data() + 1; }
+  int64_t size() const { return elements_.size() - 1; }
+  Element operator[](int64_t i) const { return elements_[i + 1]; }
+
+ private:
+  std::vector<Element> elements_;
+};
+
+class Case {
+ public:
+  Case(const Sizes& n, unsigned seed) : n(n), random_(seed) {
+    const double scale = (n.relu ? 0.6 : 1.0) / std::sqrt(static_cast<double>(n.H));
+    W_xh = uniform(n.V * n.H, 1);
+    W_hh = uniform(n.H * n.H, 1.7 * scale);
+    b_h = uniform(n.H, 0.3);
+    W_hq = uniform(n.H * n.V, 2 * scale);
+    b_q = uniform(n.V, 0.3);
+    h0 = uniform(n.B * n.H, 1);
+    ids = classes(n.T * n.B);
+    targets = classes(n.T * n.B);
+  }
+
+  void run() {
+    run_as<float>(kernels().f32);
+    run_as<double>(kernels().f64);
+    clip<float>();
+    clip<double>();
+  }
+
+ private:
+  // In (-scale, scale), and the same number in either type.
+  Values uniform(int64_t count, double scale) {
+    std::uniform_real_distribution<double> distribution(-scale, scale);
+    Values values(count);
+    for (double& value : values) value = static_cast<float>(distribution(random_));
+    return values;
+  }
+
+  std::vector<int64_t> classes(int64_t count) {
+    std::vector<int64_t> values(count);
+    for (int64_t& value : values) value = static_cast<int64_t>(random_() % n.V);
+    return values;
+  }
+
+  // [T, B] as [B, T]: ids come with any strides.
+  Buffer<int64_t> transposed(const std::vector<int64_t>& classes) const {
+    Buffer<int64_t> out(n.T * n.B);
+    for (int64_t i = 0; i < n.T * n.B; ++i) out.data()[i % n.B * n.T + i / n.B] = classes[i];
+    return out;
+  }
+
+  template <class Real>
+  void expect(const std::string& name, const Buffer<Real>& got, const Values& want) const {
+    double scale = 1, error = got.size() == static_cast<int64_t>(want.size()) ? 0 : INFINITY;
+    for (const double value : want) scale = std::max(scale, std::abs(value));
+    for (size_t i = 0; i < want.size(); ++i) {
+      const double difference = std::abs(static_cast<double>(got[i]) - want[i]);
+      if (!(difference <= error)) error = difference;  // NaN is the largest
+    }
+    if (!(error <= scale * tolerance<Real>)) fail<Real>(name, error);
+  }
+
+  template <class Real>
+  void fail(const std::string& name, double error) const {
+    failed = true;
+    std::printf("%s %s T=%lld B=%lld H=%lld V=%lld workers=%lld: wrong by %g\n", name.c_str(),
+                sizeof(Real) == 4 ? "float" : "double", static_cast<long long>(n.T),
+                static_cast<long long>(n.B), static_cast<long long>(n.H),
+                static_cast<long long>(n.V), static_cast<long long>(workers), error);
+  }
+
+  // These runs look for memory errors; the tests of the operators hold the kernels to much less.
+  template <class Real>
+  static constexpr double tolerance = sizeof(Real) == 4 ? 1e-4 : 1e-11;
+
+  template <class Real>
+  void run_as(const KernelsOf<Real>& kernels) {
+    layer(kernels, true);
+    layer(kernels, false);
+    if (n.B > 0) train(kernels);
+    generate(kernels, false);
+    generate(kernels, true);
+  }
+
+  // Forward and backward. Without ids the optional arguments are left out too.
+  template <class Real>
+  void layer(const KernelsOf<Real>& kernels, bool with_ids) {
+    const Values x = with_ids ? W_xh : uniform(n.T * n.B * n.H, 1);
+    const Values bias = with_ids ? b_h : Values(n.H);
+    const Values hs = naive::forward(n, with_ids ? naive::gather(n, W_xh, ids) : x, W_hh, bias, h0);
+    Buffer<int64_t> ids_in = transposed(ids);
+    Buffer<Real> x_in(x), W_in(W_hh), b_in(b_h), h0_in(h0), hs_out(hs.size()), last(h0.size());
+    kernels.rnn_forward({n.T, n.B, n.H, n.V, with_ids ? ids_in.data() : nullptr, 1, n.T,
+                         x_in.data(), W_in.data(), with_ids ? b_in.data() : nullptr, h0_in.data(),
+                         n.relu, hs_out.data(), last.data()});
+    expect("hs", hs_out, hs);
+    expect("h_last", last, Values(hs.end() - n.B * n.H, hs.end()));
+
+    const Values grad_hs = with_ids ? uniform(hs.size(), 1) : Values(hs.size());
+    const Values grad_last = uniform(h0.size(), 1);
+    Buffer<Real> hs_in(hs), grad_hs_in(grad_hs), grad_last_in(grad_last), grad_x(x.size()),
+        grad_W(W_hh.size()), grad_b(n.H), grad_h0(h0.size());
+    kernels.rnn_backward({n.T, n.B, n.H, n.V, with_ids ? ids_in.data() : nullptr, 1, n.T,
+                          with_ids ? grad_hs_in.data() : nullptr, grad_last_in.data(), hs_in.data(),
+                          W_in.data(), h0_in.data(), n.relu, grad_x.data(), grad_W.data(),
+                          with_ids ? grad_b.data() : nullptr, with_ids ? grad_h0.data() : nullptr});
+    const Values rounded(hs_in.data(), hs_in.data() + hs.size());
+    naive::Gradients want = naive::backward(n, grad_hs, grad_last, rounded, W_hh, h0);
+    expect("grad_W_hh", grad_W, want.W_hh);
+    if (!with_ids) return expect("grad_x", grad_x, want.dz);
+    Values table(W_xh.size());
+    naive::scatter(n, want.dz, ids, table);
+    expect("grad_table", grad_x, table);
+    expect("grad_b_h", grad_b, want.b_h);
+    expect("grad_h0", grad_h0, want.h0);
+  }
+
+  struct Loss {
+    double value = 0;
+    std::vector<Values> gradients;  // of W_xh, W_hh, b_h, W_hq, b_q, h0
+    Values h_last;
+  };
+
+  Loss loss() const {
+    const Values hs = naive::forward(n, naive::gather(n, W_xh, ids), W_hh, b_h, h0);
+    Values dlogits = naive::read_out(n, hs, W_hq, b_q);
+    naive::softmax(n.V, dlogits);
+    const int64_t tokens = n.T * n.B;
+    Loss out;
+    for (int64_t i = 0; i < tokens; ++i) {
+      out.value -= std::log(dlogits[i * n.V + targets[i]]) / tokens;
+      dlogits[i * n.V + targets[i]] -= 1;
+    }
+    for (double& value : dlogits) value /= tokens;
+    Values grad_hs(hs.size()), grad_W_xh(W_xh.size()), grad_W_hq(W_hq.size()), grad_b_q(n.V);
+    naive::add_product(dlogits.data(), false, W_hq.data(), true, tokens, n.V, n.H, grad_hs.data());
+    naive::add_product(hs.data(), true, dlogits.data(), false, n.H, tokens, n.V, grad_W_hq.data());
+    naive::add_column_sums(dlogits.data(), tokens, n.V, grad_b_q.data());
+    const auto layer = naive::backward(n, grad_hs, Values(h0.size()), hs, W_hh, h0);
+    naive::scatter(n, layer.dz, ids, grad_W_xh);
+    out.gradients = {grad_W_xh, layer.W_hh, layer.b_h, grad_W_hq, grad_b_q, layer.h0};
+    out.h_last.assign(hs.end() - n.B * n.H, hs.end());
+    return out;
+  }
+
+  // The loss alone, with its gradients, and the whole step.
+  template <class Real>
+  void train(const KernelsOf<Real>& kernels) {
+    const Loss want = loss();
+    const std::vector<Values> values = {W_xh, W_hh, b_h, W_hq, b_q, h0};
+    std::vector<Buffer<Real>> params, grads;
+    for (const Values& value : values) {
+      params.emplace_back(value);
+      grads.emplace_back(static_cast<int64_t>(value.size()));
+    }
+    Buffer<int64_t> ids_in = transposed(ids), targets_in = transposed(targets);
+    Buffer<double> loss_out(1);
+    Buffer<Real> last(h0.size());
+    CrossEntropyArgs<Real> args{};
+    args.T = n.T, args.B = n.B, args.H = n.H, args.V = n.V, args.relu = n.relu;
+    args.ids = ids_in.data(), args.targets = targets_in.data();
+    args.ids_stride_t = args.targets_stride_t = 1;
+    args.ids_stride_b = args.targets_stride_b = n.T;
+    args.W_xh = params[0].data(), args.W_hh = params[1].data(), args.b_h = params[2].data();
+    args.W_hq = params[3].data(), args.b_q = params[4].data(), args.h0 = params[5].data();
+    args.loss = loss_out.data(), args.h_last = last.data();
+
+    kernels.rnn_cross_entropy(args);
+    expect("loss alone", rounded<Real>(loss_out), {want.value});
+    expect("h_last of the loss", last, want.h_last);
+
+    args.grad_W_xh = grads[0].data(), args.grad_W_hh = grads[1].data();
+    args.grad_b_h = grads[2].data(), args.grad_W_hq = grads[3].data();
+    args.grad_b_q = grads[4].data(), args.grad_h0 = grads[5].data();
+    kernels.rnn_cross_entropy(args);
+    expect("loss", rounded<Real>(loss_out), {want.value});
+    const char* names[] = {"W_xh", "W_hh", "b_h", "W_hq", "b_q", "h0"};
+    for (int i = 0; i < 6; ++i) {
+      expect(std::string("loss's gradient of ") + names[i], grads[i], want.gradients[i]);
+    }
+
+    const double lr = 0.5, max_norm = 0.01;
+    args.grad_h0 = nullptr, args.h_last = params[5].data();
+    kernels.train_step({args, params[0].data(), params[1].data(), params[2].data(),
+                        params[3].data(), params[4].data(), lr, max_norm});
+    double squares = 0;
+    for (int i = 0; i < 5; ++i) {
+      for (const double value : want.gradients[i]) squares += value * value;
+    }
+    const double factor = std::min(1.0, max_norm / std::sqrt(squares));
+    for (int i = 0; i < 5; ++i) {
+      Values moved = values[i];
+      for (size_t k = 0; k < moved.size(); ++k) moved[k] -= lr * factor * want.gradients[i][k];
+      expect(std::string("the step's ") + names[i], params[i], moved);
+    }
+    expect("h of the step", params[5], want.h_last);
+  }
+
+  template <class Real>
+  static Buffer<Real> rounded(const Buffer<double>& value) {
+    return Buffer<Real>(std::vector<double>{value[0]});
+  }
+
+  template <class Real>
+  void generate(const KernelsOf<Real>& kernels, bool sampled) {
+    const int64_t steps = n.T;
+    const double temperature = 0.7;
+    std::vector<int64_t> first = classes(n.B);
+    Values uniforms = uniform(steps * n.B, 0.5);
+    for (double& u : uniforms) u += 0.5;
+    Buffer<int64_t> first_in(first), chosen(steps * n.B);
+    Buffer<double> uniforms_in(uniforms);
+    Buffer<Real> W_xh_in(W_xh), W_hh_in(W_hh), b_h_in(b_h), W_hq_in(W_hq), b_q_in(b_q), h0_in(h0),
+        last(h0.size());
+    kernels.decode({n.B, n.H, n.V, steps, first_in.data(), W_xh_in.data(), W_hh_in.data(),
+                    b_h_in.data(), W_hq_in.data(), b_q_in.data(), h0_in.data(), temperature,
+                    sampled ? uniforms_in.data() : nullptr, n.relu, chosen.data(), last.data()});
+    // Along the path that was chosen, as rounding may break a tie either way.
+    std::vector<int64_t> inputs = first;
+    for (int64_t i = 0; i < chosen.size(); ++i) {
+      if (chosen[i] < 0 || chosen[i] >= n.V) return fail<Real>("a chosen id", chosen[i]);
+      if (i < (steps - 1) * n.B) inputs.push_back(chosen[i]);
+    }
+    const Values hs = naive::forward(n, naive::gather(n, W_xh, inputs), W_hh, b_h, h0);
+    expect("h_last of decode", last, Values(hs.end() - n.B * n.H, hs.end()));
+    Values logits = naive::read_out(n, hs, W_hq, b_q);
+    if (sampled) {
+      for (double& logit : logits) logit /= temperature;
+      naive::softmax(n.V, logits);
+    }
+    for (int64_t i = 0; i < chosen.size(); ++i) {
+      const double* row = logits.data() + i * n.V;
+      double error = *std::max_element(row, row + n.V) - row[chosen[i]];
+      if (sampled) {
+        double below = 0;
+        for (int64_t v = 0; v < chosen[i]; ++v) below += row[v];
+        error = std::max(below - uniforms[i], uniforms[i] - below - row[chosen[i]]);
+      }
+      if (!(error <= 10 * tolerance<Real>)) fail<Real>("choice", error);
+    }
+  }
+
+  // A matrix with a stride, a large vector, an empty one.
+  template <class Real>
+  void clip() {
+    const Values matrix = uniform(n.H * n.V * 3, 1), large = uniform(n.B * 8192 + 1, 1);
+    Buffer<Real> matrix_in(matrix), large_in(large);
+    std::vector<GradientSpan> spans = {{large_in.data(), large_in.size(), 1, sizeof(Real) == 8},
+                                       {matrix_in.data(), 0, 1, sizeof(Real) == 8}};
+    Values scaled = matrix, scaled_large = large;
+    double squares = 0, norm = 0;
+    for (const double value : large) squares += value * value;
+    for (int64_t row = 0; row < n.H; ++row) {  // every third column
+      const int64_t count = n.V, begin = row * 3 * n.V;
+      spans.push_back({matrix_in.data() + begin, count, 3, sizeof(Real) == 8});
+      for (int64_t v = 0; v < count; ++v) squares += matrix[begin + 3 * v] * matrix[begin + 3 * v];
+    }
+    const double factor = 0.5 / std::sqrt(squares);
+    for (double& value : scaled_large) value *= factor;
+    for (size_t i = 0; i < scaled.size(); i += 3) scaled[i] *= factor;
+    kernels().clip_grads(
+        {spans.data(), static_cast<int64_t>(spans.size()), false, 0.5, true, &norm});
+    if (!(std::abs(norm * factor - 0.5) <= 1e-9)) fail<Real>("norm", norm);
+    expect("clipped large", large_in, scaled_large);
+    expect("clipped matrix", matrix_in, scaled);
+  }
+
+  const Sizes n;
+  std::minstd_rand random_;
+  Values W_xh, W_hh, b_h, W_hq, b_q, h0;
+  std::vector<int64_t> ids, targets;
+};
+
+struct Run {
+  Sizes sizes;
+  int64_t workers, threads;
+};
+
+std::vector<Run> all_runs() {
+  std::vector<Run> runs;
+  const int64_t steps[] = {1, 2, 9}, classes[] = {1, 5, 28};
+  for (const int64_t B : {0, 1, 2, 3, 5, 9, 33}) {
+    for (const int64_t H : {1, 3, 17, 33, 70}) {
+      for (const int64_t T : steps) {
+        const auto i = static_cast<int64_t>(runs.size());
+        // Rounds of lengths without a common divisor: in time everything meets everything.
+        const int64_t crew = 1 + i / 3 % 4;
+        runs.push_back({{T, B, H, classes[i / 5 % 3], i / 2 % 2 == 1}, crew, i % 7 < 5 ? crew : 2});
+      }
+    }
+  }
+  // Columns of one step shared out to 2, 3 and 4 workers, also to more of them than threads.
+  runs.push_back({{3, 1, 301, 5, false}, 2, 2});
+  runs.push_back({{2, 3, 200, 28, true}, 3, 3});
+  runs.push_back({{9, 5, 170, 5, false}, 4, 4});
+  runs.push_back({{2, 5, 170, 5, false}, 4, 2});
+  // Several workers to a sum of gradients; a sum over more rows than stay in the cache.
+  runs.push_back({{9, 33, 70, 28, false}, 6, 6});
+  runs.push_back({{40, 33, 17, 28, false}, 1, 1});
+  return runs;
+}
+
+}  // namespace
+}  // namespace rnnfast
+
+int main() {
+  using namespace rnnfast;
+  set_thread_pool(kPool);
+  const std::vector<Run> runs = all_runs();
+  // Two callers that take turns at the list, so that kernels of different sizes run side by side.
+  const auto every_second = [&](size_t first) {
+    for (size_t i = first; i < runs.size(); i += 2) {
+      workers = runs[i].workers, threads = runs[i].threads;
+      Case(runs[i].sizes, static_cast<unsigned>(i + 1)).run();
+    }
+  };
+  std::thread second(every_second, 1);
+  every_second(0);
+  second.join();
+  std::printf("%s: %zu cases\n", kernels().isa, runs.size());
+  return failed ? 1 : 0;
+}
