@@ -1,4 +1,4 @@
-"""The kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer."""
+"""The kernels without torch under sanitizers for memory, undefined behaviour and threads."""
 
 import os
 import runpy
