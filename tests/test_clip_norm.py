@@ -21,7 +21,7 @@ def threads_of(count: int):
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        yield
+        yield count
     finally:
         torch.set_num_threads(before)
 
