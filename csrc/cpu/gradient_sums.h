@@ -46,7 +46,7 @@ class GradientSums : protected Recurrence<Real> {
     const int64_t rows = layer_.T * region.count,
                   width = (layer_.width + kBlock<Real> - 1) / kBlock<Real>;
     memory_.take(region.h_blocks, (rows + region.count) * width * kBlock<Real>);
-    memory_.take(region.dz, 2 * region.count * layer_.stride);
+    memory_.take(region.dz, region.kept_steps * region.count * layer_.stride);
     memory_.take(region.dz_panels, rows * layer_.width);
     if (by_table_) memory_.take(region.table_gradient, V_ * layer_.width);
     if (bias) memory_.take(region.bias_gradient, layer_.width);

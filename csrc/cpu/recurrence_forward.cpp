@@ -17,8 +17,7 @@ class Forward : Recurrence<Real> {
       : Base(args.T, args.B, args.H, args.relu), args_(args), inputs_(args, args.x) {
     this->allocate([&] { inputs_.lay_out(memory_); },
                    [&](Region<Real>& region) {
-                     region.kept_steps = 2;
-                     memory_.take(region.h, 2 * region.count * layer_.stride);
+                                memory_.take(region.h, 2 * region.count * layer_.stride);
                      inputs_.lay_out(memory_, args.T, region);
                    });
   }

@@ -61,10 +61,10 @@ struct Layer {
 template <class Real>
 struct Region {
   int64_t first = 0, count = 0;
-  int64_t kept_steps = 0;     // of h: all T + 1, or the last 2
+  int64_t kept_steps = 2;     // of h and dz: the last 2, or all T + 1
   Real* h = nullptr;          // [kept_steps][count][stride]
   Real* h_blocks = nullptr;   // blocks of (T + 1) * count rows: h for the weight gradient, or null
-  Real* dz = nullptr;         // [2][count][stride]: the last 2
+  Real* dz = nullptr;         // [kept_steps][count][stride]
   Real* dz_panels = nullptr;  // panels of T * count rows
   Real* dlogits = nullptr;    // panels of T * count rows: of the readout, or null
   Real* inputs = nullptr;     // [*][width]: u + b_h; row n takes, at step t, ...
@@ -75,11 +75,14 @@ struct Region {
   Real* bias_gradient = nullptr;  // [width]: sum of dz, or null
 
   RNNFAST_INLINE Real* h_at(const Layer<Real>& layer, int64_t t) const {
-    return h + (kept_steps == 2 ? t & 1 : t) * count * layer.stride;
+    return h + slot(t) * count * layer.stride;
   }
   RNNFAST_INLINE Real* dz_at(const Layer<Real>& layer, int64_t t) const {
-    return dz + (t & 1) * count * layer.stride;
+    return dz + slot(t) * count * layer.stride;
   }
+
+ private:
+  int64_t slot(int64_t t) const { return kept_steps == 2 ? t & 1 : t; }
 };
 
 // h_{t+1} = act(u_t + h_t W_hh + b_h) for some rows and one panel of columns.

@@ -1,6 +1,7 @@
 // Layer, readout and mean cross-entropy in one call, with all gradients; and the whole training
 // step, which goes on to clip them and to move the parameters.
 #include "gradient_sums.h"
+#include "gram.h"
 #include "isa.h"
 #include "readout.h"
 #include "sum_of_squares.h"
@@ -27,12 +28,13 @@ class TrainStep : GradientSums<Real> {
   static constexpr int64_t kRows = 32;
 
  public:
-  explicit TrainStep(const CrossEntropyArgs<Real>& args)
+  TrainStep(const CrossEntropyArgs<Real>& args, bool moves_parameters)
       : Base(args),
         args_(args),
         inputs_(args, args.W_xh),
         readout_(args.H, args.V, args.T * args.B),
         backward_layer_(layer_),
+        norm_first_(moves_parameters && norm_is_cheap()),
         W_hh_{args.grad_W_hh, nullptr, args.H * args.H},
         W_hq_{args.grad_W_hq, nullptr, args.H * args.V} {
     this->allocate([&] { lay_out_shared(); },
@@ -52,35 +54,32 @@ class TrainStep : GradientSums<Real> {
     this->each_step(team, args_.T - 1, -1, -1,
                     [&](int64_t worker, int64_t t) { backward_step(worker, t); });
     if (args_.grad_h0 != nullptr) team.each([&](int64_t worker) { initial_state(worker); });
+  }
+
+  // After run(): the five gradients.
+  void finish_gradients(const Team& team) const {
+    if (!wants_gradients()) return;
     if (this->groups_share_regions()) team.sync();
-    team.each([&](int64_t worker) { sum_weights(worker); });
+    team.each([&](int64_t worker) { sum_weights(worker, nullptr); });
     team.sync();
     team.each([&](int64_t worker) { add_up(worker); });
   }
 
-  // d2l's clip and SGD, after run().
-  void update(const Team& team, const TrainStepArgs<Real>& step) const {
+  // After run(): the five gradients, d2l's clip and SGD.
+  void finish_step(const Team& team, const TrainStepArgs<Real>& step) const {
+    if (norm_first_) {
+      team.sync();
+      team.each([&](int64_t worker) { add_up(worker); });
+    } else {
+      finish_gradients(team);
+    }
     team.sync();
-    team.each([&](int64_t worker) {
-      double squares = 0;
-      each_parameter(step, worker, [&](Real*, Real* grad, Share share) {
-        squares += sum_of_squares(grad + share.begin, share.end - share.begin);
-      });
-      tallies_[worker].squares = squares;
-    });
+    team.each([&](int64_t worker) { tallies_[worker].squares = squares_of(step, worker); });
     team.sync();
-    team.each([&](int64_t worker) {
-      double squares = 0;
-      for (int64_t i = 0; i < split_.workers; ++i) squares += tallies_[i].squares;
-      const double norm = std::sqrt(squares);
-      const auto factor = static_cast<Real>(norm > step.max_norm ? step.max_norm / norm : 1.0);
-      each_parameter(step, worker, [&](Real* param, Real* grad, Share share) {
-        descend(param, grad, share, factor, static_cast<Real>(step.lr));
-      });
-    });
+    team.each([&](int64_t worker) { move_parameters(step, worker); });
   }
 
-  void finish() const {
+  void write_loss() const {
     double sum = 0;
     for (int64_t worker = 0; worker < split_.workers; ++worker)
       sum += tallies_[worker].loss.total();
@@ -89,6 +88,50 @@ class TrainStep : GradientSums<Real> {
 
  private:
   bool wants_gradients() const { return args_.grad_W_hh != nullptr; }
+
+  // One region (its rows of h and dz are then all kept), and few enough rows: with T * B = 35 and H
+  // = 512 two passes over the gradients, 10 % of the step, become 2 % for products of rows.
+  bool norm_is_cheap() const {
+    const int64_t tokens = args_.T * args_.B;
+    return this->num_regions_ == 1 && tokens <= 256 && tokens * tokens < 16 * args_.H;
+  }
+
+  // The worker's part of the squared norm of all gradients.
+  double squares_of(const TrainStepArgs<Real>& step, int64_t worker) const {
+    double squares = 0;
+    const auto add = [&](const auto&, Real* grad, Share share) {
+      squares += sum_of_squares(grad + share.begin, share.end - share.begin);
+    };
+    each_small_parameter(step, worker, add);
+    if (norm_first_) {
+      squares += squares_of_weight_gradients(layer_, this->region_of(worker), readout_,
+                                             {worker, split_.workers});
+    } else {
+      each_weight(step, worker, add);
+    }
+    return squares;
+  }
+
+  void move_parameters(const TrainStepArgs<Real>& step, int64_t worker) const {
+    double squares = 0;
+    for (int64_t i = 0; i < split_.workers; ++i) squares += tallies_[i].squares;
+    const double norm = std::sqrt(squares);
+    const auto factor = static_cast<Real>(norm > step.max_norm ? step.max_norm / norm : 1.0);
+    const auto lr = static_cast<Real>(step.lr);
+    const auto move = [&](Real* param, Real* grad, Share share) {
+      for (int64_t i = share.begin; i < share.end; ++i) {
+        grad[i] *= factor;
+        param[i] -= lr * grad[i];
+      }
+    };
+    each_small_parameter(step, worker, move);
+    if (norm_first_) {
+      const Descent<Real> descents[] = {{step.W_hh, factor, lr}, {step.W_hq, factor, lr}};
+      sum_weights(worker, descents);
+    } else {
+      each_weight(step, worker, move);
+    }
+  }
 
   void lay_out_shared() {
     inputs_.lay_out(memory_);
@@ -109,7 +152,7 @@ class TrainStep : GradientSums<Real> {
   }
 
   void lay_out_region(Region<Real>& region) {
-    region.kept_steps = split_.by_rows ? 2 : args_.T + 1;
+    region.kept_steps = split_.by_rows && !norm_first_ ? 2 : args_.T + 1;
     memory_.take(region.h, region.kept_steps * region.count * layer_.stride);
     inputs_.lay_out(memory_, args_.T, region);
     if (!wants_gradients()) return;
@@ -212,17 +255,27 @@ class TrainStep : GradientSums<Real> {
     });
   }
 
-  void sum_weights(int64_t worker) const {
+  // The weights may move at once: descents are those of W_hh and W_hq, or null.
+  void sum_weights(int64_t worker, const Descent<Real>* descents) const {
     this->sum_group(W_hh_, worker, [&](const Region<Real>& region, Real* out) {
-      return this->recurrent_gradient(region, out);
+      WeightGradient<Real> gradient = this->recurrent_gradient(region, out);
+      if (descents != nullptr) gradient.descent = &descents[0];
+      return gradient;
     });
     this->sum_group(W_hq_, worker, [&](const Region<Real>& region, Real* out) {
       const int64_t K = args_.T * region.count;
       const Real* h = region.h_blocks + region.count * kBlock<Real>;  // h_t, where W_hh has h_{t-1}
-      return WeightGradient<Real>{K, h, K + region.count, region.dlogits, readout_.panels, out};
+      return WeightGradient<Real>{K,
+                                  h,
+                                  K + region.count,
+                                  region.dlogits,
+                                  readout_.panels,
+                                  out,
+                                  descents != nullptr ? &descents[1] : nullptr};
     });
   }
 
+  // What regions, groups and workers have summed on their own.
   void add_up(int64_t worker) const {
     this->add_groups(W_hh_, worker);
     this->add_groups(W_hq_, worker);
@@ -235,31 +288,29 @@ class TrainStep : GradientSums<Real> {
     }
   }
 
-  // Calls f(parameter, gradient, the worker's share) for all five.
+  // Calls f(parameter, gradient, the worker's share).
   template <class F>
-  void each_parameter(const TrainStepArgs<Real>& step, int64_t worker, const F& f) const {
-    const auto visit = [&](Real* param, Real* grad, int64_t size) {
-      f(param, grad, share_of(size, worker, split_.workers, kLanes<Real>));
-    };
-    visit(step.W_xh, args_.grad_W_xh, args_.V * args_.H);
-    visit(step.W_hh, args_.grad_W_hh, args_.H * args_.H);
-    visit(step.b_h, args_.grad_b_h, args_.H);
-    visit(step.W_hq, args_.grad_W_hq, args_.H * args_.V);
-    visit(step.b_q, args_.grad_b_q, args_.V);
+  void each_small_parameter(const TrainStepArgs<Real>& step, int64_t worker, const F& f) const {
+    f(step.W_xh, args_.grad_W_xh, share_of_elements(args_.V * args_.H, worker));
+    f(step.b_h, args_.grad_b_h, share_of_elements(args_.H, worker));
+    f(step.b_q, args_.grad_b_q, share_of_elements(args_.V, worker));
   }
 
-  static void descend(Real* param, Real* grad, Share share, Real factor, Real lr) {
-    for (int64_t i = share.begin; i < share.end; ++i) {
-      const Real scaled = grad[i] * factor;
-      grad[i] = scaled;
-      param[i] -= lr * scaled;
-    }
+  template <class F>
+  void each_weight(const TrainStepArgs<Real>& step, int64_t worker, const F& f) const {
+    f(step.W_hh, args_.grad_W_hh, share_of_elements(args_.H * args_.H, worker));
+    f(step.W_hq, args_.grad_W_hq, share_of_elements(args_.H * args_.V, worker));
+  }
+
+  Share share_of_elements(int64_t size, int64_t worker) const {
+    return share_of(size, worker, split_.workers, kLanes<Real>);
   }
 
   const CrossEntropyArgs<Real>& args_;
   Inputs<Real> inputs_;
   Readout<Real> readout_;
   Layer<Real> backward_layer_;  // the same with W_hh^T
+  bool norm_first_;
   Real* W_hq_transposed_ = nullptr;
   Tally<Real>* tallies_ = nullptr;
   typename Base::WeightSum W_hh_, W_hq_;
@@ -269,19 +320,22 @@ class TrainStep : GradientSums<Real> {
 
 template <class Real>
 void rnn_cross_entropy(const CrossEntropyArgs<Real>& args) {
-  const TrainStep<Real> step(args);
-  run_team(step.workers(), [&](const Team& team) { step.run(team); });
-  step.finish();
+  const TrainStep<Real> step(args, false);
+  run_team(step.workers(), [&](const Team& team) {
+    step.run(team);
+    step.finish_gradients(team);
+  });
+  step.write_loss();
 }
 
 template <class Real>
 void train_step(const TrainStepArgs<Real>& args) {
-  const TrainStep<Real> step(args.cross_entropy);
+  const TrainStep<Real> step(args.cross_entropy, true);
   run_team(step.workers(), [&](const Team& team) {
     step.run(team);
-    step.update(team, args);
+    step.finish_step(team, args);
   });
-  step.finish();
+  step.write_loss();
 }
 
 template void rnn_cross_entropy<float>(const CrossEntropyArgs<float>&);

@@ -18,6 +18,13 @@ RNNFAST_INLINE int64_t in_blocks(int64_t rows, int64_t row, int64_t column) {
   return (column / kBlock<Real> * rows + row) * kBlock<Real> + column % kBlock<Real>;
 }
 
+// What is done to a weight gradient while it is in registers: it is scaled, and the weights move.
+template <class Real>
+struct Descent {
+  Real* weights;  // [columns of a, panels.columns]
+  Real factor, lr;
+};
+
 template <class Real>
 struct WeightGradient {
   int64_t K;      // rows to sum over
@@ -25,13 +32,14 @@ struct WeightGradient {
   int64_t a_rows;
   const Real* b;  // panels of K rows
   const Panels& panels;
-  Real* out;  // [columns of a, panels.columns]
+  Real* out;                               // [columns of a, panels.columns]
+  const Descent<Real>* descent = nullptr;  // only where K is one chunk
+
+  // A chunk of b's panel (120 KB) stays in the L2 cache while the rows of the result pass over it.
+  static constexpr int64_t kChunk = 640 * 4 / static_cast<int64_t>(sizeof(Real));
 
   // Rows [begin, end) of the result, which is added to what is there, or overwrites it.
   void run(int64_t begin, int64_t end, bool add) const {
-    // A chunk of b's panel (120 KB) stays in the L2 cache while the rows of the result pass over
-    // it.
-    constexpr int64_t kChunk = 640 * 4 / static_cast<int64_t>(sizeof(Real));
     const int64_t chunks = K > kChunk ? (K + kChunk / 2) / kChunk : 1;
     for (int64_t i = 0; i < chunks; ++i) {
       const int64_t k = K * i / chunks, k_end = K * (i + 1) / chunks;
@@ -59,8 +67,22 @@ struct WeightGradient {
       tile.clear();
       tile.multiply_transposed(K, self.a + in_blocks<Real>(self.a_rows, k, m), kBlock<Real>,
                                self.b + self.K * panel.column + k * tile.kColumns, tile.kColumns);
+      if (self.descent != nullptr) descend(tile, *self.descent);
       if (add) tile.add_rows(out, self.panels.columns, panel.columns_left);
       tile.store_rows(out, self.panels.columns, panel.columns_left);
+    }
+
+    template <class TileOfAnySize>
+    RNNFAST_INLINE void descend(TileOfAnySize& gradient, const Descent<Real>& descent) const {
+      Real* weights = descent.weights + m * self.panels.columns + panel.column;
+      TileOfAnySize moved;
+      moved.clear();
+      moved.add_rows(weights, self.panels.columns, panel.columns_left);
+      gradient.each([&](int i, int j, int) {
+        gradient.at[i][j] *= descent.factor;
+        moved.at[i][j] -= gradient.at[i][j] * descent.lr;
+      });
+      moved.store_rows(weights, self.panels.columns, panel.columns_left);
     }
   };
 };
