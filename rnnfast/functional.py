@@ -7,6 +7,7 @@ Functions that make it differentiable.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -142,8 +143,9 @@ def train_step_(
 
 def clip_grads_(grads: list[Tensor], max_norm: float, *, d2l: bool) -> Tensor:
     """Scale gradients in place by their common 2-norm; see `reference.clip_grads_`."""
-    backend = dispatch.backend_for(grads[0]) if _one_kind(grads) else reference
-    norm: Tensor = backend.clip_grads_(grads, max_norm, d2l)
+    if not grads:
+        return torch.tensor(0.0)
+    norm: Tensor = _backend_for_all(grads).clip_grads_(grads, max_norm, d2l)
     return norm
 
 
@@ -164,7 +166,7 @@ def clip_grad_norm_(
     """
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = [p.grad for p in parameters if p.grad is not None]
-    if float(norm_type) != 2.0 or foreach is not None or error_if_nonfinite or not _one_kind(grads):
+    if float(norm_type) != 2.0 or foreach is not None or error_if_nonfinite:
         return torch.nn.utils.clip_grad_norm_(
             parameters, max_norm, norm_type, error_if_nonfinite, foreach
         )
@@ -284,8 +286,10 @@ def _decode(
     return out
 
 
-def _one_kind(grads: list[Tensor]) -> bool:
-    """Dense and together on one device: what the kernels take."""
-    return bool(grads) and all(
-        g.device == grads[0].device and g.layout == torch.strided for g in grads
-    )
+def _backend_for_all(grads: list[Tensor]) -> ModuleType:
+    """The backend that serves every one of them; the reference where they differ in device."""
+    first = grads[0]
+    if any(g.device != first.device or g.layout != torch.strided for g in grads):
+        return reference
+    backends = {dispatch.backend_for(g) for g in {g.dtype: g for g in grads}.values()}
+    return backends.pop() if len(backends) == 1 else reference

@@ -1,5 +1,6 @@
 """What every test runs under: the book where it is at hand, poisoned memory, no silent fallback."""
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -17,9 +18,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::rnnfast.FallbackWarning")
 
 
+# What our operators allocate comes from malloc, which glibc then fills with 0xFE: -1.7e38.
+if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    libc.mallopt(-6, 1)
+
+
 @pytest.fixture(autouse=True)
 def _poisoned_memory() -> object:
-    """torch.empty gives NaN, also inside our operators: a value that nobody wrote shows."""
+    """torch.empty gives NaN: a value that nobody wrote shows."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield

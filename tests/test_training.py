@@ -184,6 +184,21 @@ def test_grad_clipping_of_norms_that_are_not_finite(backend, value):
         torch.testing.assert_close(p.grad, q.grad, equal_nan=True)
 
 
+def test_grad_clipping_takes_mixed_dtypes():
+    """float16 beside float32: the reference serves all, and says so."""
+    params = [torch.ones(3, dtype=dtype) for dtype in (torch.float32, torch.float16)]
+    for p in params:
+        p.grad = torch.full_like(p, 10.0)
+    net = torch.nn.Module()
+    net.a, net.b = (torch.nn.Parameter(p) for p in params)
+    for parameter, p in zip(net.parameters(), params, strict=True):
+        parameter.grad = p.grad
+    with pytest.warns(rnnfast.FallbackWarning, match="float16"):
+        grad_clipping(net, 1)
+    norm = torch.cat([p.grad.double() for p in params]).norm().item()
+    assert norm == pytest.approx(1.0, rel=1e-3)
+
+
 def test_grad_clipping_of_modules_skips_frozen_parameters(backend):
     net = torch.nn.Linear(3, 2)
     net.bias.requires_grad_(False)

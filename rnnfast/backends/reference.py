@@ -155,8 +155,6 @@ def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
 
     Returns the norm before the scaling, a 0-dim tensor of the first gradient's dtype.
     """
-    if not grads:
-        return torch.tensor(0.0)
     # Apple's GPUs have no float64
     wide = torch.float32 if grads[0].device.type == "mps" else torch.float64
     norms = [torch.linalg.vector_norm(g, dtype=wide).to(grads[0].device) for g in grads]
