@@ -28,6 +28,16 @@ def check_ids(ids: Tensor) -> None:
         )
 
 
+def check_broadcasts(b_h: Tensor, x: Tensor) -> None:
+    """A bias of another shape than [H] must broadcast to the projection x [T, B, H]."""
+    B, H = x.shape[1:]
+    fits = all(got in (1, want) for got, want in zip(b_h.shape[::-1], (H, B), strict=False))
+    if b_h.dim() > 2 or not fits:
+        raise RuntimeError(
+            f"b_h has shape {tuple(b_h.shape)}, must be ({H},) or broadcast to ({B}, {H})"
+        )
+
+
 def check_targets(targets: Tensor, ids: Tensor) -> None:
     if targets.shape != ids.shape or targets.dtype != torch.int64:
         raise RuntimeError(

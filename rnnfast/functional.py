@@ -16,6 +16,7 @@ from rnnfast import autograd, dispatch
 from rnnfast.backends import reference
 from rnnfast.checks import (
     Params,
+    check_broadcasts,
     check_ids,
     check_nonlinearity,
     check_params,
@@ -260,6 +261,7 @@ def _project(
         x = (inputs @ W_xh).to(W_xh.dtype)  # under autocast the product is bfloat16
     if ready or b_h is None:
         return x, None, b_h
+    check_broadcasts(b_h, x)
     return x + b_h, None, None  # [1, H], [B, H] or a scalar: broadcasts as in eager
 
 
