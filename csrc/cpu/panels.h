@@ -43,6 +43,16 @@ struct Panel {
         columns_left(panels.columns - column) {}
 };
 
+// Row k from column c on, zero beyond the matrix's columns. In all rows but the last few, what lies
+// beyond them is the next row: reading it and masking it off takes a tenth of the time.
+template <class Real>
+RNNFAST_INLINE Vec<Real> load_in_row(const Real* matrix, int64_t stride, int64_t rows, int64_t k,
+                                     int64_t c, int64_t columns_left) {
+  const Real* p = matrix + k * stride + c;
+  return (rows - k) * stride - c >= kLanes<Real> ? load_masked(p, columns_left)
+                                                 : load_first(p, columns_left);
+}
+
 // matrix [K, columns] with row stride `stride`; packed takes K * padded(columns) elements, the
 // panel at K * panel.column.
 template <class Real>
@@ -51,7 +61,7 @@ inline void pack(const Real* matrix, int64_t stride, int64_t K, const Panel& pan
   Real* out = packed + K * panel.column;
   for (int64_t k = 0; k < K; ++k) {
     for (int64_t c = 0; c < width; c += kLanes<Real>, out += kLanes<Real>) {
-      store(out, load_first(matrix + k * stride + panel.column + c, panel.columns_left - c));
+      store(out, load_in_row(matrix, stride, K, k, panel.column + c, panel.columns_left - c));
     }
   }
 }
@@ -61,15 +71,14 @@ template <class Real>
 inline void pack_transposed(const Real* matrix, int64_t stride, int64_t K, const Panel& panel,
                             Real* packed) {
   constexpr int N = kLanes<Real>;
-  const int64_t width = panel.vectors * N;
+  const int64_t width = panel.vectors * N, rows = panel.column + panel.columns_left;
   Real* out = packed + K * panel.column;
   for (int64_t c = 0; c < width; c += N) {
     for (int64_t k = 0; k < K; k += N) {
       Vec<Real> square[N];
       RNNFAST_UNROLL for (int i = 0; i < N; ++i) {
-        const bool exists = c + i < panel.columns_left;
-        square[i] =
-            exists ? load_first(matrix + (panel.column + c + i) * stride + k, K - k) : Vec<Real>{};
+        const int64_t row = panel.column + c + i;
+        square[i] = row < rows ? load_in_row(matrix, stride, rows, row, k, K - k) : Vec<Real>{};
       }
       transpose<Real>(square);
       for (int i = 0; i < N && k + i < K; ++i) store(out + (k + i) * width + c, square[i]);

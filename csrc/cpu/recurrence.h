@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "single_row.h"
 #include "steps.h"
 #include "workspace.h"
 
@@ -22,7 +23,7 @@ class Recurrence {
   void allocate(const LayOutShared& shared, const LayOutRegion& region) {
     const auto lay_out = [&] {
       memory_.take(regions_, num_regions_);
-      memory_.take(layer_.W, layer_.H * layer_.width);
+      lay_out_products();
       shared();
       for (int64_t i = 0; i < num_regions_; ++i) {
         memory_.start_page();
@@ -83,6 +84,46 @@ class Recurrence {
     }
   }
 
+  // A single row takes its products from W_hh as it lies, see single_row.h; more rows from a packed
+  // copy. Two of these three functions pack a worker's share; the others act for a single row only.
+  bool is_single_row() const { return layer_.B == 1; }
+
+  void pack_rows(const Layer<Real>& layer, const Real* W_hh, int64_t worker) const {
+    if (is_single_row()) return;
+    const Share panels = share_of(layer.panels.count, worker, split_.workers);
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      pack(W_hh, layer.H, layer.H, Panel(layer.panels, p), layer.W);
+    }
+  }
+
+  void pack_columns(const Layer<Real>& layer, const Real* W_hh, int64_t worker) const {
+    if (is_single_row()) return;
+    const Share panels = share_of(layer.panels.count, worker, split_.workers);
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      pack_transposed(W_hh, layer.H, layer.H, Panel(layer.panels, p), layer.W);
+    }
+  }
+
+  // The worker's part of h_t W_hh, from its own columns of h_t.
+  void multiply_forward(const Layer<Real>& layer, const Real* W_hh, int64_t worker, const Real* h,
+                        int64_t t) const {
+    if (is_single_row())
+      add_rows_times(h, W_hh, layer.H, rows_of_W(worker), layer.product(t, worker));
+  }
+
+  // The worker's columns of dz_{t+1} W_hh^T.
+  void multiply_backward(const Layer<Real>& layer, const Real* W_hh, int64_t worker,
+                         int64_t t) const {
+    if (!is_single_row() || t == layer.T - 1) return;
+    dot_rows(region_of(worker).dz_at(layer, t + 1), W_hh, layer.H, rows_of_W(worker),
+             layer.product(t, 0));
+  }
+
+  Share rows_of_W(int64_t worker) const {
+    const Share columns = columns_of(worker);
+    return {columns.begin, columns.end < layer_.H ? columns.end : layer_.H};
+  }
+
   void copy_initial_state(const Real* h0, const Region<Real>& region, Share rows) const {
     for (int64_t n = rows.begin; n < rows.end; ++n) {
       const Real* from = h0 + (region.first + n) * layer_.H;
@@ -98,6 +139,15 @@ class Recurrence {
     for (int64_t c = 0; c < layer_.width; c += kLanes<Real>) {
       store(region.h_blocks + in_blocks<Real>(rows, row, c), load_first(h + c, layer_.H - c));
     }
+  }
+
+  void lay_out_products() {
+    if (!is_single_row()) return memory_.take(layer_.W, layer_.H * layer_.width);
+    constexpr int64_t kPage = 4096 / static_cast<int64_t>(sizeof(Real));
+    layer_.num_products = split_.workers;
+    layer_.products_stride = (layer_.width + kPage - 1) / kPage * kPage;
+    memory_.start_page();
+    memory_.take(layer_.products, 2 * split_.workers * layer_.products_stride);
   }
 
   const Split split_;

@@ -16,6 +16,7 @@ class Backward : GradientSums<Real> {
       : Base(args), args_(args), W_hh_{args.grad_W_hh, nullptr, args.H * args.H} {
     this->allocate([&] { this->lay_out(W_hh_); },
                    [&](Region<Real>& region) { lay_out_region(region); });
+    layer_.num_products = 1;
   }
 
   void run() const {
@@ -51,10 +52,7 @@ class Backward : GradientSums<Real> {
   }
 
   void prepare(int64_t worker) const {
-    const Share panels = share_of(layer_.panels.count, worker, split_.workers);
-    for (int64_t p = panels.begin; p < panels.end; ++p) {
-      pack_transposed(args_.W_hh, args_.H, args_.H, Panel(layer_.panels, p), layer_.W);
-    }
+    this->pack_columns(layer_, args_.W_hh, worker);
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
     for (int64_t n = rows.begin; n < rows.end; ++n) {
@@ -73,6 +71,7 @@ class Backward : GradientSums<Real> {
 
   void step(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
+    this->multiply_backward(layer_, args_.W_hh, worker, t);
     const DenseGradients<Real> dense{args_.grad_hs, args_.grad_h_last,
                                      args_.ids == nullptr ? args_.grad_x : nullptr};
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
@@ -82,6 +81,7 @@ class Backward : GradientSums<Real> {
   }
 
   void initial_state(int64_t worker) const {
+    this->multiply_backward(layer_, args_.W_hh, worker, -1);
     const Region<Real>& region = this->region_of(worker);
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,

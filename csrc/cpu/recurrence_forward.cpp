@@ -17,7 +17,7 @@ class Forward : Recurrence<Real> {
       : Base(args.T, args.B, args.H, args.relu), args_(args), inputs_(args, args.x) {
     this->allocate([&] { inputs_.lay_out(memory_); },
                    [&](Region<Real>& region) {
-                                memory_.take(region.h, 2 * region.count * layer_.stride);
+                     memory_.take(region.h, 2 * region.count * layer_.stride);
                      inputs_.lay_out(memory_, args.T, region);
                    });
   }
@@ -33,10 +33,8 @@ class Forward : Recurrence<Real> {
 
  private:
   void prepare(int64_t worker) const {
-    const Share panels = share_of(layer_.panels.count, worker, split_.workers);
-    for (int64_t p = panels.begin; p < panels.end; ++p) {
-      pack(args_.W_hh, args_.H, args_.H, Panel(layer_.panels, p), layer_.W);
-    }
+    this->pack_rows(layer_, args_.W_hh, worker);
+    this->multiply_forward(layer_, args_.W_hh, worker, args_.h0, 0);
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
     this->copy_initial_state(args_.h0, region, rows);
@@ -49,6 +47,9 @@ class Forward : Recurrence<Real> {
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors, ForwardTile<Real>{layer_, region, t, row, panel, args_.hs});
     });
+    if (t + 1 < args_.T) {
+      this->multiply_forward(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
+    }
   }
 
   void copy_last_state(int64_t worker) const {

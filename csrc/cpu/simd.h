@@ -72,6 +72,13 @@ RNNFAST_INLINE Vec<Real> splat(Real x) {
   return x - Vec<Real>{};
 }
 
+template <class Real>
+RNNFAST_INLINE Vec<Real> lane_numbers() {
+  Vec<Real> v{};
+  RNNFAST_UNROLL for (int i = 0; i < kLanes<Real>; ++i) v[i] = static_cast<Real>(i);
+  return v;
+}
+
 // The first n lanes from memory (0 < n), zero in the others: the tail of a row.
 template <class Real>
 RNNFAST_INLINE Vec<Real> load_first(const Real* p, int64_t n) {
@@ -79,6 +86,14 @@ RNNFAST_INLINE Vec<Real> load_first(const Real* p, int64_t n) {
   Vec<Real> v{};
   std::memcpy(&v, p, static_cast<size_t>(n) * sizeof(Real));
   return v;
+}
+
+// The same where a whole vector may be read: no call of memcpy with a length known at run time
+// only.
+template <class Real>
+RNNFAST_INLINE Vec<Real> load_masked(const Real* p, int64_t n) {
+  const Vec<Real> v = load(p);
+  return n >= kLanes<Real> ? v : lane_numbers<Real>() < static_cast<Real>(n) ? v : Vec<Real>{};
 }
 
 template <class Real>

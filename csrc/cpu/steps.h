@@ -40,10 +40,14 @@ struct Layer {
   int64_t T, B, H;
   bool relu;  // asked at run time, once per tile: no second copy of every tile size
   Panels panels;
-  int64_t width;   // H, padded
-  int64_t stride;  // of rows in h and dz: a cache line more, as rows a power of two apart evict
-                   // each other
-  Real* W;         // packed: W_hh forward, its transpose backward
+  int64_t width;      // H, padded
+  int64_t stride;     // of rows in h and dz: a cache line more, as rows a power of two apart evict
+                      // each other
+  Real* W = nullptr;  // packed: W_hh forward, its transpose backward; null for a single row, ...
+  // ... whose product with the matrix is the sum of these, [2][num_products][products_stride], the
+  // first or the second for even and odd t
+  Real* products = nullptr;
+  int64_t num_products = 0, products_stride = 0;
 
   Layer(int64_t T, int64_t B, int64_t H, bool relu, const Split& split)
       : T(T),
@@ -52,8 +56,24 @@ struct Layer {
         relu(relu),
         panels(Panels::of<Real>(H, split.by_rows ? 1 : split.workers)),
         width(padded<Real>(H)),
-        stride(width + 64 / static_cast<int64_t>(sizeof(Real))),
-        W(nullptr) {}
+        stride(width + 64 / static_cast<int64_t>(sizeof(Real))) {}
+
+  Real* product(int64_t t, int64_t i) const {
+    return products + ((t & 1) * num_products + i) * products_stride;
+  }
+
+  // tile += (rows of a) times the panel of the matrix, at step t
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void multiply(TileOfAnySize& tile, const Real* a, const Panel& panel,
+                               int64_t t) const {
+    if (products == nullptr) {
+      tile.multiply(H, a, stride, W + H * panel.column);
+    } else if constexpr (TileOfAnySize::kRows == 1) {
+      for (int64_t i = 0; i < num_products; ++i) {
+        tile.add_rows(product(t, i) + panel.column, 0, tile.kColumns);
+      }
+    }
+  }
 };
 
 // Batch rows [first, first + count) at all time steps: one worker's own, or everybody's in a split
@@ -101,8 +121,7 @@ struct ForwardTile {
     const Real* inputs = region.inputs + panel.column;
     tile.each(
         [&](int i, int j, int c) { tile.at[i][j] = load(inputs + slot[i] * layer.width + c); });
-    tile.multiply(layer.H, region.h_at(layer, t) + row * layer.stride, layer.stride,
-                  layer.W + layer.H * panel.column);
+    layer.multiply(tile, region.h_at(layer, t) + row * layer.stride, panel, t);
     activate(tile);
     tile.store_rows(region.h_at(layer, t + 1) + row * layer.stride + panel.column, layer.stride,
                     tile.kColumns);
@@ -175,8 +194,7 @@ struct BackwardTile {
     }
     if (readout != nullptr) add_readout(tile);
     if (t < layer.T - 1) {
-      tile.multiply(layer.H, region.dz_at(layer, t + 1) + row * layer.stride, layer.stride,
-                    layer.W + layer.H * panel.column);
+      layer.multiply(tile, region.dz_at(layer, t + 1) + row * layer.stride, panel, t);
     }
     times_derivative(tile);
     tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride,
@@ -248,8 +266,7 @@ struct InitialStateTile {
   void run() const {
     Tile<Real, Rows, Vectors> tile;
     tile.clear();
-    tile.multiply(layer.H, region.dz_at(layer, 0) + row * layer.stride, layer.stride,
-                  layer.W + layer.H * panel.column);
+    layer.multiply(tile, region.dz_at(layer, 0) + row * layer.stride, panel, -1);
     tile.store_rows(grad_h0 + (region.first + row) * layer.H + panel.column, layer.H,
                     panel.columns_left);
   }

@@ -13,7 +13,7 @@ constexpr int kTileVectors = 3;
 
 template <class Real, int Rows, int Vectors>
 struct Tile {
-  static constexpr int kColumns = Vectors * kLanes<Real>;
+  static constexpr int kRows = Rows, kColumns = Vectors * kLanes<Real>;
   // Few rows have few accumulators, each waiting 4 cycles for the one before: run 2 or 4 sums side
   // by side.
   static constexpr int kSums = Rows * 4 <= kTileRows ? 4 : Rows * 2 <= kTileRows ? 2 : 1;

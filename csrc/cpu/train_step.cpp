@@ -145,7 +145,9 @@ class TrainStep : GradientSums<Real> {
       if (tallies_ != nullptr) tallies_[worker] = tally;
     }
     if (!wants_gradients()) return;
-    memory_.take(backward_layer_.W, args_.H * layer_.width);
+    backward_layer_ = layer_;
+    backward_layer_.num_products = 1;
+    if (!this->is_single_row()) memory_.take(backward_layer_.W, args_.H * layer_.width);
     memory_.take(W_hq_transposed_, args_.V * layer_.width);
     this->lay_out(W_hh_);
     this->lay_out(W_hq_);
@@ -161,20 +163,19 @@ class TrainStep : GradientSums<Real> {
   }
 
   void prepare(int64_t worker) const {
-    const Share panels = share_of(layer_.panels.count, worker, split_.workers);
-    for (int64_t p = panels.begin; p < panels.end; ++p) {
-      const Panel panel(layer_.panels, p);
-      pack(args_.W_hh, args_.H, args_.H, panel, layer_.W);
-      if (!wants_gradients()) continue;
-      pack_transposed(args_.W_hh, args_.H, args_.H, panel, backward_layer_.W);
-      pack_transposed(args_.W_hq, args_.V, args_.V, panel, W_hq_transposed_);
-    }
+    this->pack_rows(layer_, args_.W_hh, worker);
+    this->multiply_forward(layer_, args_.W_hh, worker, args_.h0, 0);
     readout_.prepare(args_.W_hq, args_.b_q, worker, split_.workers);
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
     this->copy_initial_state(args_.h0, region, rows);
     inputs_.prepare(args_.T, region, rows, inputs_.table_share(worker, split_.workers));
     if (!wants_gradients()) return;
+    this->pack_columns(backward_layer_, args_.W_hh, worker);
+    const Share panels = share_of(layer_.panels.count, worker, split_.workers);
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      pack_transposed(args_.W_hq, args_.V, args_.V, Panel(layer_.panels, p), W_hq_transposed_);
+    }
     for (int64_t n = rows.begin; n < rows.end; ++n) {
       this->copy_to_blocks(args_.h0 + (region.first + n) * args_.H, region, n);
     }
@@ -188,6 +189,9 @@ class TrainStep : GradientSums<Real> {
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors, ForwardTile<Real>{layer_, region, t, row, panel, nullptr});
     });
+    if (t + 1 < args_.T) {
+      this->multiply_forward(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
+    }
     if (split_.by_rows)
       read_out(worker, {t * region.count, (t + 1) * region.count}, region.h_at(layer_, t + 1));
   }
@@ -240,6 +244,7 @@ class TrainStep : GradientSums<Real> {
 
   void backward_step(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
+    this->multiply_backward(backward_layer_, args_.W_hh, worker, t);
     const ReadoutGradient<Real> readout{args_.V, readout_.panels, region.dlogits, W_hq_transposed_};
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
@@ -248,6 +253,7 @@ class TrainStep : GradientSums<Real> {
   }
 
   void initial_state(int64_t worker) const {
+    this->multiply_backward(backward_layer_, args_.W_hh, worker, -1);
     const Region<Real>& region = this->region_of(worker);
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
