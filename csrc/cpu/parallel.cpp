@@ -15,6 +15,8 @@ namespace {
 constexpr auto kSpinTime = std::chrono::microseconds(4);
 constexpr int kPausesPerClockRead = 32;
 
+using Clock = std::chrono::steady_clock;
+
 ThreadPool pool = {[](int64_t tasks, void (*body)(int64_t, int64_t, void*), void* context) {
                      body(0, tasks, context);
                    },
@@ -28,33 +30,63 @@ void pause() {
 #endif
 }
 
+// Whether a thread's calls should do all workers' shares alone for a while. On a machine whose
+// cores others want too, a team waits for whichever of its threads is not running: a training step
+// of 0.2 ms then took 8 ms, and the plain loop won. Who does a share changes no result.
+class Pace {
+ public:
+  bool alone() {
+    if (calls_alone_ == 0) return false;
+    --calls_alone_;
+    return true;
+  }
+
+  // A call of a team took `wall`, of which the calling thread waited for others `waited`.
+  void note(int64_t workers, Clock::duration wall, Clock::duration waited) {
+    const bool alone_is_faster = workers * (wall - waited) < wall;
+    strikes_ = alone_is_faster ? strikes_ + 1 : 0;
+    if (strikes_ < kStrikes) return;
+    strikes_ = kStrikes - 1;  // after the calls alone, one slow team is enough
+    calls_alone_ = kCallsAlone;
+  }
+
+ private:
+  static constexpr int kStrikes = 3, kCallsAlone = 100;
+  int strikes_ = 0, calls_alone_ = 0;
+};
+thread_local Pace pace;
+
 }  // namespace
 
 class Barrier {
  public:
   explicit Barrier(int64_t workers) : workers_(workers) {}
 
-  // Comes with `count` workers; returns when all workers have come.
-  void arrive_and_wait(int64_t count) {
+  // Comes with `count` workers; returns when all workers have come: how long that took beyond a
+  // spin.
+  Clock::duration arrive_and_wait(int64_t count) {
     const int round = round_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(count, std::memory_order_acq_rel) + count == workers_) {
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
       round_.notify_all();  // a load and no system call where nobody sleeps
     } else if (!spin_while(round)) {
+      const auto start = Clock::now();
       round_.wait(round, std::memory_order_acquire);
+      return Clock::now() - start;
     }
+    return {};
   }
 
  private:
   bool spin_while(int round) const {
-    const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
+    const auto deadline = Clock::now() + kSpinTime;
     do {
       for (int i = 0; i < kPausesPerClockRead; ++i) {
         if (round_.load(std::memory_order_acquire) != round) return true;
         pause();
       }
-    } while (std::chrono::steady_clock::now() < deadline);
+    } while (Clock::now() < deadline);
     return false;
   }
 
@@ -72,7 +104,7 @@ int64_t num_threads() {
 }
 
 void Team::sync() const {
-  if (end_ - begin_ < size_) barrier_.arrive_and_wait(end_ - begin_);
+  if (end_ - begin_ < size_) waited_ += barrier_.arrive_and_wait(end_ - begin_);
 }
 
 void run_team_erased(int64_t workers, void (*body)(Team&, const void*), const void* context) {
@@ -81,17 +113,26 @@ void run_team_erased(int64_t workers, void (*body)(Team&, const void*), const vo
     int64_t workers;
     void (*body)(Team&, const void*);
     const void* context;
+    Clock::duration waited{};  // by the first worker's thread at barriers, and ...
+    Clock::time_point done{};  // ... when it came to its end
   } call{Barrier(workers), workers, body, context};
   const auto chunk = [](int64_t begin, int64_t end, void* data) {
     Call& call = *static_cast<Call*>(data);
     Team team(begin, end, call.workers, call.barrier);
     call.body(team, call.context);
+    if (begin == 0) {
+      call.waited = team.waited();
+      call.done = Clock::now();
+    }
   };
-  if (workers == 1) {
-    chunk(0, 1, &call);  // spares the pool's wake-up of its threads
-  } else {
-    pool.parallel_for(workers, chunk, &call);
+  if (workers == 1 || pace.alone()) {
+    chunk(0, workers, &call);  // spares the pool's wake-up of its threads
+    return;
   }
+  const auto start = Clock::now();
+  pool.parallel_for(workers, chunk, &call);
+  const auto end = Clock::now();
+  pace.note(workers, end - start, call.waited + (end - call.done));
 }
 
 Share share_of(int64_t n, int64_t worker, int64_t workers, int64_t unit) {
