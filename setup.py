@@ -32,14 +32,16 @@ CXXFLAGS = (
     "-fPIC -fvisibility=hidden -Wall -Wextra"
 )
 
+AVX512 = "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma -mprefer-vector-width=512"
+
 # Lowest instruction set first. Objects are linked in this order and the linker keeps the first copy
 # of an inline function, so that a copy serves its own instruction set and higher ones alone.
 INSTRUCTION_SETS = {
     "x86_64": {
         "baseline": "",
         "avx2": "-mavx2 -mfma",
-        "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma "
-        "-mprefer-vector-width=512",
+        "avx512": AVX512,
+        "avx512_bf16": f"{AVX512} -mavx512bf16",  # products of bfloat16, in *_bf16.cpp alone
     },
     "aarch64": {"baseline": ""},  # NEON
 }
@@ -67,7 +69,8 @@ def object_files() -> list[tuple[str, Path, str]]:
     objects = [(f"{source.stem}.o", source, CXXFLAGS) for source in shared]
     for isa, isa_flags in instruction_sets().items():
         flags = f"{CXXFLAGS} {isa_flags} -DRNNFAST_ISA={isa}"
-        objects += [(f"{source.stem}.{isa}.o", source, flags) for source in kernels]
+        own = [source for source in kernels if isa != "avx512_bf16" or source.match("*_bf16.cpp")]
+        objects += [(f"{source.stem}.{isa}.o", source, flags) for source in own]
     return objects
 
 

@@ -22,6 +22,24 @@ const KernelsOf<Real>& kernels_of() {
   }
 }
 
+template <bool kRounds, class Real>
+auto forward_kernel() {
+  if constexpr (kRounds && std::is_same_v<Real, float>) {
+    return kernels().rnn_forward_bf16;
+  } else {
+    return kernels_of<Real>().rnn_forward;
+  }
+}
+
+template <bool kRounds, class Real>
+auto decode_kernel() {
+  if constexpr (kRounds && std::is_same_v<Real, float>) {
+    return kernels().decode_bf16;
+  } else {
+    return kernels_of<Real>().decode;
+  }
+}
+
 // body.operator()<float>() or <double>(); the dtype has been checked.
 template <class Body>
 void with_real(int32_t dtype, const Body& body) {

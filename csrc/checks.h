@@ -87,6 +87,11 @@ inline int32_t require_real(const Tensor& tensor, const char* name) {
   fail(name, " is ", describe(tensor), "; it must be float32 or float64");
 }
 
+inline int32_t require_float(const Tensor& tensor, const char* name) {
+  if (tensor.dtype() == aoti_torch_dtype_float32()) return tensor.dtype();
+  fail(name, " is ", describe(tensor), "; it must be float32");
+}
+
 // All class numbers are in [0, V): nothing is read before this is known. Two dimensions, any
 // strides.
 inline void require_classes(const Tensor& ids, const char* name, int64_t V) {

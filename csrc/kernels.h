@@ -143,17 +143,21 @@ struct KernelsOf {
 };
 
 struct Kernels {
-  const char* isa;  // "avx512", "avx2" or "baseline"
+  const char* isa;  // "avx512_bf16", "avx512", "avx2" or "baseline"
   KernelsOf<float> f32;
   KernelsOf<double> f64;
   void (*clip_grads)(const ClipGradsArgs&);
+  // With h and W_hh rounded to bfloat16 for their product, which is summed in float32.
+  void (*rnn_forward_bf16)(const RnnForwardArgs<float>&);
+  void (*decode_bf16)(const DecodeArgs<float>&);
 };
 
 // The table for this machine, or for the one that RNNFAST_CPU_ISA names (cpu/isa.cpp).
 // Throws std::runtime_error where that one is unknown, not built, or not supported by the CPU.
 const Kernels& kernels();
 
-// The instruction sets that this library was built for, the fastest first: "avx512 avx2 baseline".
+// The instruction sets that this library was built for, the fastest first: "avx512_bf16 avx512 avx2
+// baseline".
 const char* built_instruction_sets();
 
 }  // namespace rnnfast

@@ -14,9 +14,11 @@ namespace rnnfast {
 
 namespace {
 
+// kRounds: the operators whose products are of bfloat16; their tensors are float32.
+template <bool kRounds>
 std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                std::optional<Tensor> b_h, Tensor h0, bool relu) {
-  const int32_t dtype = require_real(x, "x");
+  const int32_t dtype = kRounds ? require_float(x, "x") : require_real(x, "x");
   if (ids) {
     require_rank(x, "x", 2, "[V, H]");
     require_rank(*ids, "ids", 2, "[T, B]");
@@ -36,7 +38,7 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
 
   Tensor hs = empty({T, B, H}, dtype), h_last = empty({B, H}, dtype);
   with_real(dtype, [&]<class Real>() {
-    kernels_of<Real>().rnn_forward({
+    forward_kernel<kRounds, Real>()({
         .T = T,
         .B = B,
         .H = H,
@@ -137,10 +139,11 @@ std::optional<Tensor> checked_uniforms(const std::optional<Tensor>& uniforms, in
   return wide;
 }
 
+template <bool kRounds>
 std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq,
                                   Tensor b_q, Tensor h0, int64_t steps, double temperature,
                                   std::optional<Tensor> uniforms, bool relu) {
-  const int32_t dtype = require_real(W_xh, "W_xh");
+  const int32_t dtype = kRounds ? require_float(W_xh, "W_xh") : require_real(W_xh, "W_xh");
   require_rank(first, "first", 1, "[B]");
   require_rank(W_xh, "W_xh", 2, "[V, H]");
   const int64_t B = first.size(0), V = W_xh.size(0), H = W_xh.size(1);
@@ -161,7 +164,7 @@ std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor
 
   Tensor ids = empty({steps, B}, aoti_torch_dtype_int64()), h_last = empty({B, H}, dtype);
   with_real(dtype, [&]<class Real>() {
-    kernels_of<Real>().decode({
+    decode_kernel<kRounds, Real>()({
         .B = B,
         .H = H,
         .V = V,
@@ -227,12 +230,21 @@ struct Registration {
         .def(
             "train_step_(Tensor ids, Tensor targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
             "Tensor(c!) h, float lr, float max_norm, bool relu) -> Tensor")
+        .def(
+            "rnn_bf16(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, bool relu) "
+            "-> (Tensor hs, Tensor h_last)")
+        .def(
+            "decode_bf16(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, "
+            "Tensor b_q, Tensor h0, int steps, float temperature, Tensor? uniforms, bool relu) "
+            "-> (Tensor ids, Tensor h_last)")
         .def("_build_info() -> str");
     Library::implement("rnnfast", "CPU")
-        .impl<rnn>("rnn")
+        .impl<rnn<false>>("rnn")
+        .impl<rnn<true>>("rnn_bf16")
         .impl<rnn_backward>("rnn_backward")
         .impl<clip_grads>("clip_grads_")
-        .impl<decode>("decode")
+        .impl<decode<false>>("decode")
+        .impl<decode<true>>("decode_bf16")
         .impl<rnn_cross_entropy>("rnn_cross_entropy")
         .impl<train_step>("train_step_");
     Library::implement("rnnfast", "CompositeExplicitAutograd").impl<build_info>("_build_info");

@@ -236,7 +236,7 @@ def _recur(
     if needs_grad and backend is not reference:
         out = autograd.RNN.apply(x, ids, W_hh, b_h, h0, relu, backend)  # type: ignore[no-untyped-call]
     else:
-        out = backend.rnn_forward(x, ids, W_hh, b_h, h0, relu)
+        out = backend.rnn_inference(x, ids, W_hh, b_h, h0, relu)
     return out
 
 

@@ -18,22 +18,29 @@ struct InstructionSet {
 #define RNNFAST_KERNELS_OF(ISA, Real)                                  \
   {ISA::rnn_forward<Real>, ISA::rnn_backward<Real>, ISA::decode<Real>, \
    ISA::rnn_cross_entropy<Real>, ISA::train_step<Real>}
-#define RNNFAST_KERNELS(ISA) \
-  {#ISA, RNNFAST_KERNELS_OF(ISA, float), RNNFAST_KERNELS_OF(ISA, double), ISA::clip_grads}
+// NAME is ISA, or ISA with an instruction more that only the kernels of bfloat16 use.
+#define RNNFAST_KERNELS(NAME, ISA)                                                   \
+  {#NAME,           RNNFAST_KERNELS_OF(ISA, float), RNNFAST_KERNELS_OF(ISA, double), \
+   ISA::clip_grads, NAME::rnn_forward_bf16,         NAME::decode_bf16}
+
+#if defined(__x86_64__)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+#endif
 
 // The fastest first. The same sets as in setup.py.
 const InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
-    {RNNFAST_KERNELS(avx512),
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-              __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-     }},
-    {RNNFAST_KERNELS(avx2),
+    {RNNFAST_KERNELS(avx512_bf16, avx512),
+     [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }},
+    {RNNFAST_KERNELS(avx512, avx512), has_avx512},
+    {RNNFAST_KERNELS(avx2, avx2),
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif
-    {RNNFAST_KERNELS(baseline), [] { return true; }},
+    {RNNFAST_KERNELS(baseline, baseline), [] { return true; }},
 };
 
 const Kernels& fastest() {

@@ -25,11 +25,14 @@
   template <class Real>                                  \
   void train_step(const TrainStepArgs<Real>&);           \
   void clip_grads(const ClipGradsArgs&);                 \
+  void rnn_forward_bf16(const RnnForwardArgs<float>&);   \
+  void decode_bf16(const DecodeArgs<float>&);            \
   }
 
 #ifdef RNNFAST_ISA
 RNNFAST_DECLARE_KERNELS(RNNFAST_ISA)
 #else
+RNNFAST_DECLARE_KERNELS(avx512_bf16)  // those of *_bf16.cpp alone
 RNNFAST_DECLARE_KERNELS(avx512)
 RNNFAST_DECLARE_KERNELS(avx2)
 RNNFAST_DECLARE_KERNELS(baseline)

@@ -66,7 +66,23 @@ inline void pack(const Real* matrix, int64_t stride, int64_t K, const Panel& pan
   }
 }
 
-// The same for the transpose of `matrix` [columns, K]: the panel's column c is the matrix's row c.
+// The same rounded to bfloat16, two rows of the matrix to a row of pairs.
+inline void pack(const float* matrix, int64_t stride, int64_t K, const Panel& panel, Pair* packed) {
+  const int64_t width = panel.vectors * kLanes<float>;
+  Pair* out = packed + depth_of<Pair>(K) * panel.column;
+  const auto rounded = [&](int64_t k, int64_t c) {
+    const float* row = matrix + k * stride + panel.column + c;
+    return k < K ? round_to_bf16(load_first(row, panel.columns_left - c)) : Pairs{};
+  };
+  for (int64_t k = 0; k < K; k += 2) {
+    for (int64_t c = 0; c < width; c += kLanes<float>, out += kLanes<float>) {
+      const Pairs pairs = rounded(k, c) >> 16 | rounded(k + 1, c);
+      std::memcpy(out, &pairs, sizeof pairs);
+    }
+  }
+}
+
+// pack() for the transpose of `matrix` [columns, K]: the panel's column c is the matrix's row c.
 template <class Real>
 inline void pack_transposed(const Real* matrix, int64_t stride, int64_t K, const Panel& panel,
                             Real* packed) {

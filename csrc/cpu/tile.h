@@ -2,6 +2,7 @@
 // accumulators that stay in registers while K runs, and the packed panels they read.
 #pragma once
 
+#include "bf16.h"
 #include "simd.h"
 
 namespace rnnfast::RNNFAST_ISA {
@@ -60,8 +61,14 @@ struct Tile {
     }
   }
 
-  // at[i][j] += sum over k of a[i][k] b[k][j]; b is a packed panel.
-  RNNFAST_INLINE void multiply(int64_t K, const Real* a, int64_t stride, const Real* b) {
+  // The rows rounded to bfloat16, in pairs.
+  RNNFAST_INLINE void store_rows(Pair* p, int64_t stride) const {
+    each([&](int i, int j, int c) { store_pairs(p + i * stride + c / 2, at[i][j]); });
+  }
+
+  // at[i][j] += sum over k of a[i][k] b[k][j]; b is a packed panel. Both may be pairs.
+  template <class Operand>
+  RNNFAST_INLINE void multiply(int64_t K, const Operand* a, int64_t stride, const Operand* b) {
     int64_t k = 0;
     if constexpr (kSums > 1) {
       Tile sums[kSums - 1];
@@ -84,6 +91,17 @@ struct Tile {
   }
 
  private:
+  RNNFAST_INLINE void add_product(const Pair* a, int64_t row_stride, const Pair* b) {
+    Factors row[Vectors];
+    RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) row[j] = load_factors(b + j * kLanes<Real>);
+    RNNFAST_UNROLL for (int i = 0; i < Rows; ++i) {
+      const Factors factor = splat_factors(a[i * row_stride]);
+      RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) {
+        at[i][j] = RNNFAST_ISA::add_product(factor, row[j], at[i][j]);
+      }
+    }
+  }
+
   RNNFAST_INLINE void add_product(const Real* a, int64_t row_stride, const Real* b) {
     Vec<Real> row[Vectors];
     RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) row[j] = load(b + j * kLanes<Real>);

@@ -43,6 +43,26 @@ def rnn_forward(
     return out
 
 
+def rnn_inference(
+    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
+    ids: Tensor | None,  # [T, B]
+    W_hh: Tensor,  # [H, H]
+    b_h: Tensor | None,  # [H]
+    h0: Tensor,  # [B, H]
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """`rnn_forward` where no gradient is recorded.
+
+    Under torch.set_float32_matmul_precision("medium"), and where the CPU multiplies bfloat16, h and
+    W_hh are rounded to it for their product, which is summed in float32: 1.8 times as fast from
+    H = 256 on. Without the instruction it would take 1.4 times as long, so nothing is rounded then.
+    """
+    if x.dtype != torch.float32 or not _gains_by_bf16():
+        return rnn_forward(x, ids, W_hh, b_h, h0, relu)
+    out: tuple[Tensor, Tensor] = torch.ops.rnnfast.rnn_bf16.default(x, ids, W_hh, b_h, h0, relu)
+    return out
+
+
 def rnn_backward(
     grad_hs: Tensor | None,  # [T, B, H]
     grad_h_last: Tensor | None,  # [B, H]
@@ -121,11 +141,38 @@ def decode(
     uniforms: Tensor | None,  # [steps, B]
     relu: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`reference.decode`, as one call: the loop over steps never returns to Python."""
-    out: tuple[Tensor, Tensor] = torch.ops.rnnfast.decode.default(
+    """`reference.decode`, as one call: the loop over steps never returns to Python.
+
+    Rounds h and W_hh as `rnn_inference` does, on any CPU: a step waits for its weights, of which
+    there is half to read (H = 512: twice as fast with the instruction, 1.7 times without).
+    """
+    ops = torch.ops.rnnfast
+    rounds = W_xh.dtype == torch.float32 and _allows_bf16()
+    op = ops.decode_bf16 if rounds else ops.decode
+    out: tuple[Tensor, Tensor] = op.default(
         first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, relu
     )
     return out
+
+
+def _allows_bf16() -> bool:
+    """torch's "medium": products of float32 may be of bfloat16."""
+    return torch.get_float32_matmul_precision() == "medium"
+
+
+def _gains_by_bf16() -> bool:
+    """Allowed, and the CPU has an instruction for it."""
+    return _allows_bf16() and _multiplies_bf16()
+
+
+@functools.cache
+def _multiplies_bf16() -> bool:
+    return build_info().endswith("bf16")
+
+
+# torch.compile asks once and keeps the answer; see dispatch.py.
+_allows_bf16._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_gains_by_bf16._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _register_fakes() -> None:
@@ -133,6 +180,7 @@ def _register_fakes() -> None:
     fake = torch.library.register_fake
 
     @fake("rnnfast::rnn")
+    @fake("rnnfast::rnn_bf16")
     def _(x, ids, W_hh, b_h, h0, relu):  # type: ignore[no-untyped-def]
         T, B = (x if ids is None else ids).shape[:2]
         return x.new_empty((T, B, h0.shape[1])), x.new_empty((B, h0.shape[1]))
@@ -167,6 +215,7 @@ def _register_fakes() -> None:
         return grads[0].new_empty(()) if grads else torch.empty(())
 
     @fake("rnnfast::decode")
+    @fake("rnnfast::decode_bf16")
     def _(  # type: ignore[no-untyped-def]
         first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, relu
     ):

@@ -37,6 +37,9 @@ def rnn_forward(
     return torch.stack(hs), h
 
 
+rnn_inference = rnn_forward  # other backends may round more where no gradient is recorded
+
+
 def rnn_backward(
     grad_hs: Tensor | None,  # [T, B, H]
     grad_h_last: Tensor | None,  # [B, H]

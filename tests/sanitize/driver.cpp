@@ -100,14 +100,15 @@ class Case {
   }
 
   template <class Real>
-  void expect(const std::string& name, const Buffer<Real>& got, const Values& want) const {
+  void expect(const std::string& name, const Buffer<Real>& got, const Values& want,
+              double allowed = tolerance<Real>) const {
     double scale = 1, error = got.size() == static_cast<int64_t>(want.size()) ? 0 : INFINITY;
     for (const double value : want) scale = std::max(scale, std::abs(value));
     for (size_t i = 0; i < want.size(); ++i) {
       const double difference = std::abs(static_cast<double>(got[i]) - want[i]);
       if (!(difference <= error)) error = difference;  // NaN is the largest
     }
-    if (!(error <= scale * tolerance<Real>)) fail<Real>(name, error);
+    if (!(error <= scale * allowed)) fail<Real>(name, error);
   }
 
   template <class Real>
@@ -122,14 +123,19 @@ class Case {
   // These runs look for memory errors; the tests of the operators hold the kernels to much less.
   template <class Real>
   static constexpr double tolerance = sizeof(Real) == 4 ? 1e-4 : 1e-11;
+  static constexpr double kBf16Tolerance = 0.1;
 
   template <class Real>
   void run_as(const KernelsOf<Real>& kernels) {
     layer(kernels, true);
     layer(kernels, false);
     if (n.B > 0) train(kernels);
-    generate(kernels, false);
-    generate(kernels, true);
+    for (const bool sampled : {false, true}) {
+      generate(kernels.decode, tolerance<Real>, sampled);
+      if constexpr (sizeof(Real) == 4) {
+        generate(rnnfast::kernels().decode_bf16, kBf16Tolerance, sampled);
+      }
+    }
   }
 
   // Forward and backward. Without ids the optional arguments are left out too.
@@ -140,11 +146,28 @@ class Case {
     const Values hs = naive::forward(n, with_ids ? naive::gather(n, W_xh, ids) : x, W_hh, bias, h0);
     Buffer<int64_t> ids_in = transposed(ids);
     Buffer<Real> x_in(x), W_in(W_hh), b_in(b_h), h0_in(h0), hs_out(hs.size()), last(h0.size());
-    kernels.rnn_forward({n.T, n.B, n.H, n.V, with_ids ? ids_in.data() : nullptr, 1, n.T,
-                         x_in.data(), W_in.data(), with_ids ? b_in.data() : nullptr, h0_in.data(),
-                         n.relu, hs_out.data(), last.data()});
+    const RnnForwardArgs<Real> args{n.T,
+                                    n.B,
+                                    n.H,
+                                    n.V,
+                                    with_ids ? ids_in.data() : nullptr,
+                                    1,
+                                    n.T,
+                                    x_in.data(),
+                                    W_in.data(),
+                                    with_ids ? b_in.data() : nullptr,
+                                    h0_in.data(),
+                                    n.relu,
+                                    hs_out.data(),
+                                    last.data()};
+    kernels.rnn_forward(args);
     expect("hs", hs_out, hs);
     expect("h_last", last, Values(hs.end() - n.B * n.H, hs.end()));
+    if constexpr (sizeof(Real) == 4) {
+      rnnfast::kernels().rnn_forward_bf16(args);
+      expect("hs of bf16", hs_out, hs, kBf16Tolerance);
+      expect("h_last of bf16", last, Values(hs.end() - n.B * n.H, hs.end()), kBf16Tolerance);
+    }
 
     const Values grad_hs = with_ids ? uniform(hs.size(), 1) : Values(hs.size());
     const Values grad_last = uniform(h0.size(), 1);
@@ -252,7 +275,7 @@ class Case {
   }
 
   template <class Real>
-  void generate(const KernelsOf<Real>& kernels, bool sampled) {
+  void generate(void (*decode)(const DecodeArgs<Real>&), double allowed, bool sampled) {
     const int64_t steps = n.T;
     const double temperature = 0.7;
     std::vector<int64_t> first = classes(n.B);
@@ -262,9 +285,9 @@ class Case {
     Buffer<double> uniforms_in(uniforms);
     Buffer<Real> W_xh_in(W_xh), W_hh_in(W_hh), b_h_in(b_h), W_hq_in(W_hq), b_q_in(b_q), h0_in(h0),
         last(h0.size());
-    kernels.decode({n.B, n.H, n.V, steps, first_in.data(), W_xh_in.data(), W_hh_in.data(),
-                    b_h_in.data(), W_hq_in.data(), b_q_in.data(), h0_in.data(), temperature,
-                    sampled ? uniforms_in.data() : nullptr, n.relu, chosen.data(), last.data()});
+    decode({n.B, n.H, n.V, steps, first_in.data(), W_xh_in.data(), W_hh_in.data(), b_h_in.data(),
+            W_hq_in.data(), b_q_in.data(), h0_in.data(), temperature,
+            sampled ? uniforms_in.data() : nullptr, n.relu, chosen.data(), last.data()});
     // Along the path that was chosen, as rounding may break a tie either way.
     std::vector<int64_t> inputs = first;
     for (int64_t i = 0; i < chosen.size(); ++i) {
@@ -272,7 +295,7 @@ class Case {
       if (i < (steps - 1) * n.B) inputs.push_back(chosen[i]);
     }
     const Values hs = naive::forward(n, naive::gather(n, W_xh, inputs), W_hh, b_h, h0);
-    expect("h_last of decode", last, Values(hs.end() - n.B * n.H, hs.end()));
+    expect("h_last of decode", last, Values(hs.end() - n.B * n.H, hs.end()), allowed);
     Values logits = naive::read_out(n, hs, W_hq, b_q);
     if (sampled) {
       for (double& logit : logits) logit /= temperature;
@@ -286,7 +309,7 @@ class Case {
         for (int64_t v = 0; v < chosen[i]; ++v) below += row[v];
         error = std::max(below - uniforms[i], uniforms[i] - below - row[chosen[i]]);
       }
-      if (!(error <= 10 * tolerance<Real>)) fail<Real>("choice", error);
+      if (!(error <= 10 * allowed)) fail<Real>("choice", error);
     }
   }
 
