@@ -35,24 +35,27 @@ void pause() {
 // of 0.2 ms then took 8 ms, and the plain loop won. Who does a share changes no result.
 class Pace {
  public:
-  bool alone() {
-    if (calls_alone_ == 0) return false;
-    --calls_alone_;
-    return true;
-  }
+  bool alone() const { return strikes_ == kStrikes && Clock::now() < alone_until_; }
 
   // A call of a team took `wall`, of which the calling thread waited for others `waited`.
   void note(int64_t workers, Clock::duration wall, Clock::duration waited) {
     const bool alone_is_faster = workers * (wall - waited) < wall;
-    strikes_ = alone_is_faster ? strikes_ + 1 : 0;
-    if (strikes_ < kStrikes) return;
-    strikes_ = kStrikes - 1;  // after the calls alone, one slow team is enough
-    calls_alone_ = kCallsAlone;
+    if (!alone_is_faster) {
+      strikes_ = 0;
+    } else if (strikes_ + 1 >= kStrikes) {
+      strikes_ = kStrikes;  // after the time alone, one slow team is enough for another
+      alone_until_ = Clock::now() + kTimeAlone;
+    } else {
+      ++strikes_;
+    }
   }
 
  private:
-  static constexpr int kStrikes = 3, kCallsAlone = 100;
-  int strikes_ = 0, calls_alone_ = 0;
+  static constexpr int kStrikes = 3;
+  // Some time slices of the operating system: long against a lost one, short for a passing spell.
+  static constexpr auto kTimeAlone = std::chrono::milliseconds(50);
+  int strikes_ = 0;
+  Clock::time_point alone_until_{};
 };
 thread_local Pace pace;
 
