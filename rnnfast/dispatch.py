@@ -156,7 +156,7 @@ def choose(forced: str, device: str, dtype: torch.dtype, transform: str) -> str:
     if not explanation.forced_by and explanation.backend not in _FAST.get(device, ("reference",)):
         for name in _FAST[device]:
             for reason in explanation.reasons[name]:
-                _warn_once(f"{name} cannot serve {dtype} on {device}: {reason}")
+                warn_fallback(f"{name} cannot serve {dtype} on {device}: {reason}")
     return explanation.backend
 
 
@@ -246,10 +246,6 @@ def _first_tensor(example: Any) -> Tensor | None:
 
 def warn_fallback(reason: str) -> None:
     """Say once that a call took the reference path."""
-    _warn_once(reason)
-
-
-def _warn_once(reason: str) -> None:
     if reason not in _warned:
         _warned.add(reason)
         message = f"rnnfast runs on its slow reference path: {reason}"

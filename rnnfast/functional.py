@@ -166,11 +166,11 @@ def clip_grad_norm_(
     when `error_if_nonfinite` is set (nothing has been scaled then).
     """
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    grads = [p.grad for p in parameters if p.grad is not None]
     if float(norm_type) != 2.0 or foreach is not None or error_if_nonfinite:
         return torch.nn.utils.clip_grad_norm_(
             parameters, max_norm, norm_type, error_if_nonfinite, foreach
         )
+    grads = [p.grad for p in parameters if p.grad is not None]
     return clip_grads_(grads, float(max_norm), d2l=False)
 
 
