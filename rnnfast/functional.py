@@ -1,13 +1,14 @@
 """The recurrence and what goes with it as functions.
 
-Every call is checked once, then handed to the backend that `dispatch` names; `autograd` holds the
-Functions that make it differentiable.
+Every call is checked once, by the backend that `dispatch` names or else here, and runs on it;
+`autograd` holds the Functions that make it differentiable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from rnnfast.checks import (
     check_recurrence,
     check_targets,
 )
+
+_Result = TypeVar("_Result")
 
 
 def rnn(
@@ -57,18 +60,24 @@ def rnn(
 
     Source: the notebook's `rnn`; torch.nn.RNN with one layer, its weights transposed.
     """
-    x, ids, bias = _project(inputs, W_xh, b_h)
-    check_recurrence(inputs, h0, W_hh, x)
     relu = check_nonlinearity(nonlinearity)
-    B = inputs.shape[1]
-    if h0.shape[0] != B:
-        h0 = h0.expand(B, -1)
-    return _recur(x, ids, W_hh, bias, h0, relu)
+    x, ids, bias = _project(inputs, W_xh, b_h)
+    backend = dispatch.backend_for(x)
+    if not backend.CHECKS_ARGUMENTS:
+        check_recurrence(inputs, h0, W_hh, x)
+    try:
+        return _recur(backend, x, ids, W_hh, bias, _for_batch(h0, inputs.shape[1]), relu)
+    except Exception:
+        check_recurrence(inputs, h0, W_hh, x)  # what was refused, in eager's types of error
+        raise
 
 
 def readout(hs: Tensor, W_hq: Tensor, b_q: Tensor) -> Tensor:
     """logits = hs @ W_hq + b_q over all steps at once: [T, B, H] to [T * B, V]."""
-    return hs.flatten(0, 1) @ W_hq + b_q
+    h = hs.flatten(0, 1)
+    if torch.is_autocast_enabled(h.device.type):
+        return h @ W_hq + b_q  # the product is rounded, the sum is not, as in eager
+    return torch.addmm(b_q, h, W_hq)
 
 
 def rnn_cross_entropy(
@@ -95,22 +104,38 @@ def rnn_cross_entropy(
 
     Raises what `rnn` raises, and RuntimeError for targets that do not fit.
     """
-    relu = check_nonlinearity(nonlinearity)
-    W_xh, W_hh, b_h, W_hq, b_q = check_params(params)
-    check_ids(ids)
-    check_recurrence(ids, h0, W_hh, W_xh)
-    check_targets(targets, ids)
-    backend = dispatch.backend_for(W_xh)
-    h0 = h0.expand(ids.shape[1], -1)
-    inputs = (ids, targets, W_xh, W_hh, b_h, W_hq, b_q, h0, relu)
-    if torch.is_grad_enabled() and (h0.requires_grad or any(p.requires_grad for p in params)):
-        if backend is reference:
-            loss, h_last, *_ = reference.rnn_cross_entropy(*inputs, False, False)
-            return loss, h_last.detach()
-        out: tuple[Tensor, Tensor] = autograd.RNNCrossEntropy.apply(*inputs, backend)  # type: ignore[no-untyped-call]
-        return out
-    loss, h_last, *_ = backend.rnn_cross_entropy(*inputs, False, False)
-    return loss, h_last
+
+    def run(backend: ModuleType, h0: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
+        inputs = (ids, targets, *params, h0, relu)
+        needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (h0, *params))
+        if needs_grad and backend is not reference:
+            out: tuple[Tensor, Tensor] = autograd.RNNCrossEntropy.apply(*inputs, backend)  # type: ignore[no-untyped-call]
+            return out
+        loss, h_last, *_ = backend.rnn_cross_entropy(*inputs, False, False)
+        return loss, h_last.detach()
+
+    return _run_checked(run, ids, targets, h0, params, nonlinearity)
+
+
+def rnn_cross_entropy_grads(
+    ids: Tensor,  # [T, B]
+    targets: Tensor,  # [T, B]
+    h0: Tensor,  # [B, H]
+    params: Params,
+    *,
+    nonlinearity: str = "tanh",
+) -> tuple[Tensor, ...]:
+    """`rnn_cross_entropy` and its gradients by the five parameters, without autograd.
+
+    Returns loss (0-dim), h_last [B, H], and the gradients, in the order and shapes of `params`. To
+    be called under torch.no_grad(). Raises what `rnn_cross_entropy` raises.
+    """
+
+    def run(backend: ModuleType, h0: Tensor, relu: bool) -> tuple[Tensor, ...]:
+        out = backend.rnn_cross_entropy(ids, targets, *params, h0, relu, True, False)
+        return tuple(out[:7])
+
+    return _run_checked(run, ids, targets, h0, params, nonlinearity)
 
 
 def train_step_(
@@ -132,14 +157,12 @@ def train_step_(
 
     Raises what `rnn_cross_entropy` raises; nothing has changed then.
     """
-    relu = check_nonlinearity(nonlinearity)
-    _, W_hh, *_ = check_params(params)
-    check_ids(ids)
-    check_recurrence(ids, h, W_hh, params[0])
-    check_targets(targets, ids)
-    backend = dispatch.backend_for(W_hh)
-    loss: Tensor = backend.train_step_(ids, targets, params, grads, h, lr, max_norm, relu)
-    return loss
+
+    def run(backend: ModuleType, h: Tensor, relu: bool) -> Tensor:
+        loss: Tensor = backend.train_step_(ids, targets, params, grads, h, lr, max_norm, relu)
+        return loss
+
+    return _run_checked(run, ids, targets, h, params, nonlinearity)
 
 
 def clip_grads_(grads: list[Tensor], max_norm: float, *, d2l: bool) -> Tensor:
@@ -219,10 +242,47 @@ def sample_decode(
     return _decode(first, h0, params, steps, float(temperature), uniforms, nonlinearity)
 
 
+def _run_checked(
+    run: Callable[[ModuleType, Tensor, bool], _Result],
+    ids: Tensor,
+    targets: Tensor,
+    h0: Tensor,
+    params: Params,
+    nonlinearity: str,
+) -> _Result:
+    """run(backend, h0 of the batch's size, relu), with its arguments checked."""
+
+    def check() -> None:
+        W_xh, W_hh, *_ = check_params(params)
+        check_ids(ids)
+        check_recurrence(ids, h0, W_hh, W_xh)
+        check_targets(targets, ids)
+
+    relu = check_nonlinearity(nonlinearity)
+    backend = dispatch.backend_for(params[0])
+    if not backend.CHECKS_ARGUMENTS:
+        check()
+    try:
+        return run(backend, _for_batch(h0, ids.shape[1]), relu)
+    except Exception:
+        check()  # what was refused, in eager's types of error
+        raise
+
+
+def _for_batch(h0: Tensor, B: int) -> Tensor:
+    """[1, H] stands for any batch. What does not fit stays as it is, to be refused."""
+    return h0 if h0.shape[0] == B or h0.dim() != 2 else h0.expand(B, -1)
+
+
 def _recur(
-    x: Tensor, ids: Tensor | None, W_hh: Tensor, b_h: Tensor | None, h0: Tensor, relu: bool
+    backend: ModuleType,
+    x: Tensor,
+    ids: Tensor | None,
+    W_hh: Tensor,
+    b_h: Tensor | None,
+    h0: Tensor,
+    relu: bool,
 ) -> tuple[Tensor, Tensor]:
-    backend = dispatch.backend_for(x)
     needs_grad = torch.is_grad_enabled() and (
         x.requires_grad
         or W_hh.requires_grad
@@ -290,8 +350,7 @@ def _decode(
 
 def _backend_for_all(grads: list[Tensor]) -> ModuleType:
     """The backend that serves every one of them; the reference where they differ in device."""
-    first = grads[0]
-    if any(g.device != first.device or g.layout != torch.strided for g in grads):
+    if len({g.device for g in grads}) > 1 or {g.layout for g in grads} != {torch.strided}:
         return reference
     backends = {dispatch.backend_for(g) for g in {g.dtype: g for g in grads}.values()}
     return backends.pop() if len(backends) == 1 else reference

@@ -53,7 +53,7 @@ def generate(
     ids = _continue(
         [vocab[token] for token in prefix], num_preds, net, device, temperature, generator
     )
-    return "".join([vocab.idx_to_token[i] for i in ids])
+    return "".join(map(vocab.idx_to_token.__getitem__, ids))
 
 
 @torch.no_grad()

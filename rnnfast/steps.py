@@ -60,13 +60,13 @@ class General:
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
         y_hat, state = self.net(X, state)
         loss = self.loss(y_hat, Y.T.reshape(-1).long()).mean()
-        self.update(loss)
+        self.update(loss.backward)
         return loss.detach(), state
 
-    def update(self, loss: Tensor) -> None:
+    def update(self, add_gradients: Callable[[], None]) -> None:
         if isinstance(self.updater, torch.optim.Optimizer):
             self.updater.zero_grad()
-        loss.backward()
+        add_gradients()
         if self.clip is not None:
             functional.clip_grads_(gradients(self.net), self.clip, d2l=True)
         if isinstance(self.updater, torch.optim.Optimizer):
@@ -84,11 +84,28 @@ class Loss(General):
     name, summary = "loss", "loss and gradients in one call"
 
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
-        if _has_ignored(Y):
+        if state[0].requires_grad:
             return super().__call__(X, Y, state)
-        loss, h = functional.rnn_cross_entropy(X.T, Y.T, state[0], tuple(self.net.params))
-        self.update(loss)
-        return loss.detach(), (h,)
+        try:
+            with torch.no_grad():
+                loss, h, *grads = functional.rnn_cross_entropy_grads(
+                    X.T, Y.T, state[0], tuple(self.net.params)
+                )
+        except RuntimeError:
+            if not _has_ignored(Y):
+                raise
+            return super().__call__(X, Y, state)
+        self.update(lambda: self._accumulate(grads))
+        return loss, (h,)
+
+    def _accumulate(self, grads: list[Tensor]) -> None:
+        """What autograd would do with them, in a tenth of its 50 us."""
+        before = [p.grad for p in self.net.params]
+        if any(grad is None for grad in before):
+            for param, old, grad in zip(self.net.params, before, grads, strict=True):
+                param.grad = grad if old is None else old.add_(grad)
+        else:
+            torch._foreach_add_(before, grads)
 
 
 class Step(General):
@@ -105,19 +122,27 @@ class Step(General):
         self.done = False
         self.h: Tensor | None = None  # the state this object may overwrite: its own
 
-    @torch.no_grad()
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
-        if _has_ignored(Y):
-            self.done = False  # the last gradients are autograd's again
-            with torch.enable_grad():
-                return super().__call__(X, Y, state)
-        if state[0] is not self.h:
-            self.h = state[0].detach().expand(X.shape[0], -1).clone()
-        loss = functional.train_step_(
-            X.T, Y.T, tuple(self.net.params), self.grads, self.h, self.lr, self.max_norm
-        )
+        h = state[0]
+        if h.requires_grad:
+            return self._take_general(X, Y, state)
+        if h is not self.h:
+            h = self.h = h.expand(X.shape[0], -1).clone()
+        try:
+            with torch.no_grad():
+                loss = functional.train_step_(
+                    X.T, Y.T, tuple(self.net.params), self.grads, h, self.lr, self.max_norm
+                )
+        except RuntimeError:
+            if not _has_ignored(Y):
+                raise
+            return self._take_general(X, Y, state)
         self.done = True
-        return loss, (self.h,)
+        return loss, (h,)
+
+    def _take_general(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
+        self.done = False  # the last gradients are autograd's again
+        return super().__call__(X, Y, state)
 
     @property
     def lr(self) -> float:
@@ -222,5 +247,8 @@ def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _has_ignored(Y: Tensor) -> bool:
-    """Whether a target is negative: torch's cross-entropy leaves out those that are -100."""
+    """Whether torch's cross-entropy takes what the operators refuse: other dtypes, and -100.
+
+    Asked after a refusal alone: to look beforehand takes 5 us, 2 % of a small step.
+    """
     return Y.numel() == 0 or Y.dtype != torch.int64 or bool(Y.min() < 0)

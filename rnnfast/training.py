@@ -65,6 +65,8 @@ def train_epoch_ch8(
     """
     timer, state, losses = Timer(), None, _LossSum()
     step, _ = steps.choose(net, loss, updater, clip)
+    if isinstance(device, str):
+        device = torch.device(device)  # once: each .to() would read the name again
     try:
         for X, Y in train_iter:
             if state is None or use_random_iter:
@@ -127,13 +129,14 @@ class _LossSum:
     """
 
     def __init__(self) -> None:
-        self._pending: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._weights: list[int] = []
         self._sum, self._tokens = 0.0, 0
 
     def add(self, mean_loss: Tensor, tokens: int) -> None:
-        self._pending.append(mean_loss * tokens)
-        self._tokens += tokens
-        if len(self._pending) == 1000:
+        self._losses.append(mean_loss)
+        self._weights.append(tokens)
+        if len(self._losses) == 1000:
             self._read()
 
     def total(self) -> tuple[float, int]:
@@ -141,10 +144,13 @@ class _LossSum:
         return self._sum, self._tokens
 
     def _read(self) -> None:
-        if self._pending:
-            for value in torch.stack(self._pending).tolist():
+        if self._losses:
+            losses = torch.stack(self._losses)
+            for value in (losses * losses.new_tensor(self._weights)).tolist():
                 self._sum += value
-            self._pending.clear()
+            self._tokens += sum(self._weights)
+            self._losses.clear()
+            self._weights.clear()
 
 
 def _detach(state: Any) -> None:

@@ -1,5 +1,6 @@
 """Products of bfloat16 in native inference: how exact, when, and on each instruction set."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -138,13 +139,14 @@ def test_only_medium_rounds(medium, precision):
         native.rnn_inference(*wide(args)), torch.ops.rnnfast.rnn(*wide(args)), strict=True
     ):
         assert torch.equal(got, want)
+    recur = functools.partial(functional._recur, native)
     x, ids, W_hh, b_h, h0, _ = args
     params = (W_hh.clone().requires_grad_(), b_h)
-    recorded = functional._recur(x, ids, *params, h0, False)
+    recorded = recur(x, ids, *params, h0, False)
     assert torch.equal(recorded[0], exact[0])
     with torch.no_grad():
-        assert torch.equal(functional._recur(x, ids, *params, h0, False)[0], inference[0])
-        compiled = torch.compile(functional._recur, fullgraph=True, backend="aot_eager")
+        assert torch.equal(recur(x, ids, *params, h0, False)[0], inference[0])
+        compiled = torch.compile(recur, fullgraph=True, backend="aot_eager")
         assert torch.equal(compiled(x, ids, *params, h0, False)[0], inference[0])
     torch.set_float32_matmul_precision(precision)
     for got, want in zip(native.rnn_inference(*args), exact, strict=True):

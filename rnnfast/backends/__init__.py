@@ -2,4 +2,6 @@
 
 `rnn_forward`, `rnn_backward`, `clip_grads_` and `decode` take the arguments of the operators in
 `csrc/ops.cpp`, in the same order. `reference` is the specification. No backend imports another.
+Where `CHECKS_ARGUMENTS` is true, they refuse arguments that do not fit by themselves, so that a
+call need not be checked in Python as well (1.4 us of the 8 that a small one took).
 """

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+CHECKS_ARGUMENTS = True
 
 LIBRARY = Path(__file__).parents[1] / "_C.so"
 
@@ -55,9 +58,11 @@ def rnn_inference(
 
     Under torch.set_float32_matmul_precision("medium"), and where the CPU multiplies bfloat16, h and
     W_hh are rounded to it for their product, which is summed in float32: 1.8 times as fast from
-    H = 256 on. Without the instruction it would take 1.4 times as long, so nothing is rounded then.
+    H = 256 on. Without the instruction it would take 1.4 times as long, so nothing is rounded then;
+    nor for fewer than 8 rows in all, which do not pay for rounding W_hh.
     """
-    if x.dtype != torch.float32 or not _gains_by_bf16():
+    T, B = (x if ids is None else ids).shape[:2]
+    if x.dtype != torch.float32 or T * B < 8 or not _gains_by_bf16():
         return rnn_forward(x, ids, W_hh, b_h, h0, relu)
     out: tuple[Tensor, Tensor] = torch.ops.rnnfast.rnn_bf16.default(x, ids, W_hh, b_h, h0, relu)
     return out
@@ -176,8 +181,23 @@ _gains_by_bf16._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _register_fakes() -> None:
-    """Output shapes for torch.compile and torch.export, which run no kernel while tracing."""
-    fake = torch.library.register_fake
+    """Output shapes for torch.compile and torch.export, which run no kernel while tracing.
+
+    A call with one tensor on "meta" comes here as well, whatever the device of the others.
+    """
+
+    def fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def register(shapes: Callable[..., Any]) -> Callable[..., Any]:
+            def checked(*args: Any) -> Any:
+                devices = {str(each.device) for each in args if isinstance(each, Tensor)}
+                if len(devices) > 1:
+                    raise RuntimeError(f"{name}: the tensors are on {' and '.join(devices)}")
+                return shapes(*args)
+
+            torch.library.register_fake(name)(checked)
+            return shapes
+
+        return register
 
     @fake("rnnfast::rnn")
     @fake("rnnfast::rnn_bf16")

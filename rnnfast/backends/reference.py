@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+CHECKS_ARGUMENTS = False  # plain torch operations would broadcast some of what does not fit
+
 
 def rnn_forward(
     x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
