@@ -92,23 +92,43 @@ inline int32_t require_float(const Tensor& tensor, const char* name) {
   fail(name, " is ", describe(tensor), "; it must be float32");
 }
 
-// All class numbers are in [0, V): nothing is read before this is known. Two dimensions, any
-// strides.
+// Where a class number outside [0, V) is, in words.
+[[noreturn]] inline void fail_class(const Tensor& ids, const char* name, int64_t V, int64_t r,
+                                    int64_t c, int64_t id) {
+  std::ostringstream where;
+  where << name << "[";
+  if (ids.dim() == 2) where << r << ", ";
+  where << c << "] is " << id;
+  if (id < 0) fail("Class values must be non-negative. ", where.str());
+  fail("Class values must be smaller than num_classes. ", where.str(), ", num_classes is ", V);
+}
+
+// All class numbers are in [0, V): nothing is read before this is known. One or two dimensions, any
+// strides. Looks for none in particular, along the smaller stride, which takes a vector at a time.
 inline void require_classes(const Tensor& ids, const char* name, int64_t V) {
-  const int64_t rows = ids.dim() == 2 ? ids.size(0) : 1, columns = ids.size(ids.dim() - 1);
-  const int64_t row_stride = ids.dim() == 2 ? ids.stride(0) : 0;
-  const int64_t column_stride = ids.stride(ids.dim() - 1);
+  const bool plane = ids.dim() == 2;
+  const int64_t rows = plane ? ids.size(0) : 1, columns = ids.size(ids.dim() - 1);
+  const int64_t row_stride = plane ? ids.stride(0) : 0, column_stride = ids.stride(ids.dim() - 1);
   const auto* values = ids.data<const int64_t>();
+  const auto is_outside = [=](int64_t r, int64_t c) {
+    return static_cast<uint64_t>(values[r * row_stride + c * column_stride]) >=
+           static_cast<uint64_t>(V);
+  };
+  bool any = false;
+  if (plane && row_stride == 1) {
+    for (int64_t c = 0; c < columns; ++c) {
+      for (int64_t r = 0; r < rows; ++r) any |= is_outside(r, c);
+    }
+  } else {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < columns; ++c) any |= is_outside(r, c);
+    }
+  }
+  if (!any) return;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) {
-      const int64_t id = values[r * row_stride + c * column_stride];
-      if (id >= 0 && id < V) continue;
-      std::ostringstream where;
-      where << name << "[";
-      if (ids.dim() == 2) where << r << ", ";
-      where << c << "] is " << id;
-      if (id < 0) fail("Class values must be non-negative. ", where.str());
-      fail("Class values must be smaller than num_classes. ", where.str(), ", num_classes is ", V);
+      if (is_outside(r, c))
+        fail_class(ids, name, V, r, c, values[r * row_stride + c * column_stride]);
     }
   }
 }

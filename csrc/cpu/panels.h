@@ -1,7 +1,7 @@
-// Matrices as the register tile wants to read them: cut into panels of at most kTileVectors vectors
-// of columns, each panel [K][its columns] in one piece, columns beyond the matrix filled with
-// zeros. Packing costs one pass over the matrix per call and is paid back by every step: the tile
-// then reads memory strictly forwards.
+// Matrices as the register tile wants to read them: cut into panels of a few vectors of columns,
+// each panel [K][its columns] in one piece, columns beyond the matrix filled with zeros. Packing
+// costs one pass over the matrix per call and is paid back by every step: the tile then reads
+// memory strictly forwards.
 #pragma once
 
 #include "tile.h"
@@ -19,9 +19,9 @@ struct Panels {
   int64_t columns, vectors, count, lanes;
 
   template <class Real>
-  static Panels of(int64_t columns, int64_t groups) {
+  static Panels of(int64_t columns, int64_t groups, int64_t most_vectors = kTileVectors) {
     const int64_t vectors = padded<Real>(columns) / kLanes<Real>;
-    const int64_t per_group = (vectors + groups * kTileVectors - 1) / (groups * kTileVectors);
+    const int64_t per_group = (vectors + groups * most_vectors - 1) / (groups * most_vectors);
     const int64_t count = per_group * groups < vectors ? per_group * groups : vectors;
     return {columns, vectors, count, kLanes<Real>, Even(vectors, count)};
   }

@@ -83,14 +83,16 @@ class Barrier {
 
  private:
   bool spin_while(int round) const {
-    const auto deadline = Clock::now() + kSpinTime;
-    do {
+    Clock::time_point deadline{};  // no clock is read where the others come soon
+    for (;;) {
       for (int i = 0; i < kPausesPerClockRead; ++i) {
         if (round_.load(std::memory_order_acquire) != round) return true;
         pause();
       }
-    } while (Clock::now() < deadline);
-    return false;
+      const auto now = Clock::now();
+      if (deadline == Clock::time_point{}) deadline = now + kSpinTime;
+      if (now > deadline) return false;
+    }
   }
 
   const int64_t workers_;

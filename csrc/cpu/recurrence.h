@@ -133,6 +133,14 @@ class Recurrence {
     }
   }
 
+  // The worker's rows of hs [T, B, H] at the last step.
+  void copy_last_state(int64_t worker, const Real* hs, Real* h_last) const {
+    const Share rows = share_of(layer_.B, worker, split_.workers);
+    const Real* last = hs + (layer_.T - 1) * layer_.B * layer_.H;
+    std::memcpy(h_last + rows.begin * layer_.H, last + rows.begin * layer_.H,
+                static_cast<size_t>((rows.end - rows.begin) * layer_.H) * sizeof(Real));
+  }
+
   // A row of h goes to row `row` of the region's h_blocks.
   void copy_to_blocks(const Real* h, const Region<Real>& region, int64_t row) const {
     const int64_t rows = (layer_.T + 1) * region.count;

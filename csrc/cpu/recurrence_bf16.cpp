@@ -55,7 +55,7 @@ class RoundedForward : Recurrence<float> {
       team.each([&](int64_t worker) { prepare(worker); });
       team.sync();
       each_step(team, 0, args_.T, 1, [&](int64_t worker, int64_t t) { step(worker, t); });
-      team.each([&](int64_t worker) { copy_last_state(worker); });
+      team.each([&](int64_t worker) { copy_last_state(worker, args_.hs, args_.h_last); });
     });
   }
 
@@ -92,13 +92,6 @@ class RoundedForward : Recurrence<float> {
                                   state(region, t + 1, row),
                                   stride_});
     });
-  }
-
-  void copy_last_state(int64_t worker) const {
-    const Share rows = share_of(args_.B, worker, split_.workers);
-    const float* last = args_.hs + (args_.T - 1) * args_.B * args_.H;
-    std::memcpy(args_.h_last + rows.begin * args_.H, last + rows.begin * args_.H,
-                static_cast<size_t>((rows.end - rows.begin) * args_.H) * sizeof(float));
   }
 
   const RnnForwardArgs<float>& args_;

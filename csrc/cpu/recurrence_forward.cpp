@@ -27,7 +27,7 @@ class Forward : Recurrence<Real> {
       team.each([&](int64_t worker) { prepare(worker); });
       team.sync();
       this->each_step(team, 0, args_.T, 1, [&](int64_t worker, int64_t t) { step(worker, t); });
-      team.each([&](int64_t worker) { copy_last_state(worker); });
+      team.each([&](int64_t worker) { this->copy_last_state(worker, args_.hs, args_.h_last); });
     });
   }
 
@@ -50,13 +50,6 @@ class Forward : Recurrence<Real> {
     if (t + 1 < args_.T) {
       this->multiply_forward(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
     }
-  }
-
-  void copy_last_state(int64_t worker) const {
-    const Share rows = share_of(args_.B, worker, split_.workers);
-    const Real* last = args_.hs + (args_.T - 1) * args_.B * args_.H;
-    std::memcpy(args_.h_last + rows.begin * args_.H, last + rows.begin * args_.H,
-                static_cast<size_t>((rows.end - rows.begin) * args_.H) * sizeof(Real));
   }
 
   const RnnForwardArgs<Real>& args_;

@@ -15,9 +15,9 @@ constexpr int kTileVectors = 3;
 template <class Real, int Rows, int Vectors>
 struct Tile {
   static constexpr int kRows = Rows, kColumns = Vectors * kLanes<Real>;
-  // Few rows have few accumulators, each waiting 4 cycles for the one before: run 2 or 4 sums side
-  // by side.
-  static constexpr int kSums = Rows * 4 <= kTileRows ? 4 : Rows * 2 <= kTileRows ? 2 : 1;
+  // Few accumulators wait 4 cycles each for the one before: run 2 or 4 sums side by side.
+  static constexpr int kAll = kTileRows * kTileVectors, kSize = Rows * Vectors;
+  static constexpr int kSums = kSize * 4 <= kAll ? 4 : kSize * 2 <= kAll ? 2 : 1;
 
   Vec<Real> at[Rows][Vectors];
 

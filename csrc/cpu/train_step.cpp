@@ -24,8 +24,7 @@ class TrainStep : GradientSums<Real> {
   using Base = GradientSums<Real>;
   using Base::layer_, Base::memory_, Base::split_;
 
-  // Rows of logits at a time: they are still in the L1 cache when their softmax is taken.
-  static constexpr int64_t kRows = 32;
+  static constexpr int64_t kRows = CrossEntropy<Real>::kMostRows;
 
  public:
   TrainStep(const CrossEntropyArgs<Real>& args, bool moves_parameters)
