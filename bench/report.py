@@ -34,6 +34,14 @@ def table(case: str, record: Result) -> str:
     return "\n\n".join(parts)
 
 
+def extras_table(extras: Result) -> str:
+    """What fits no case, a line for each figure."""
+    rows = ["| Figure | median | |", "|---|---|---|"]
+    for name, figure in extras.items():
+        rows.append(f"| {name} | {_cell(figure, '{:.3g}')} | {figure['unit']} |")
+    return "\n".join(rows)
+
+
 def machine_line(record: Result) -> str:
     """The median and range of what the probes of one case read."""
     readings = [
@@ -135,6 +143,8 @@ def main() -> None:
     result = json.loads(file.read_text())
     for case, record in result["cases"].items():
         print(table(case, record), machine_line(record), sep="\n\n", end="\n\n")
+    if "extras" in result:
+        print(extras_table(result["extras"]))
     draw(result, file.with_suffix(".png"))
 
 

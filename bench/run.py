@@ -8,11 +8,12 @@ import importlib
 import json
 import platform
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -46,6 +47,10 @@ def main() -> int:
             result["cases"][name] = record
             _save(options.out / f"{suite.name}.json", result)
             print(report.table(name, record), report.machine_line(record), sep="\n\n", end="\n\n")
+        if suite.extras and options.extras:
+            result["extras"] = _extras(suite, plan, log)
+            _save(options.out / f"{suite.name}.json", result)
+            print(report.extras_table(result["extras"]), end="\n\n")
     report.draw(result, options.out / f"{suite.name}.png")
     return 0
 
@@ -62,6 +67,14 @@ def _measure(suite: Suite, bench: Bench, probe: Prober | None, busy: int) -> dic
             beside = bench.time(("train",), probe)
         record["busy"] = {"neighbours": busy, **slowdown(quiet, beside)}
     return record
+
+
+def _extras(suite: Suite, plan: Plan, log: IO[bytes]) -> dict[str, Any]:
+    """What fits no case, by a process of its own."""
+    command = [sys.executable, "-m", f"bench.{suite.extras}", str(plan.threads), str(plan.rounds)]
+    done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, stderr=log, check=True)
+    extras: dict[str, Any] = json.loads(done.stdout)
+    return extras
 
 
 def _probe(suite: Suite, threads: int) -> Prober | None:
@@ -111,6 +124,7 @@ def _options() -> tuple[argparse.Namespace, Suite]:
     add("--threads", type=int, default=machine.processors(), help="default: all, %(default)s here")
     add("--limit", type=float, default=600.0, help="seconds until a worker is given up")
     add("--busy", type=int, default=0, metavar="N", help="also time training beside N spinners")
+    add("--extras", action=argparse.BooleanOptionalAction, default=True, help="what fits no case")
     add("--out", type=Path, default=HERE / "results", help="folder of the result")
     return parser.parse_args(), suite
 

@@ -34,5 +34,8 @@ class Peer(Protocol):
     def forward(self) -> float:
         """Mean loss of the first minibatch at the problem's own parameters, without gradients."""
 
-    def generate(self) -> list[int]:
-        """GENERATED greedy characters after the id FIRST, at the problem's own parameters."""
+    def generate(self) -> list[int] | str:
+        """GENERATED greedy characters after the id FIRST, at the problem's own parameters.
+
+        As ids, or as the text that CharVocab makes of them, where the peer's own call gives that.
+        """

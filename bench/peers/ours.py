@@ -61,10 +61,9 @@ class Step(Level):
         logits, _ = self._fixed(X, self._fixed.begin_state(len(X), "cpu"))
         return nn.functional.cross_entropy(logits, Y.T.reshape(-1)).item()
 
-    def generate(self) -> list[int]:
+    def generate(self) -> str:
         first = self._vocab.idx_to_token[FIRST]
-        text = rnnfast.predict_ch8(first, GENERATED, self._fixed, self._vocab, "cpu")
-        return [self._vocab[character] for character in text[1:]]
+        return rnnfast.predict_ch8(first, GENERATED, self._fixed, self._vocab, "cpu")[1:]
 
 
 class Loss(Level):

@@ -37,7 +37,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Suite:
-    """limit: the fewest seconds that the machine, as probed, could take for one call of an op."""
+    """limit: the fewest seconds that the machine, as probed, could take for one call of an op.
+
+    extras: a module of bench that prints, as JSON, what fits no case: run once, in a process.
+    """
 
     name: str
     cases: dict[str, Case]
@@ -47,3 +50,4 @@ class Suite:
 
     # The plain loop that every ratio refers to, and whose error bounds everybody's.
     yardstick: str = "scratch"
+    extras: str = ""

@@ -62,7 +62,9 @@ SUITE = Suite(
         Entry("ours_loop", "ours", "loop", ours=True),
         Entry("ours_loss", "ours", "loss", ours=True),
         Entry("ours", "ours", "step", ours=True),
+        Entry("ours_avx2", "ours", "step", ours=True, environment={"RNNFAST_CPU_ISA": "avx2"}),
     ),
     _probe,
     _limit,
+    extras="cpu_extras",
 )
