@@ -111,3 +111,16 @@ def test_loss_alone(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_whole_step(shape: tuple[int, ...], dtype: torch.dtype, max_norm: float) -> None:
     check(whole_step, max_norm, shape, dtype)
+
+
+@pytest.mark.parametrize("batch", [1, 32])
+def test_squares_of_gradients_may_overflow(batch: int) -> None:
+    """With few rows the norm is taken before the gradients, from products that overflow as well."""
+    ids, targets, values = make((20, batch, 64, 28), torch.float32)
+    values[3] *= 1e21
+    got = whole_step(native, ids, targets, values, 1.0)[6:11]
+    truth = whole_step(reference, ids, targets, [v.double() for v in values], 1.0)
+    norm = torch.cat([g.double().flatten() for g in got]).norm()
+    assert norm.item() == pytest.approx(1.0, rel=1e-5)
+    for name, a, b in zip(NAMES, got, truth[6:11], strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-6, msg=f"gradient of {name}")

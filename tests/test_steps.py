@@ -194,6 +194,36 @@ def test_ignored_targets_are_left_out_at_every_level(updater):
         torch.testing.assert_close(p.grad, q.grad)
 
 
+@pytest.mark.parametrize("updater", list(UPDATERS))
+def test_an_initial_state_that_is_learnt_gets_its_gradient(updater):
+    net, _ = models.pair(V, H)
+    learnt = torch.zeros(B, H, requires_grad=True)
+    net.init_state = lambda *args: (learnt * 1.0,)
+    loss = torch.nn.CrossEntropyLoss()
+    # each batch from a fresh state: one that is carried over is cut off the graph
+    train_epoch_ch8(net, _batches(2), loss, UPDATERS[updater](net), "cpu", True)
+    assert learnt.grad is not None
+    assert learnt.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("before", ["none", "one", "all"])
+def test_the_loss_level_adds_to_gradients_as_autograd_does(before):
+    net, _ = models.pair(V, H)
+    twin = models.ours(models.copies(net.params))
+    for p, q in list(zip(net.params, twin.params, strict=True))[
+        : {"none": 0, "one": 1}.get(before)
+    ]:
+        p.grad = torch.randn_like(p)
+        q.grad = p.grad.clone()
+    kept = net.params[0].grad
+    for level, each in ((steps.Loss, net), (steps.General, twin)):
+        torch.manual_seed(2)
+        _train(level, each, _batches(1), lambda batch_size: None, clip=None, epochs=1)
+    assert kept is None or net.params[0].grad is kept
+    for name, p, q in zip(NAMES, net.params, twin.params, strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=lambda m, name=name: f"{name}.grad: {m}")
+
+
 def test_the_callers_state_is_never_overwritten():
     net, _ = models.pair(V, H)
     zeros = torch.zeros(B, H)

@@ -66,16 +66,21 @@ class TrainStep : GradientSums<Real> {
 
   // After run(): the five gradients, d2l's clip and SGD.
   void finish_step(const Team& team, const TrainStepArgs<Real>& step) const {
-    if (norm_first_) {
+    bool norm_first = norm_first_;
+    if (norm_first) {
       team.sync();
       team.each([&](int64_t worker) { add_up(worker); });
-    } else {
-      finish_gradients(team);
+      sum_squares(team, step, true);
+      // Products of two gradients overflow from 1e19 on in float32, where their squares, which are
+      // summed in double, do not.
+      norm_first = std::isfinite(all_squares());
+      if (!norm_first) team.sync();  // before they are counted again, everyone has seen this
     }
-    team.sync();
-    team.each([&](int64_t worker) { tallies_[worker].squares = squares_of(step, worker); });
-    team.sync();
-    team.each([&](int64_t worker) { move_parameters(step, worker); });
+    if (!norm_first) {
+      finish_gradients(team);
+      sum_squares(team, step, false);
+    }
+    team.each([&](int64_t worker) { move_parameters(step, worker, norm_first); });
   }
 
   void write_loss() const {
@@ -95,14 +100,28 @@ class TrainStep : GradientSums<Real> {
     return this->num_regions_ == 1 && tokens <= 256 && tokens * tokens < 16 * args_.H;
   }
 
-  // The worker's part of the squared norm of all gradients.
-  double squares_of(const TrainStepArgs<Real>& step, int64_t worker) const {
+  void sum_squares(const Team& team, const TrainStepArgs<Real>& step, bool norm_first) const {
+    team.sync();
+    team.each(
+        [&](int64_t worker) { tallies_[worker].squares = squares_of(step, worker, norm_first); });
+    team.sync();
+  }
+
+  double all_squares() const {
+    double squares = 0;
+    for (int64_t i = 0; i < split_.workers; ++i) squares += tallies_[i].squares;
+    return squares;
+  }
+
+  // The worker's part of the squared norm of all gradients; norm_first: those of W_hh and W_hq are
+  // not there yet.
+  double squares_of(const TrainStepArgs<Real>& step, int64_t worker, bool norm_first) const {
     double squares = 0;
     const auto add = [&](const auto&, Real* grad, Share share) {
       squares += sum_of_squares(grad + share.begin, share.end - share.begin);
     };
     each_small_parameter(step, worker, add);
-    if (norm_first_) {
+    if (norm_first) {
       squares += squares_of_weight_gradients(layer_, this->region_of(worker), readout_,
                                              {worker, split_.workers});
     } else {
@@ -111,10 +130,8 @@ class TrainStep : GradientSums<Real> {
     return squares;
   }
 
-  void move_parameters(const TrainStepArgs<Real>& step, int64_t worker) const {
-    double squares = 0;
-    for (int64_t i = 0; i < split_.workers; ++i) squares += tallies_[i].squares;
-    const double norm = std::sqrt(squares);
+  void move_parameters(const TrainStepArgs<Real>& step, int64_t worker, bool norm_first) const {
+    const double norm = std::sqrt(all_squares());
     const auto factor = static_cast<Real>(norm > step.max_norm ? step.max_norm / norm : 1.0);
     const auto lr = static_cast<Real>(step.lr);
     const auto move = [&](Real* param, Real* grad, Share share) {
@@ -124,7 +141,7 @@ class TrainStep : GradientSums<Real> {
       }
     };
     each_small_parameter(step, worker, move);
-    if (norm_first_) {
+    if (norm_first) {
       const Descent<Real> descents[] = {{step.W_hh, factor, lr}, {step.W_hq, factor, lr}};
       sum_weights(worker, descents);
     } else {
