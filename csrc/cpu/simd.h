@@ -172,40 +172,6 @@ RNNFAST_INLINE Real max_lanes(Vec<Real> v) {
   }
 }
 
-namespace detail {
-// Lane i of the result holds part of the sum of v[i % Count].
-template <class Real, int Count>
-RNNFAST_INLINE Vec<Real> fold(const Vec<Real> (&v)[Count]) {
-  if constexpr (Count == 1) {
-    return v[0];
-  } else {
-    Vec<Real> half[Count / 2];
-    RNNFAST_UNROLL for (int i = 0; i < Count / 2; ++i) {
-      half[i] = interleave<Real, 0>(v[i], v[i + Count / 2]) +
-                interleave<Real, kLanes<Real> / 2>(v[i], v[i + Count / 2]);
-    }
-    return fold<Real>(half);
-  }
-}
-
-template <class Real, int Step>
-RNNFAST_INLINE Vec<Real> sum_every(Vec<Real> v) {
-  if constexpr (Step >= kLanes<Real>) {
-    return v;
-  } else {
-    return sum_every<Real, Step * 2>(v + rotate<Real, Step>(v));
-  }
-}
-}  // namespace detail
-
-// Lane i < Count is the sum of all lanes of v[i]; Count is a power of two, at most kLanes. All
-// trees together: a third of the shuffles of one after the other.
-template <class Real, int Count>
-RNNFAST_INLINE Vec<Real> sum_lanes_of_each(const Vec<Real> (&v)[Count]) {
-  static_assert(Count <= kLanes<Real>);
-  return detail::sum_every<Real, Count>(detail::fold<Real>(v));
-}
-
 // The smallest of all lanes, as integers.
 template <class Real, int Step = kLanes<Real> / 2>
 RNNFAST_INLINE int64_t min_lanes(Bits<Real> v) {

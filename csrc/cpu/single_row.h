@@ -38,7 +38,7 @@ void add_rows_times(const Real* x, const Real* W, int64_t H, Share rows, Real* o
 // out[i] = <W[i], x> for the given rows i, and zero in the padding after the last row
 template <class Real>
 void dot_rows(const Real* x, const Real* W, int64_t H, Share rows, Real* out) {
-  constexpr int kRows = 8, kTogether = kLanes<Real> < kRows ? kLanes<Real> : kRows;
+  constexpr int kRows = 8;
   const int64_t whole = H / kLanes<Real> * kLanes<Real>;
   for (int64_t i = rows.begin; i < rows.end; i += kRows) {
     const Real* row[kRows];
@@ -56,13 +56,8 @@ void dot_rows(const Real* x, const Real* W, int64_t H, Share rows, Real* out) {
         sums[r] += factor * load_first(row[r] + whole, H - whole);
       }
     }
-    RNNFAST_UNROLL for (int r = 0; r < kRows; r += kTogether) {
-      Vec<Real> some[kTogether];
-      RNNFAST_UNROLL for (int k = 0; k < kTogether; ++k) some[k] = sums[r + k];
-      const int64_t left = rows.end - (i + r);
-      if (left <= 0) break;
-      const int64_t count = left < kTogether ? left : kTogether;
-      store_first(out + i + r, count, sum_lanes_of_each<Real>(some));
+    RNNFAST_UNROLL for (int r = 0; r < kRows; ++r) {
+      if (i + r < rows.end) out[i + r] = sum_lanes<Real>(sums[r]);
     }
   }
   for (int64_t i = H; rows.end == H && i < padded<Real>(H); ++i) out[i] = 0;
