@@ -1,0 +1,75 @@
+// The recurrence over all steps in one launch, W_hh held on the chip: rnn_forward, rnn_backward.
+//
+// One cluster of blocks holds one copy of W_hh and runs `rows` rows of the batch, in groups; the
+// rows are independent recurrences, so nothing is exchanged between clusters.
+//
+// Macros, given with -D:
+//   RF_BACKWARD       0: rnn_forward(RnnForwardParams), 1: rnn_backward(RnnBackwardParams)
+//   RF_HP             H rounded up to 32, 64 or a multiple of 128
+//   RF_CLUSTER        blocks per cluster: 1 (any device), 2, 4, 8, 16 (from sm_90 on; 16 needs the
+//                     attribute for sizes that are not portable)
+//   RF_WARPS          warps per block
+//   RF_ROWS           batch rows per group: 1, 2, 4, 8, 16 (8 or 16 with RF_PRODUCT > 0)
+//   RF_RELU           0: tanh, 1: relu
+//   RF_PRODUCT        0: fp32 FFMA; on tensor cores 1: TF32, 2: 3xTF32, 3: the type of RF_WEIGHT
+//   RF_WEIGHT         W_hh on the chip is 0: fp32, 1: bfloat16, 2: float16 (in memory always fp32)
+//   RF_SMEM_CHUNKS    of each thread's chunks of weights, how many lie in shared memory
+//   RF_STREAM_CHUNKS  ... and how many are read from the L2 cache in each step (RF_CLUSTER 1,
+//                     RF_PRODUCT 0, RF_WEIGHT 0); all others lie in registers. There are
+//                     RecurrenceShape::chunks(): with FFMA RF_HP / 128, 1 below 128.
+// Launch: grid ceil(B / rows) * RF_CLUSTER, block 32 * RF_WARPS, dynamic shared memory of
+// RecurrenceShape::shared_bytes() (recurrence_shape.h, which also says what a valid variant is).
+//
+// C++20; nvcc also needs --expt-relaxed-constexpr, NVRTC needs -default-device.
+#include "recurrence_steps.cuh"
+#if RF_PRODUCT == 0
+#include "recurrence_ffma.cuh"
+#else
+#include "recurrence_mma.cuh"
+#endif
+
+namespace rnnfast::cuda {
+
+#if RF_BACKWARD
+
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+    rnn_backward(const __grid_constant__ RnnBackwardParams p) {
+  run_sequence<Product>({.T = static_cast<int>(p.T),
+                         .B = static_cast<int>(p.B),
+                         .H = static_cast<int>(p.H),
+                         .rows = static_cast<int>(p.rows),
+                         .in = p.grad_hs,
+                         .saved = p.hs,
+                         .W_hh = p.W_hh,
+                         .first = p.grad_h_last,
+                         .out = p.dz,
+                         .last = p.grad_h0,
+                         .wait_limit = p.wait_limit,
+                         .error = p.error});
+}
+
+#else
+
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+    rnn_forward(const __grid_constant__ RnnForwardParams p) {
+  run_sequence<Product>({.T = static_cast<int>(p.T),
+                         .B = static_cast<int>(p.B),
+                         .H = static_cast<int>(p.H),
+                         .rows = static_cast<int>(p.rows),
+                         .V = p.V,
+                         .ids = p.ids,
+                         .ids_stride_t = p.ids_stride_t,
+                         .ids_stride_b = p.ids_stride_b,
+                         .in = p.x,
+                         .W_hh = p.W_hh,
+                         .bias = p.b_h,
+                         .first = p.h0,
+                         .out = p.hs,
+                         .last = p.h_last,
+                         .wait_limit = p.wait_limit,
+                         .error = p.error});
+}
+
+#endif
+
+}  // namespace rnnfast::cuda

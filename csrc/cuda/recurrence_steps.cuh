@@ -1,0 +1,169 @@
+// The steps of the recurrence in one block: the same loop for both directions and all products.
+#pragma once
+
+#include "recurrence_exchange.cuh"
+#include "recurrence_inputs.cuh"
+
+namespace rnnfast::cuda {
+
+// Where everything lies in the dynamic shared memory: recurrence_shape.h counts the same.
+struct Places {
+  FourWeights* weights;
+  float *partials, *h, *stages;
+  long long* ids;
+  Mbarrier* full;
+
+  RF_DEVICE explicit Places(int groups) {
+    unsigned char* at = dynamic_shared();
+    weights = reinterpret_cast<FourWeights*>(at);
+    at += kShape.weights_bytes();
+    partials = reinterpret_cast<float*>(at);
+    at += kShape.partials_bytes();
+    h = reinterpret_cast<float*>(at);
+    at += groups * kShape.h_bytes();
+    stages = reinterpret_cast<float*>(at);
+    at += groups * kShape.inputs_bytes();
+    ids = reinterpret_cast<long long*>(at);
+    at += groups * kShape.ids_bytes();
+    full = reinterpret_cast<Mbarrier*>(at);
+  }
+};
+
+// What the exchange carries: the tensor cores would cut h to TF32, so it is rounded before.
+RF_DEVICE float as_sent(float h) { return kShape.product == kTf32 ? round_to_tf32(h) : h; }
+
+// h_0 in the first buffer, 0 in padding: of the forward pass; the backward one begins with no
+// state.
+RF_DEVICE void begin_state(const Sequence& p, float* h, int R, int row0, int rows) {
+  for (int i = threadIdx.x; i < R * kStride; i += kThreads) {
+    const int row = i / kStride, k = i % kStride;
+    float value = 0.f;
+    if (!kBackward && row < rows && k < p.H) {
+      value = as_sent(p.first[static_cast<long long>(row0 + row) * p.H + k]);
+    }
+    h[i] = value;
+  }
+}
+
+// What a lane owns of each group of rows: kOutputs columns of one row.
+struct Owned {
+  int row, column;         // in the group and among the warp's columns
+  int columns, real_rows;  // that are real: of its own columns, and from its row on
+  long long at;            // floats from the first row of the batch, in group 0
+  long long group_floats;  // to the next group
+  int saved;               // floats from its grad_hs to its hs, among the inputs
+  float bias[kOutputs];
+
+  RF_DEVICE Owned(const Sequence& p, int lane, int row0, int rows, int R, int warp_column)
+      : group_floats(static_cast<long long>(kRows) * p.H), saved(R * kWarpColumns) {
+    const int first = lane % kShape.k_lanes() % kShape.owners() * kOutputs;
+    row = first / kLaneColumns;
+    column = lane / kShape.k_lanes() * kLaneColumns + first % kLaneColumns;
+    columns = p.H - (warp_column + column);
+    at = static_cast<long long>(row0 + row) * p.H + warp_column + column;
+    const bool has_copy = lane % kShape.k_lanes() >= kShape.owners();  // of what another lane owns
+    real_rows = has_copy || columns <= 0 ? 0 : rows - row;
+#pragma unroll
+    for (int j = 0; j < kOutputs; ++j) {
+      bias[j] = p.bias && j < columns ? p.bias[warp_column + column + j] : 0.f;
+    }
+  }
+
+  RF_DEVICE void store(float* to, const float (&v)[kOutputs]) const {
+#pragma unroll
+    for (int j = 0; j < kOutputs; ++j) {
+      if (j < columns) to[j] = v[j];
+    }
+  }
+};
+
+// h_last from the last of hs: each lane what it has itself written.
+RF_DEVICE void copy_last(const Sequence& p, const Owned& own) {
+  const float* from = p.out + (p.T - 1ll) * p.B * p.H + own.at;
+  float* to = p.last + own.at;
+  for (int r = 0; r < own.real_rows; r += kRows) {
+#pragma unroll
+    for (int j = 0; j < kOutputs; ++j) {
+      if (j < own.columns) to[j] = from[j];
+    }
+    from += own.group_floats;
+    to += own.group_floats;
+  }
+}
+
+// All rows of the block, group by group, from h_s to h_{s+1}. The lane's inputs begin at `in` and
+// its outputs go to `out`. `is_extra`: the product alone, for grad_h0.
+template <class Product>
+RF_DEVICE void run_step(Product& product, Exchange& exchange, const Owned& own, int s, int groups,
+                        bool is_extra, const float* in, float* out) {
+  const float* h = exchange.begin_step(s) + product.h_offset();
+#pragma unroll 1
+  for (int g = 0; g < groups; ++g) {
+    float v[kOutputs], add[kOutputs], factor[kOutputs], sent[kOutputs];
+#pragma unroll
+    for (int j = 0; j < kOutputs; ++j) {  // read before the wait, which they would prolong
+      v[j] = 0.f;
+      add[j] = is_extra ? 0.f : in[j] + own.bias[j];
+      factor[j] = kBackward && !is_extra ? slope(in[own.saved + j]) : 1.f;
+    }
+    exchange.wait();
+    if (!kBackward || s > 0) product.multiply(h, v);
+#pragma unroll
+    for (int j = 0; j < kOutputs; ++j) {
+      v[j] = kBackward ? (add[j] + v[j]) * factor[j] : activate(add[j] + v[j]);
+      // Padding stays 0 whatever the real columns hold: infinity times its weights, 0, is NaN.
+      sent[j] = j < own.columns ? as_sent(v[j]) : 0.f;
+    }
+    exchange.send(sent);
+    if (g * kRows < own.real_rows) own.store(out, v);
+    h += kRows * kStride;
+    in += kRows * kWarpColumns;
+    out += own.group_floats;
+    exchange.next_group();
+  }
+  exchange.end_step();
+}
+
+template <class Product>
+RF_DEVICE void run_sequence(const Sequence& p) {
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const int rank = kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const int row0 = static_cast<int>(blockIdx.x / kCluster) * p.rows;
+  const int rows = min(p.rows, p.B - row0), groups = (rows + kRows - 1) / kRows;
+  const int groups_at_most = (p.rows + kRows - 1) / kRows, R = groups_at_most * kRows;
+  const int block_column = rank * kShape.block_columns();
+  const int warp_column = block_column + warp * kWarpColumns;
+  const Places places(groups_at_most);
+  const Owned own(p, lane, row0, rows, R, warp_column);
+
+  // Backward, one more step multiplies dz_0 by W_hh^T, for grad_h0.
+  const int steps = kBackward && p.last ? p.T + 1 : p.T;
+  Product product(p, places.weights, places.partials, warp, lane, block_column);
+  begin_state(p, places.h, R, row0, rows);
+  Exchange exchange(p, places.h, places.full, R, groups, steps - 1, own.row,
+                    warp_column + own.column, lane, rank);
+  if (kCluster > 1) {
+    cluster_barrier();
+  } else {
+    __syncthreads();
+  }
+  Inputs inputs(p, places.stages, places.ids, R, warp, lane, row0, rows, warp_column);
+  if (kBackward && p.first) {
+    inputs.add_to_first(own.row, own.column, own.real_rows, own.columns, p.first + own.at,
+                        own.group_floats);
+  }
+
+  const long long step_floats = static_cast<long long>(p.B) * p.H;
+  float* out = p.out + own.at + (kBackward ? (p.T - 1) * step_floats : 0);
+  for (int s = 0; s < steps; ++s) {
+    inputs.advance(s);
+    const bool is_extra = kBackward && s == p.T;
+    run_step(product, exchange, own, s, groups, is_extra, inputs.at(s, own.row, own.column),
+             is_extra ? p.last + own.at : out);
+    out += kBackward ? -step_floats : step_floats;
+  }
+  if (!kBackward && p.last) copy_last(p, own);
+  exchange.end_kernel();
+}
+
+}  // namespace rnnfast::cuda

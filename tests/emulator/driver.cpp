@@ -1,0 +1,257 @@
+// A twin of the CUDA driver's library: what csrc/cuda/driver.h declares, on the CPU. Its images are
+// shared objects that build.py makes from the device code, its one device is like an H200.
+//
+// It refuses what the real driver refuses: clusters that do not divide the grid, more than 8 blocks
+// per cluster or 48 KB of shared memory without asking, an unknown kernel. Kernels run to their end
+// inside the launch. Needs the emulator's own library loaded before.
+#include "../../csrc/cuda/driver.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <string>
+
+#include "emulator.h"
+
+using namespace rnnfast::cuda;
+
+struct CUctx_st {};
+struct CUlib_st {
+  void* handle;
+};
+struct CUkern_st {
+  void (*call)(const void* params);
+  unsigned shared_bytes = 48 * 1024, most_cluster = 8;
+};
+
+namespace {
+
+enum : Result {
+  kSuccess = 0,
+  kInvalidValue = 1,
+  kNoDevice = 100,
+  kInvalidDevice = 101,
+  kInvalidImage = 200,
+  kNotFound = 500,
+  kLaunchFailed = 719,
+};
+
+constexpr int kDeviceSize = 132;  // multiprocessors
+constexpr unsigned kSharedBytes = 227 * 1024;
+
+// What tests choose.
+std::atomic<int> capability{90}, capturing{0}, next_launch{0};
+std::atomic<unsigned> seed{0};
+std::atomic<unsigned long long> launches{0};
+
+std::mutex machine;  // the emulator runs one kernel at a time
+CUctx_st context;
+thread_local int pushed = 0;
+
+size_t image_size(const void* image) {
+  Elf64_Ehdr header;
+  std::memcpy(&header, image, sizeof header);
+  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) return 0;
+  return header.e_shoff + size_t{header.e_shnum} * header.e_shentsize;
+}
+
+CUkern_st* kernel_of(Function function) { return reinterpret_cast<CUkern_st*>(function); }
+
+unsigned cluster_of(const LaunchConfig& c) {
+  for (unsigned i = 0; i < c.num_attributes; ++i) {
+    if (c.attributes[i].id == kClusterDimension) return c.attributes[i].value.cluster.x;
+  }
+  return 1;
+}
+
+bool is_cooperative(const LaunchConfig& c) {
+  for (unsigned i = 0; i < c.num_attributes; ++i) {
+    if (c.attributes[i].id == kCooperative) return c.attributes[i].value.cooperative != 0;
+  }
+  return false;
+}
+
+bool is_allowed(const CUkern_st& kernel, const LaunchConfig& c) {
+  const unsigned cluster = cluster_of(c);
+  return c.grid_x > 0 && c.block_x > 0 && c.block_x <= 1024 && c.grid_x % cluster == 0 &&
+         cluster <= kernel.most_cluster && c.shared_bytes <= kernel.shared_bytes &&
+         (cluster == 1 || capability >= 90);
+}
+
+}  // namespace
+
+extern "C" {
+
+Result cuInit(unsigned) { return kSuccess; }
+
+Result cuGetErrorName(Result result, const char** name) {
+  switch (result) {
+    case kInvalidValue:
+      *name = "CUDA_ERROR_INVALID_VALUE";
+      break;
+    case kInvalidDevice:
+      *name = "CUDA_ERROR_INVALID_DEVICE";
+      break;
+    case kInvalidImage:
+      *name = "CUDA_ERROR_INVALID_IMAGE";
+      break;
+    case kNotFound:
+      *name = "CUDA_ERROR_NOT_FOUND";
+      break;
+    case kLaunchFailed:
+      *name = "CUDA_ERROR_LAUNCH_FAILED";
+      break;
+    default:
+      *name = "CUDA_ERROR_UNKNOWN";
+  }
+  return kSuccess;
+}
+
+Result cuGetErrorString(Result result, const char** text) {
+  const char* message = emulator_message();
+  *text = result == kLaunchFailed && *message != 0 ? message : "of the emulated driver";
+  return kSuccess;
+}
+
+Result cuDeviceGet(Device* device, int ordinal) {
+  *device = ordinal;
+  return ordinal == 0 ? kSuccess : kInvalidDevice;
+}
+
+Result cuDeviceGetAttribute(int* value, DeviceAttribute attribute, Device) {
+  switch (attribute) {
+    case kMultiprocessors:
+      *value = kDeviceSize;
+      return kSuccess;
+    case kComputeCapabilityMajor:
+      *value = capability / 10;
+      return kSuccess;
+    case kComputeCapabilityMinor:
+      *value = capability % 10;
+      return kSuccess;
+    case kSharedBytesOptIn:
+      *value = kSharedBytes;
+      return kSuccess;
+  }
+  return kInvalidValue;
+}
+
+Result cuDevicePrimaryCtxRetain(Context* current, Device) {
+  *current = &context;
+  return kSuccess;
+}
+Result cuCtxPushCurrent_v2(Context) {
+  ++pushed;
+  return kSuccess;
+}
+Result cuCtxPopCurrent_v2(Context*) { return --pushed >= 0 ? kSuccess : kInvalidValue; }
+
+Result cuLibraryLoadData(CodeLibrary* library, const void* code, void*, void*, unsigned, void*,
+                         void*, unsigned) {
+  const size_t size = image_size(code);
+  if (size == 0) return kInvalidImage;
+  const int file = memfd_create("image", 0);
+  if (file < 0 || write(file, code, size) != static_cast<ssize_t>(size)) return kInvalidImage;
+  const std::string path = "/proc/self/fd/" + std::to_string(file);
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) return kInvalidImage;
+  *library = new CUlib_st{handle};  // the file stays open: its path must not come to name another
+  return kSuccess;
+}
+
+Result cuLibraryUnload(CodeLibrary library) {
+  delete library;
+  return kSuccess;
+}
+
+Result cuLibraryGetKernel(Kernel* kernel, CodeLibrary library, const char* name) {
+  void* found = dlsym(library->handle, (std::string("emulated_") + name).c_str());
+  if (found == nullptr) return kNotFound;
+  *kernel = new CUkern_st{reinterpret_cast<void (*)(const void*)>(found)};
+  return kSuccess;
+}
+
+Result cuKernelGetFunction(Function* function, Kernel kernel) {
+  *function = reinterpret_cast<Function>(kernel);
+  return kSuccess;
+}
+
+Result cuFuncSetAttribute(Function function, FunctionAttribute attribute, int value) {
+  CUkern_st& kernel = *kernel_of(function);
+  switch (attribute) {
+    case kMaxDynamicSharedBytes:
+      if (value < 0 || static_cast<unsigned>(value) > kSharedBytes) return kInvalidValue;
+      kernel.shared_bytes = static_cast<unsigned>(value);
+      return kSuccess;
+    case kNonPortableClusterAllowed:
+      kernel.most_cluster = value != 0 ? 16 : 8;
+      return kSuccess;
+  }
+  return kInvalidValue;
+}
+
+Result cuLaunchKernelEx(const LaunchConfig* config, Function function, void** parameters, void**) {
+  const std::lock_guard lock(machine);
+  if (const int chosen = next_launch.exchange(0)) return chosen;
+  const CUkern_st& kernel = *kernel_of(function);
+  if (!is_allowed(kernel, *config)) return kInvalidValue;
+  const unsigned cluster = cluster_of(*config), clusters = config->grid_x / cluster;
+  const EmulatorGeometry geometry = {
+      config->grid_x,       cluster, config->block_x,
+      config->shared_bytes, seed,    is_cooperative(*config) ? clusters : 1};
+  ++launches;
+  return emulator_launch(kernel.call, parameters[0], &geometry) == 0 ? kSuccess : kLaunchFailed;
+}
+
+// As an H200 with its blocks one to a multiprocessor: some of its groups of multiprocessors are
+// short of a few.
+Result cuOccupancyMaxActiveClusters(int* clusters, Function function, const LaunchConfig* config) {
+  if (!is_allowed(*kernel_of(function), *config)) {
+    *clusters = 0;
+    return kSuccess;
+  }
+  switch (cluster_of(*config)) {
+    case 8:
+      *clusters = 15;
+      break;
+    case 16:
+      *clusters = 7;
+      break;
+    default:
+      *clusters = kDeviceSize / static_cast<int>(cluster_of(*config));
+  }
+  return kSuccess;
+}
+
+Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function, int block,
+                                                   size_t shared_bytes) {
+  const int by_threads = 2048 / block;
+  const int by_memory = shared_bytes == 0 ? 32 : static_cast<int>(kSharedBytes / shared_bytes);
+  *blocks = by_threads < by_memory ? by_threads : by_memory;
+  return kSuccess;
+}
+
+Result cuStreamIsCapturing(Stream, int* status) {
+  *status = capturing;
+  return kSuccess;
+}
+
+Result cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
+  *memory = std::calloc(1, bytes);
+  return *memory != nullptr ? kSuccess : kInvalidValue;
+}
+
+// ---- what tests choose and ask
+void emulated_driver_capability(int value) { capability = value; }
+void emulated_driver_capturing(int value) { capturing = value; }
+void emulated_driver_next_launch(int result) { next_launch = result; }
+void emulated_driver_seed(unsigned value) { seed = value; }
+unsigned long long emulated_driver_launches() { return launches; }
+}
