@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -64,14 +65,53 @@ def instruction_sets() -> dict[str, str]:
 
 def object_files() -> list[tuple[str, Path, str]]:
     """(object, source, flags), in link order."""
-    shared = [*sorted(CSRC.glob("*.cpp")), *(CSRC / "cpu" / name for name in SHARED_SOURCES)]
+    shared = [
+        *sorted(CSRC.glob("*.cpp")),
+        *sorted((CSRC / "cuda").glob("*.cpp")),
+        *(CSRC / "cpu" / name for name in SHARED_SOURCES),
+    ]
     kernels = sorted(set((CSRC / "cpu").glob("*.cpp")) - set(shared))
     objects = [(f"{source.stem}.o", source, CXXFLAGS) for source in shared]
+    if device_sources():
+        embedded = BUILD / "device_sources.cpp"
+        objects.append((f"{embedded.stem}.o", embedded, f"{CXXFLAGS} -I{CSRC}"))
     for isa, isa_flags in instruction_sets().items():
         flags = f"{CXXFLAGS} {isa_flags} -DRNNFAST_ISA={isa}"
         own = [source for source in kernels if isa != "avx512_bf16" or source.match("*_bf16.cpp")]
         objects += [(f"{source.stem}.{isa}.o", source, flags) for source in own]
     return objects
+
+
+def device_sources() -> list[Path]:
+    """What kernels for CUDA are compiled from, at their first use: *.cu and all that they include.
+
+    They become part of the library, so that the launcher's view of a kernel's parameters and the
+    kernel's own cannot differ.
+    """
+    folder = CSRC / "cuda"
+    found, waiting = set[Path](), sorted(folder.glob("*.cu"))
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        included = re.findall(r'^#include "(.+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
+        waiting += [folder / name for name in included if folder / name not in found]
+    return sorted(found)
+
+
+def write_device_sources(target: Path) -> None:
+    """C++ that defines csrc/cuda/sources.h; untouched where it would not change."""
+    sources = device_sources()
+    rows = [
+        f'    {{"{path.name}", R"rnnfast({path.read_text(encoding="utf-8")})rnnfast"}},\n'
+        for path in sources
+    ]
+    text = (
+        '#include "cuda/sources.h"\n\nnamespace rnnfast::cuda {\n\n'
+        f"const Source kSources[] = {{\n{''.join(rows)}}};\n"
+        f"const size_t kNumSources = {len(rows)};\n\n}}  // namespace rnnfast::cuda\n"
+    )
+    if not target.exists() or target.read_text(encoding="utf-8") != text:
+        target.write_text(text, encoding="utf-8")
 
 
 def find_compiler() -> list[str]:
@@ -118,6 +158,8 @@ def build_library(jobs: int | None) -> Path:
     BUILD.mkdir(parents=True, exist_ok=True)
     with only_build_here():
         write_ninja_file(objects, compiler)
+        if device_sources():
+            write_device_sources(BUILD / "device_sources.cpp")
         if subprocess.run(ninja, check=False).returncode:
             raise NoNativeLibraryError("its compilation failed (the compiler's messages are above)")
     return BUILD / "_C.so"
@@ -182,7 +224,11 @@ def relative_sources(pattern: str) -> list[str]:
 
 setup(
     ext_modules=[
-        Extension("rnnfast._C", relative_sources("*.cpp"), depends=relative_sources("*.h"))
+        Extension(
+            "rnnfast._C",
+            relative_sources("*.cpp"),
+            depends=[*relative_sources("*.h"), *relative_sources("*.cu*")],
+        )
     ],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": PlatformWheel},
 )

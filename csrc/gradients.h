@@ -10,6 +10,22 @@
 
 namespace rnnfast {
 
+// A gradient that can be scaled in place.
+inline void require_scalable(const Tensor& grad, size_t position) {
+  if (!is_real(grad)) {
+    fail("grads[", position, "] is ", describe(grad), "; it must be float32 or float64");
+  }
+  for (int64_t d = 0; d < grad.dim(); ++d) {
+    if (grad.size(d) == 0) return;
+  }
+  for (int64_t d = 0; d < grad.dim(); ++d) {
+    if (grad.size(d) > 1 && grad.stride(d) == 0) {
+      fail("grads[", position, "] is expanded: several of its elements are one place in memory, ",
+           "which cannot be scaled in place; pass a clone");
+    }
+  }
+}
+
 struct GradientSpans {
   explicit GradientSpans(const std::vector<Tensor>& grads) {
     for (size_t i = 0; i < grads.size(); ++i) append(grads[i], i);
@@ -22,19 +38,11 @@ struct GradientSpans {
 
  private:
   void append(const Tensor& grad, size_t position) {
-    if (!is_real(grad)) {
-      fail("grads[", position, "] is ", describe(grad), "; it must be float32 or float64");
-    }
+    require_scalable(grad, position);
+    if (grad.numel() == 0) return;
     const bool is_double = grad.dtype() == aoti_torch_dtype_float64();
     const int64_t bytes = is_double ? 8 : 4;
     auto* data = grad.data<char>();
-    for (int64_t d = 0; d < grad.dim(); ++d) {
-      if (grad.size(d) == 0) return;
-      if (grad.size(d) > 1 && grad.stride(d) == 0) {
-        fail("grads[", position, "] is expanded: several of its elements are one place in memory, ",
-             "which cannot be scaled in place; pass a clone");
-      }
-    }
     extents.push_back(extent_of(grad));
     if (grad.is_contiguous()) {
       spans.push_back({data, grad.numel(), 1, is_double});

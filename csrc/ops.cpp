@@ -206,38 +206,48 @@ const ThreadPool kTorchThreads = {
       return threads;
     }};
 
+}  // namespace
+
+Library define_operators(const char* name_space) {
+  Library library = Library::define(name_space);
+  library
+      .def(
+          "rnn(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, bool relu) "
+          "-> (Tensor hs, Tensor h_last)")
+      .def(
+          "rnn_backward(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
+          "Tensor W_hh, Tensor h0, bool relu, bool need_W_hh, bool need_b_h, bool need_h0) "
+          "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0)")
+      .def("clip_grads_(Tensor(a!)[] grads, float max_norm, bool d2l) -> Tensor")
+      .def(
+          "decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q, "
+          "Tensor h0, int steps, float temperature, Tensor? uniforms, bool relu) "
+          "-> (Tensor ids, Tensor h_last)")
+      .def(
+          "rnn_cross_entropy(Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, "
+          "Tensor W_hq, Tensor b_q, Tensor h0, bool relu, bool need_grads, bool need_h0) "
+          "-> (Tensor loss, Tensor h_last, Tensor grad_W_xh, Tensor grad_W_hh, Tensor grad_b_h, "
+          "Tensor grad_W_hq, Tensor grad_b_q, Tensor grad_h0)")
+      .def(
+          "train_step_(Tensor ids, Tensor targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
+          "Tensor(c!) h, float lr, float max_norm, bool relu) -> Tensor")
+      .def(
+          "rnn_bf16(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, bool relu) "
+          "-> (Tensor hs, Tensor h_last)")
+      .def(
+          "decode_bf16(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, "
+          "Tensor b_q, Tensor h0, int steps, float temperature, Tensor? uniforms, bool relu) "
+          "-> (Tensor ids, Tensor h_last)")
+      .def("_build_info() -> str");
+  return library;
+}
+
+namespace {
+
 struct Registration {
   Registration() {
     set_thread_pool(kTorchThreads);
-    Library::define("rnnfast")
-        .def(
-            "rnn(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, bool relu) "
-            "-> (Tensor hs, Tensor h_last)")
-        .def(
-            "rnn_backward(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
-            "Tensor W_hh, Tensor h0, bool relu, bool need_W_hh, bool need_b_h, bool need_h0) "
-            "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0)")
-        .def("clip_grads_(Tensor(a!)[] grads, float max_norm, bool d2l) -> Tensor")
-        .def(
-            "decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q, "
-            "Tensor h0, int steps, float temperature, Tensor? uniforms, bool relu) "
-            "-> (Tensor ids, Tensor h_last)")
-        .def(
-            "rnn_cross_entropy(Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, "
-            "Tensor W_hq, Tensor b_q, Tensor h0, bool relu, bool need_grads, bool need_h0) "
-            "-> (Tensor loss, Tensor h_last, Tensor grad_W_xh, Tensor grad_W_hh, Tensor grad_b_h, "
-            "Tensor grad_W_hq, Tensor grad_b_q, Tensor grad_h0)")
-        .def(
-            "train_step_(Tensor ids, Tensor targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
-            "Tensor(c!) h, float lr, float max_norm, bool relu) -> Tensor")
-        .def(
-            "rnn_bf16(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, bool relu) "
-            "-> (Tensor hs, Tensor h_last)")
-        .def(
-            "decode_bf16(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, "
-            "Tensor b_q, Tensor h0, int steps, float temperature, Tensor? uniforms, bool relu) "
-            "-> (Tensor ids, Tensor h_last)")
-        .def("_build_info() -> str");
+    define_operators("rnnfast");
     Library::implement("rnnfast", "CPU")
         .impl<rnn<false>>("rnn")
         .impl<rnn<true>>("rnn_bf16")

@@ -1,12 +1,17 @@
-// Operators that stand in a source of their own, for the registration in ops.cpp.
+// The operators' schemas, and operators that stand in a source of their own, for the registration
+// in ops.cpp.
 #pragma once
 
 #include <tuple>
 #include <vector>
 
+#include "boxed.h"
 #include "torch_abi.h"
 
 namespace rnnfast {
+
+// Every operator's schema, in a library of this name ("rnnfast").
+Library define_operators(const char* name_space);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_cross_entropy(
     Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -168,6 +169,19 @@ def _add_bench_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_build_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--arch",
+        action="append",
+        type=_architecture,
+        metavar="NAME",
+        help="80, 90a, 100, ...; may be given several times (default: the devices here)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print registers, spills and shared memory as JSON"
+    )
+
+
 def _add_no_options(parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -176,6 +190,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("Train on a text; leaves a checkpoint and a curve.", _add_train_options),
     "generate": ("Continue a text with a trained network.", _add_generate_options),
     "bench": ("Compare training speed with the textbook's own loop.", _add_bench_options),
+    "build": ("Compile the CUDA kernels ahead of their first use.", _add_build_options),
     "info": ("Show versions, the native build, and which backend runs.", _add_no_options),
 }
 
@@ -232,6 +247,12 @@ def _device(text: str) -> str:
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"must be cpu, cuda, cuda:1, ..., not {text!r}") from None
     return text
+
+
+def _architecture(text: str) -> str:
+    if not re.fullmatch(r"[89]\d|90a|1\d\d", text):
+        raise argparse.ArgumentTypeError(f"must be 80, 86, 89, 90a, 100, 120, ..., not {text!r}")
+    return "90a" if text == "90" else text
 
 
 def _backend(text: str) -> str:

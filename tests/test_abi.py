@@ -38,8 +38,17 @@ def uses(functions: list[str]) -> str:
     return "".join(f"auto* use_{name} = &{name};\n" for name in functions)
 
 
-def test_declarations_agree_with_the_installed_torch(tmp_path):
-    assert compiler_messages(tmp_path, ABI_HEADER.read_text() + TORCH_SHIM) == ""
+@pytest.mark.parametrize("kind", ["", "#define USE_CUDA\n"])
+def test_declarations_agree_with_the_installed_torch(kind, tmp_path):
+    assert compiler_messages(tmp_path, kind + ABI_HEADER.read_text() + TORCH_SHIM) == ""
+
+
+def test_the_declarations_for_cuda_are_compared(tmp_path):
+    ours = "aoti_torch_get_current_cuda_stream(int32_t device_index"
+    assert ABI_HEADER.read_text().count(ours) == 1
+    header = ABI_HEADER.read_text().replace(ours, ours.replace("int32_t", "int64_t"))
+    messages = compiler_messages(tmp_path, "#define USE_CUDA\n" + header + TORCH_SHIM)
+    assert "aoti_torch_get_current_cuda_stream" in messages
 
 
 def test_installed_torch_declares_every_function(tmp_path):

@@ -154,6 +154,7 @@ def test_wheel_is_for_the_platform_and_any_python(source, tmp_path):
     assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {LIBRARY.as_posix(), "rnnfast/py.typed", "rnnfast/backends/native.py"} <= names
+    assert "rnnfast/variants.json" in names
 
 
 def test_editable_install_builds_into_the_source_tree(source):
@@ -170,6 +171,25 @@ def test_source_distribution_carries_what_the_build_needs(source):
     (archive,) = (source / "dist").glob("*.zip")
     names = {Path(*Path(name).parts[1:]).as_posix() for name in zipfile.ZipFile(archive).namelist()}
     assert {"setup.py", "csrc/ops.cpp", "csrc/cpu/sum.cpp", "csrc/cpu/shared.h"} <= names
+
+
+def test_device_code_becomes_part_of_the_library(source):
+    folder = source / "csrc" / "cuda"
+    folder.mkdir()
+    (folder / "scale.cu").write_text('#include "scale.h"\n// R"(not the end)"\n')
+    (folder / "scale.h").write_text('#include "deeper.cuh"\n')
+    (folder / "deeper.cuh").write_text("// of the device\n")
+    (folder / "launch.h").write_text("// of the host\n")
+    (folder / "sources.h").write_text((ROOT / "csrc/cuda/sources.h").read_text())
+    assert "device_sources.o" in compiled(build(source, **REQUIRED))
+    library = (source / LIBRARY).read_bytes()
+    assert b'// R"(not the end)"' in library
+    assert b"of the device" in library
+    assert b"of the host" not in library
+    assert compiled(build(source)) == set()
+    (folder / "deeper.cuh").write_text("// of another device\n")
+    assert compiled(build(source)) == {"device_sources.o"}
+    assert b"of another device" in (source / LIBRARY).read_bytes()
 
 
 def test_library_finds_the_torch_that_is_loaded(source):

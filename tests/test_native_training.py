@@ -69,11 +69,13 @@ def whole_step(
     return [*params, h, *grads, h, loss]
 
 
-def check(run, argument, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
-    """Every result of `run` is as near to float64 as the reference's; the native ones."""
+def check(
+    run, argument, shape: tuple[int, ...], dtype: torch.dtype, backend: object = native
+) -> list[Tensor]:
+    """Every result of `run` is as near to float64 as the reference's; the backend's results."""
     ids, targets, values = make(shape, dtype)
     order = torch.randperm(shape[2])
-    got = run(native, ids, targets, values, argument)
+    got = run(backend, ids, targets, values, argument)
     truth = run(reference, ids, targets, [v.double() for v in values], argument)
     same = run(reference, ids, targets, reordered(values, order), argument)
     back = order.argsort()
@@ -83,7 +85,7 @@ def check(run, argument, shape: tuple[int, ...], dtype: torch.dtype) -> list[Ten
         same[6] = same[6][:, back]  # the new state
     for i, (a, b, c) in enumerate(zip(got, same, truth, strict=True)):
         assert_close_to_f64(f"result {i}", a, b, c)
-    for a, b in zip(got, run(native, ids, targets, values, argument), strict=True):
+    for a, b in zip(got, run(backend, ids, targets, values, argument), strict=True):
         assert torch.equal(a, b), "other bits on the second run"
     return got
 

@@ -1,0 +1,88 @@
+#include "cuda_sums.h"
+
+#include <algorithm>
+#include <string>
+
+namespace rnnfast::cuda {
+
+namespace {
+
+constexpr int64_t kWarps = 16, kLanes = 32;
+constexpr int64_t kRowsPerSlice = 16384;  // 1024 for each warp: a second launch costs less
+constexpr int64_t kSharedBytes = 48 * 1024;
+constexpr int64_t kBlocksPerMultiprocessor = 4;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t real_bytes(int32_t dtype) { return dtype == aoti_torch_dtype_float64() ? 8 : 4; }
+
+// Classes per block: as few as give every multiprocessor its blocks, as many as have room.
+int64_t tile_of(const RowSums& sums, int32_t dtype, int device) {
+  const int64_t most = kSharedBytes / (kWarps * kLanes * real_bytes(dtype));
+  const int64_t wanted = limits_of(device).multiprocessors * kBlocksPerMultiprocessor;
+  return std::clamp<int64_t>(sums.V * ceil_div(sums.C, kLanes) / wanted, 1, most);
+}
+
+}  // namespace
+
+void RowSumJobs::add(const Tensor& x, int64_t N, int64_t C, const Tensor& out) {
+  RowSums sums{};
+  sums.x = x.data<void>();
+  sums.N = N;
+  sums.C = C;
+  sums.V = 1;
+  add(sums, out);
+}
+
+void RowSumJobs::add(const Tensor& x, int64_t C, const Tensor& ids, int64_t V, const Tensor& out) {
+  RowSums sums{};
+  sums.x = x.data<void>();
+  sums.N = ids.size(0) * ids.size(1);
+  sums.C = C;
+  sums.V = V;
+  sums.ids = ids.data<const long long>();
+  sums.B = ids.size(1);
+  sums.ids_stride_t = ids.stride(0);
+  sums.ids_stride_b = ids.stride(1);
+  add(sums, out);
+}
+
+void RowSumJobs::add(RowSums sums, const Tensor& out) {
+  if (jobs_.size() == kMostRowSums) fail("more than ", kMostRowSums, " sums in one launch");
+  sums.slices = std::clamp<int64_t>(sums.N / kRowsPerSlice, 1, 64);
+  const int64_t tile = sums.ids != nullptr ? tile_of(sums, dtype_, call_.device()) : 1;
+  sums.tile = static_cast<int>(tile);
+  sums.blocks = static_cast<int>(sums.slices * ceil_div(sums.V, tile) * ceil_div(sums.C, kLanes));
+  sums.sums = out.data<void>();
+  if (sums.slices > 1) {
+    parts_.push_back(call_.empty({sums.slices, sums.V, sums.C}, dtype_));
+    sums.sums = parts_.back().data<void>();
+  }
+  jobs_.push_back({sums, &out});
+}
+
+void RowSumJobs::run() {
+  RowSumsParams params{};
+  SumSlicesParams second{};
+  unsigned blocks = 0;
+  int64_t tile = 1, most = 0;
+  for (const Job& job : jobs_) {
+    params.jobs[params.num_jobs++] = job.sums;
+    blocks += static_cast<unsigned>(job.sums.blocks);
+    tile = std::max<int64_t>(tile, job.sums.tile);
+    if (job.sums.slices == 1) continue;
+    const int64_t count = job.sums.V * job.sums.C;
+    second.jobs[second.num_jobs++] = {job.sums.sums, job.out->data<void>(), job.sums.slices, count};
+    most = std::max(most, count);
+  }
+  if (blocks == 0) return;
+  const std::string options =
+      dtype_ == aoti_torch_dtype_float64() ? "-DRF_REAL=double" : "-DRF_REAL=float";
+  const int64_t shared_bytes = kWarps * tile * kLanes * real_bytes(dtype_);
+  launch("row_sums", "row_sums", options,
+         {blocks, 1, kWarps * kLanes, static_cast<unsigned>(shared_bytes)}, &params, call_.device(),
+         call_.stream());
+  if (most > 0) call_.launch_over(most, "row_sums", "sum_slices", options, second);
+}
+
+}  // namespace rnnfast::cuda

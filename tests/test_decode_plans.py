@@ -1,0 +1,77 @@
+"""Which variant of the generation kernel runs: by the device, the table's order and the batch."""
+
+import pytest
+
+from rnnfast import decode_plans, launcher
+from rnnfast.backends import native
+from rnnfast.launcher import Limits, Question
+
+H200 = Limits(90, 132, 227 * 1024)
+A100 = Limits(80, 108, 163 * 1024)
+SMALL = Limits(89, 20, 99 * 1024)
+RTX5090 = Limits(120, 170, 99 * 1024)
+
+pytestmark = pytest.mark.skipif(bool(native.load_error()), reason=native.load_error())
+
+
+def question(H, B=1, V=28):
+    return Question("decode", B, H, V, 32, relu=False, ids=True, device=0)
+
+
+def decide(asked, limits, clusters=7):
+    return decode_plans.decide(asked, limits, lambda plan: clusters)
+
+
+@pytest.mark.parametrize("limits", [H200, A100, SMALL, RTX5090])
+def test_every_plan_covers_the_batch_and_fits_the_device(limits):
+    for H in (1, 64, 65, 200, 256, 300, 512, 700, 1024, 1500, 4000):
+        for B in (1, 2, 7, 100):
+            for V in (1, 28, 1000, 5000):
+                plan = decide(question(H, B, V), limits)
+                geometry = plan.geometry
+                assert geometry.grid == -(-B // plan.rows) * geometry.cluster
+                assert geometry.shared_bytes <= limits.shared_bytes
+                assert geometry.cluster == 1 or limits.compute_capability >= 90
+                assert "RF_HP=0 " in plan.options or int(plan.options.split()[0][8:]) >= H
+
+
+def test_w_hh_is_held_where_it_fits():
+    for H, variant in (
+        (50, "64 1"),
+        (128, "128 1"),
+        (200, "256 4"),
+        (512, "512 8"),
+        (900, "1024 16"),
+    ):
+        hp, cluster = variant.split()
+        plan = decide(question(H), H200)
+        assert plan.options.startswith(f"-DRF_HP={hp} -DRF_CLUSTER={cluster} ")
+        assert "RF_HOLDS_TABLES=1" in plan.options
+    assert decide(question(1025), H200).options.startswith("-DRF_HP=0 -DRF_CLUSTER=16 ")
+    assert decide(question(200), A100).options.startswith("-DRF_HP=256 -DRF_CLUSTER=1 ")
+    assert decide(question(512), A100).options.startswith("-DRF_HP=0 -DRF_CLUSTER=1 ")
+
+
+def test_tables_without_room_are_read_from_memory():
+    assert "RF_HOLDS_TABLES=0" in decide(question(512, V=5000), H200).options
+
+
+def test_more_sequences_than_clusters_share_them():
+    assert decide(question(512, B=7), H200).rows == 1
+    assert decide(question(512, B=8), H200).rows == 4
+
+
+def test_a_cluster_that_the_device_refuses_is_passed_over():
+    plan = decode_plans.decide(question(512), H200, lambda plan: plan.geometry.cluster < 8)
+    assert plan.options.startswith("-DRF_HP=0 -DRF_CLUSTER=1 ")
+
+
+def test_too_many_classes_for_any_block():
+    assert decide(question(64, V=100_000), H200) is None
+
+
+def test_every_row_of_the_table_is_a_shape_of_the_kernel():
+    for variant in decode_plans.TABLE:
+        for rows in (1, variant.most_rows):
+            assert launcher.decode_bytes(variant.macros(rows), variant.hp or 100, 1, True) > 0
+    assert launcher.decode_bytes((64, 3, 1, 1, 0), 10, 1, True) == -1

@@ -1,0 +1,104 @@
+"""Which variant of the recurrence's kernel runs, by the model and by what the device says."""
+
+import dataclasses
+
+import pytest
+
+from rnnfast import plans
+from rnnfast.backends import native
+from rnnfast.launcher import Limits, Question
+
+H200 = Limits(90, 132, 227 * 1024)
+A100 = Limits(80, 108, 163 * 1024)
+SMALL = Limits(89, 20, 99 * 1024)
+RTX5090 = Limits(120, 170, 99 * 1024)
+
+pytestmark = pytest.mark.skipif(bool(native.load_error()), reason=native.load_error())
+
+
+def question(H, B, operation="rnn_forward", **changes):
+    plain = Question(operation, B, H, 0, 32, relu=False, ids=True, device=0)
+    return dataclasses.replace(plain, **changes)
+
+
+def test_every_row_of_the_table_is_a_shape_of_the_kernel():
+    assert len(plans.table()) >= 10
+    for variant in plans.table():
+        for operation in ("rnn_forward", "rnn_backward"):
+            facts = plans.facts_of(variant, operation)
+            assert facts is not None, variant
+            assert facts.fixed_bytes + facts.group_bytes <= H200.shared_bytes, variant
+        assert variant.least_capability >= (90 if variant.cluster > 1 else 80)
+    assert len(set(plans.table())) == len(plans.table())
+
+
+@pytest.mark.parametrize("limits", [H200, A100, SMALL, RTX5090])
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("operation", ["rnn_forward", "rnn_backward"])
+def test_every_plan_covers_the_batch_and_fits_the_device(operation, precision, limits):
+    for H in (1, 31, 64, 100, 256, 300, 512, 700, 1000, 1024):
+        for B in (1, 2, 7, 32, 100, 1000):
+            for choice in plans.candidates(question(H, B, operation), limits, precision):
+                g, v = choice.plan.geometry, choice.variant
+                assert v.hp >= H
+                assert g.grid % g.cluster == 0
+                assert g.grid // g.cluster == -(-B // choice.plan.rows)
+                assert g.shared_bytes <= limits.shared_bytes
+                groups = -(-choice.plan.rows // v.rows)
+                facts = plans.facts_of(v, operation)
+                assert g.shared_bytes == facts.fixed_bytes + groups * facts.group_bytes
+                assert g.block == facts.threads <= 1024
+                assert g.cluster == 1 or limits.compute_capability >= 90
+
+
+def test_default_precision_is_ieee():
+    for H in (64, 256, 512, 1024):
+        for B in (1, 32, 1000):
+            best = plans.decide(question(H, B), H200, "highest")
+            assert best is None or best.variant.product == best.variant.weight == 0
+
+
+@pytest.mark.parametrize(("H", "tier"), [(64, "S"), (128, "S"), (512, "C"), (1024, "C")])
+def test_tiers_on_a_device_with_clusters(H, tier):
+    assert plans.decide(question(H, 32), H200, "highest").variant.tier() == tier
+
+
+def test_large_nets_go_step_by_step():
+    assert plans.decide(question(4096, 32), H200, "highest") is None
+    assert plans.decide(question(1024, 32), A100, "highest") is None
+
+
+def test_the_device_decides_how_many_clusters_run():
+    asked = []
+
+    def none_of_16(plan):
+        asked.append(plan.geometry.cluster)
+        return 0 if plan.geometry.cluster == 16 else 15
+
+    best = plans.decide(question(512, 1), H200, "highest", none_of_16)
+    assert best.variant.cluster < 16
+    assert len(asked) == len(set(asked)) or len(asked) <= len(plans.table())
+    one = plans.decide(question(512, 32), H200, "highest", lambda plan: 1)
+    many = plans.decide(question(512, 32), H200, "highest", lambda plan: 30)
+    assert one is None or one.waves * one.plan.rows >= 32
+    assert many.microseconds < (
+        one.microseconds if one else plans.by_steps(question(512, 32), H200)
+    )
+
+
+def test_measured_cycles_win_over_the_model(monkeypatch):
+    slow = plans.decide(question(512, 32), H200, "highest")
+    measured = dataclasses.replace(slow.variant, cycles={"90": {"rnn_forward": [1.0, 1.0]}})
+    others = [v for v in plans.table() if v != slow.variant]
+    monkeypatch.setattr(plans, "table", lambda: (measured, *others))
+    fast = plans.decide(question(512, 32), H200, "highest")
+    assert fast.variant is measured
+    assert fast.microseconds < 0.02 * slow.microseconds
+    backward = plans.decide(question(512, 32, "rnn_backward"), H200, "highest")
+    assert backward.microseconds > 10 * fast.microseconds
+
+
+def test_padded_sizes_are_those_of_the_kernel():
+    assert [plans.padded(H) for H in (1, 32, 33, 64, 65, 128, 129, 1000)] == [
+        *(32, 32, 64, 64, 128, 128, 256, 1024)
+    ]
