@@ -7,6 +7,7 @@ test `why_not` that lists what keeps it from serving a call. The first row witho
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import platform
@@ -20,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnfast.backends import native, reference
+from rnnfast import launcher
+from rnnfast.backends import cuda, native, reference, triton
 
 
 class FallbackWarning(UserWarning):
@@ -49,6 +51,7 @@ class Explanation:
     call: Call
     reasons: dict[str, list[str]]
     training: str  # how the last epoch was trained and why not faster; "" before the first
+    variants: tuple[str, ...] = ()  # of the backend's kernels, and why they were chosen
 
     def __str__(self) -> str:
         how = f"forced by {self.forced_by}" if self.forced_by else "chosen automatically"
@@ -59,19 +62,39 @@ class Explanation:
             else:
                 why = "; ".join(reasons) or "could run, but is not the one chosen"
             lines.append(f"  {name:9} {why}")
+            if name == self.backend:
+                lines += [f"  {'':9} {variant}" for variant in self.variants]
         if self.training:
             lines.append(f"the last epoch trained by {self.training}")
         return "\n".join(lines)
 
 
-def _why_not_later(kind: str) -> Callable[[Call], list[str]]:
-    def why_not(call: Call) -> list[str]:
-        reasons = (
-            [] if call.device == "cuda" else [f"the tensors are on {call.device}, not on cuda"]
-        )
-        return [*reasons, f"this version of rnnfast has no {kind} kernels"]
+def _why_not_cuda(call: Call) -> list[str]:
+    reasons = []
+    # the emulator of the tests serves CPU tensors: where forced, never by choice
+    if call.device != "cuda" and not (call.device == "cpu" and launcher.is_emulated()):
+        reasons.append(f"the tensors are on {call.device}, not on cuda")
+    if call.dtype not in (torch.float32, torch.float64):
+        reasons.append(f"the dtype is {call.dtype}, not float32 or float64")
+    if call.transform:
+        reasons.append(f"the call is inside {call.transform}")
+    if not reasons and (error := native.load_error() or cuda.load_error()):
+        reasons.append(error)
+    return reasons
 
-    return why_not
+
+def _why_not_triton(call: Call) -> list[str]:
+    reasons = []
+    # in its interpreter Triton serves CPU tensors, slowly: where forced, never by choice
+    if call.device != "cuda" and not (call.device == "cpu" and triton.is_interpreted()):
+        reasons.append(f"the tensors are on {call.device}, not on cuda")
+    if call.dtype not in triton.DTYPES:
+        reasons.append(f"the dtype is {call.dtype}, not float32, bfloat16 or float16")
+    if call.transform:
+        reasons.append(f"the call is inside {call.transform}")
+    if not reasons and (error := triton.load_error()):
+        reasons.append(error)
+    return reasons
 
 
 def _why_not_native(call: Call) -> list[str]:
@@ -95,14 +118,14 @@ def _why_not_reference(call: Call) -> list[str]:
 
 @dataclass(frozen=True)
 class _Backend:
-    module: ModuleType | None
+    module: ModuleType
     why_not: Callable[[Call], list[str]]
 
 
 # in the order of preference
 _BACKENDS: dict[str, _Backend] = {
-    "cuda": _Backend(None, _why_not_later("CUDA C++")),
-    "triton": _Backend(None, _why_not_later("Triton")),
+    "cuda": _Backend(cuda, _why_not_cuda),
+    "triton": _Backend(triton, _why_not_triton),
     "native": _Backend(native, _why_not_native),
     "reference": _Backend(reference, _why_not_reference),
 }
@@ -134,9 +157,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 def backend_for(tensor: Tensor) -> ModuleType:
     """The backend module that serves calls on tensors like this one; warns of a fallback once."""
-    module = _BACKENDS[_current_choice(tensor.device.type, tensor.dtype)].module
-    assert module is not None  # a backend without a module always has a reason not to run
-    return module
+    return _BACKENDS[_current_choice(tensor.device.type, tensor.dtype)].module
 
 
 def _current_choice(device: str, dtype: torch.dtype) -> str:
@@ -171,7 +192,13 @@ def explain(
     tensor = _first_tensor(example)
     if tensor is not None:
         device, dtype = tensor.device, tensor.dtype
-    return _explain(_forced.get(), Call(torch.device(device).type, dtype, active_transform()))
+    call = Call(torch.device(device).type, dtype, active_transform())
+    explanation = _explain(_forced.get(), call)
+    if explanation.backend in ("cuda", "triton"):
+        module = _BACKENDS[explanation.backend].module
+        variants = module.explain(torch.device(device), dtype, _hidden_units(example))
+        explanation = dataclasses.replace(explanation, variants=tuple(variants))
+    return explanation
 
 
 def info() -> str:
@@ -200,7 +227,8 @@ def _explain(forced: str, call: Call) -> Explanation:
         name, forced_by = _from_environment, "RNNFAST_BACKEND"
     reasons = {each: backend.why_not(call) for each, backend in _BACKENDS.items()}
     if name in ("", "auto"):
-        name, forced_by = next((each for each in reasons if not reasons[each]), ""), ""
+        candidates = (*_FAST.get(call.device, ()), "reference")
+        name, forced_by = next((each for each in candidates if not reasons[each]), ""), ""
         if not name:
             raise BackendError(f"no backend can run this call: {_join(reasons)}")
     elif name not in _BACKENDS:
@@ -242,6 +270,12 @@ def _first_tensor(example: Any) -> Tensor | None:
             f"explain() takes a tensor or a net with parameters, got {type(example).__name__}"
         )
     return _first_tensor(params[0])
+
+
+def _hidden_units(example: Any) -> int | None:
+    """H of a net like ours, or None."""
+    params = getattr(example, "params", None)
+    return params[1].shape[0] if isinstance(params, (list, tuple)) and len(params) == 5 else None
 
 
 def warn_fallback(reason: str) -> None:
