@@ -1,5 +1,6 @@
-"""How one minibatch is trained, at three levels of speed; all leave the same behind.
+"""How one minibatch is trained, at four levels of speed; all leave the same behind.
 
+graph    as step, on CUDA: that call and all its kernels replayed by one launch (`graphs`)
 step     loss, gradients, clip and SGD as one call of the backend (`train_step_`)
 loss     the loss and its gradients as one call, then the updater of the caller
 general  as the book does it: net, loss, backward, clip, updater
@@ -17,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnfast import dispatch, functional, scratch
+from rnnfast import dispatch, functional, graphs, scratch
 from rnnfast.backends import reference
 
 Updater = torch.optim.Optimizer | Callable[..., Any]
-Minibatch = tuple[Tensor, Any]  # mean loss, state
+Minibatch = tuple[Tensor | None, Any]  # mean loss (None: added to `summed`), state
 
 
 class SGD:
@@ -29,9 +30,20 @@ class SGD:
 
     def __init__(self, params: list[Tensor], lr: float) -> None:
         self.params, self.lr = params, lr
+        self._zeros: list[tuple[Tensor, int]] = []
 
     def __call__(self, batch_size: int) -> None:
         sgd(self.params, self.lr, batch_size)
+
+    def note_zeros(self) -> None:
+        """The gradients are zero now: until one changes, no device has to be asked."""
+        self._zeros = [(p.grad, p.grad._version) for p in self.params if p.grad is not None]
+
+    def finds_zeros(self) -> bool:
+        """Whether all gradients are zero or None."""
+        known = {id(grad) for grad, version in self._zeros if grad._version == version}
+        grads = [p.grad for p in self.params if p.grad is not None]
+        return not any(grad.any() for grad in grads if id(grad) not in known)
 
 
 def sgd(params: Any, lr: float, batch_size: int) -> None:
@@ -57,6 +69,10 @@ class General:
     ) -> None:
         self.net, self.loss, self.updater, self.clip = net, loss, updater, clip
 
+    def place(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
+        """A minibatch as `__call__` takes it."""
+        return X.to(device), Y.to(device)
+
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
         y_hat, state = self.net(X, state)
         loss = self.loss(y_hat, Y.T.reshape(-1).long()).mean()
@@ -77,14 +93,41 @@ class General:
     def finish(self) -> None:
         """Called once after the last minibatch, also when an error ends the epoch."""
 
+    def summed(self) -> float:
+        """The sum of loss * tokens over the minibatches whose loss was not returned."""
+        return 0.0
 
-class Loss(General):
+
+class Fused(General):
+    """What the levels below share: kernels that do not know of ignored targets.
+
+    On the CPU such a target makes the call raise. A GPU cannot say so at that call, so for one the
+    targets are looked at beforehand, where they lie: on the host, nothing is waited for.
+    """
+
+    ignores = False
+
+    def place(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
+        X, placed = super().place(X, Y, device)
+        self.ignores = not _tells_at_once(placed) and _has_ignored(Y)
+        return X, placed
+
+    def summed(self) -> float:
+        """... Raises what the GPU's kernels complained about in the meantime."""
+        param = self.net.params[0]
+        backend = dispatch.backend_for(param)
+        if hasattr(backend, "check_errors"):
+            backend.check_errors(param.device)
+        return super().summed()
+
+
+class Loss(Fused):
     """Our net and mean cross-entropy: no logits, one call for the loss and all gradients."""
 
     name, summary = "loss", "loss and gradients in one call"
 
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
-        if state[0].requires_grad:
+        if state[0].requires_grad or self.ignores:
             return super().__call__(X, Y, state)
         try:
             with torch.no_grad():
@@ -108,7 +151,7 @@ class Loss(General):
             torch._foreach_add_(before, grads)
 
 
-class Step(General):
+class Step(Fused):
     """... and plain SGD too: the whole step is one call, and the state is carried in place."""
 
     name, summary = "step", "loss, gradients, clip and SGD in one call"
@@ -124,7 +167,7 @@ class Step(General):
 
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
         h = state[0]
-        if h.requires_grad:
+        if h.requires_grad or self.ignores:
             return self._take_general(X, Y, state)
         if h is not self.h:
             h = self.h = h.expand(X.shape[0], -1).clone()
@@ -155,21 +198,27 @@ class Step(General):
             return
         for param, grad in zip(self.net.params, self.grads, strict=True):
             param.grad = grad.zero_() if isinstance(self.updater, SGD) else grad
+        if isinstance(self.updater, SGD):
+            self.updater.note_zeros()
 
 
 def choose(
     net: Any, loss: Callable[..., Tensor], updater: Updater, clip: float | None
-) -> tuple[General, str]:
-    """The fastest level for these, and why it is not a faster one (empty for `step`)."""
+) -> tuple[General | graphs.GraphedStep, str]:
+    """The fastest level for these, and why it is not a faster one (empty for the device's best)."""
     level: type[General] = General
+    chosen: graphs.GraphedStep | None = None
     reason = _why_not_ours(net) or _why_not_mean_cross_entropy(loss)
     if not reason:
         level, reason = Loss, _why_not_plain_sgd(updater, net.params)
         if not reason:
             level = Step
+            if graphs.exist_for(net.params[0]) and not (reason := graphs.why_not(net)):
+                chosen = graphs.GraphedStep(Step(net, loss, updater, clip))
     because = f", because {reason}" if reason else ""
-    dispatch.note_training(f"level {level.name!r}: {level.summary}{because}")
-    return level(net, loss, updater, clip), reason
+    step = chosen or level(net, loss, updater, clip)
+    dispatch.note_training(f"level {step.name!r}: {step.summary}{because}")
+    return step, reason
 
 
 def gradients(net: Any) -> list[Tensor]:
@@ -226,8 +275,7 @@ def _why_not_mean_cross_entropy(loss: Any) -> str:
 def _why_not_plain_sgd(updater: Any, params: list[Tensor]) -> str:
     if isinstance(updater, SGD):
         same = [id(p) for p in updater.params] == [id(p) for p in params]
-        unused = all(p.grad is None or not p.grad.any() for p in params)
-        return "" if same and unused else "gradients of before would be added to"
+        return "" if same and updater.finds_zeros() else "gradients of before would be added to"
     if type(updater) is not torch.optim.SGD:
         return f"the updater is {type(updater).__name__}, not a plain torch.optim.SGD"
     if len(updater.param_groups) != 1 or "step" in vars(updater) or _has_hooks(updater):
@@ -244,6 +292,11 @@ def _why_not_plain_sgd(updater: Any, params: list[Tensor]) -> str:
 
 def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
     return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+def _tells_at_once(tensor: Tensor) -> bool:
+    """Whether the call itself raises what its kernels say about a value."""
+    return tensor.device.type == "cpu"
 
 
 def _has_ignored(Y: Tensor) -> bool:

@@ -73,11 +73,12 @@ def train_epoch_ch8(
                 state = net.begin_state(batch_size=X.shape[0], device=device)
             else:
                 _detach(state)
-            mean_loss, state = step(X.to(device), Y.to(device), state)
+            mean_loss, state = step(*step.place(X, Y, device), state)
             losses.add(mean_loss, Y.numel())
     finally:
         step.finish()
     total, tokens = losses.total()
+    total += step.summed()
     if not tokens:
         raise ValueError("train_iter gives no batch: the text is shorter than one batch needs")
     return math.exp(total / tokens), tokens / timer.stop()
@@ -133,7 +134,11 @@ class _LossSum:
         self._weights: list[int] = []
         self._sum, self._tokens = 0.0, 0
 
-    def add(self, mean_loss: Tensor, tokens: int) -> None:
+    def add(self, mean_loss: Tensor | None, tokens: int) -> None:
+        """None: the level sums this loss itself."""
+        if mean_loss is None:
+            self._tokens += tokens
+            return
         self._losses.append(mean_loss)
         self._weights.append(tokens)
         if len(self._losses) == 1000:

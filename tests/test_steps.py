@@ -116,6 +116,21 @@ def test_opaque_updaters_schedulers_and_hooks_get_the_loss_in_one_call():
     assert _choose(net, updater=steps.SGD(net.params, 0.5))[0] == "loss"
 
 
+def test_gradients_known_to_be_zero_are_not_read_again(monkeypatch):
+    net, _ = models.pair(V, H)
+    updater, loss = steps.SGD(net.params, 0.5), torch.nn.CrossEntropyLoss()
+    train_epoch_ch8(net, _batches(), loss, updater, "cpu", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "any", lambda *_: pytest.fail("the device was asked"))
+        assert _choose(net, updater=updater)[0] == "step"
+    net.params[3].grad.add_(1)
+    assert _choose(net, updater=updater)[0] == "loss"
+    net.params[3].grad.zero_()
+    assert _choose(net, updater=updater)[0] == "step"
+    net.params[3].grad = torch.ones_like(net.params[3])
+    assert _choose(net, updater=updater)[0] == "loss"
+
+
 def _frozen(net):
     net.params[0].requires_grad_(False)
 
