@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,7 +31,11 @@ Prober = Callable[[Case], Reading]
 
 
 def main() -> int:
-    options, suite = _options()
+    module, rest = _suite()
+    if hasattr(module, "main"):  # it is not a race of peers on cases
+        return int(module.main(rest))
+    suite: Suite = module.SUITE
+    options = _options(suite)
     plan = Plan(tuple(options.ops), options.rounds, options.budget, options.threads, options.limit)
     names = dict.fromkeys([suite.yardstick, *options.peers])
     entries = [entry for entry in suite.entries if entry.name in names]
@@ -106,14 +111,21 @@ def _save(file: Path, result: dict[str, Any]) -> None:
     part.replace(file)
 
 
-def _options() -> tuple[argparse.Namespace, Suite]:
+def _first_parser() -> argparse.ArgumentParser:
     suites = sorted(p.stem for p in (HERE / "suites").glob("[!_]*.py"))
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--suite", choices=suites, default="cpu")
-    known, _ = first.parse_known_args()
-    suite: Suite = importlib.import_module(f"bench.suites.{known.suite}").SUITE
+    return first
 
-    parser = argparse.ArgumentParser(description=__doc__, parents=[first])
+
+def _suite() -> tuple[ModuleType, list[str]]:
+    """The module of the suite that is asked for, and the other arguments."""
+    known, rest = _first_parser().parse_known_args()
+    return importlib.import_module(f"bench.suites.{known.suite}"), rest
+
+
+def _options(suite: Suite) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, parents=[_first_parser()])
     cases, peers = list(suite.cases), [entry.name for entry in suite.entries]
     add = parser.add_argument
     add("--cases", nargs="+", choices=cases, default=cases, metavar="CASE", help=" ".join(cases))
@@ -126,7 +138,7 @@ def _options() -> tuple[argparse.Namespace, Suite]:
     add("--busy", type=int, default=0, metavar="N", help="also time training beside N spinners")
     add("--extras", action=argparse.BooleanOptionalAction, default=True, help="what fits no case")
     add("--out", type=Path, default=HERE / "results", help="folder of the result")
-    return parser.parse_args(), suite
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

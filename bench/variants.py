@@ -1,0 +1,144 @@
+"""Writes rnnfast/variants.json: the shapes of the recurrence's kernel that are worth having.
+
+    python bench/variants.py [--write]
+
+For devices of each kind, sizes and precisions it takes the shape that is fastest by the model of
+rnnfast/plans.py and compiles without spills for every architecture that it can run on, and keeps
+one already taken where that is nearly as fast. Needs no GPU; takes some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rnnfast import images, launcher, nvrtc, plans
+from rnnfast.backends import native
+from rnnfast.launcher import Limits, Question
+from rnnfast.variants import PRODUCTS, Facts, Variant, facts_of
+
+TABLE = Path(plans.__file__).parent / "variants.json"
+DEVICES = {
+    "A100": Limits(80, 108, 163 * 1024),
+    "RTX 4090": Limits(89, 128, 99 * 1024),
+    "H200": Limits(90, 132, 227 * 1024),
+    "B200": Limits(100, 148, 227 * 1024),
+    "RTX 5090": Limits(120, 170, 99 * 1024),
+}
+HP = (32, 64, *range(128, 1025, 128))
+BATCHES = (1, 8, 32, 128, 256)
+NEARLY = 1.05  # times the best: not worth another row
+OPERATIONS = ("rnn_forward", "rnn_backward")
+
+
+def shapes(hp: int, product: int) -> Iterator[Variant]:
+    """All that csrc/cuda/recurrence_shape.h allows and whose weights may fit in registers."""
+    weight = 1 if PRODUCTS[product] == "16-bit" else 0
+    rows = (1, 2, 4, 8) if product == 0 else (8, 16)
+    chunks = range(9)
+    for cluster, warps, r, smem in itertools.product(
+        (1, 2, 4, 8, 16), range(2, 17, 2), rows, chunks
+    ):
+        streams = chunks if cluster == 1 and product == 0 else (0,)
+        for stream in streams:
+            variant = Variant(
+                hp, cluster, warps, r, 90 if cluster > 1 else 80, smem, stream, product, weight
+            )
+            facts = facts_of(variant, "rnn_forward")
+            if facts and registers(variant, facts) <= min(255, 65536 // facts.threads):
+                yield variant
+
+
+def registers(variant: Variant, facts: Facts) -> int:
+    """About what a thread needs: its weights, its sums, and the rest."""
+    if variant.product == 0:
+        loaded = facts.chunk_columns * 4 * min(variant.stream_chunks, 1)
+        return (
+            facts.register_chunks * 4 * facts.chunk_columns
+            + loaded
+            + facts.chunk_columns * variant.rows
+            + 50
+        )
+    per_chunk = {"TF32": 8, "3xTF32": 16, "16-bit": 4}[PRODUCTS[variant.product]]
+    return facts.register_chunks * per_chunk + variant.rows + 60
+
+
+def spills(variant: Variant) -> bool:
+    archs = ("80", "90a", "100", "120") if variant.cluster == 1 else ("90a", "100", "120")
+    for arch, operation in itertools.product(archs, OPERATIONS):
+        options = variant.options(operation, relu=False)
+        try:
+            made = images.image("recurrence", options, arch, launcher.sources())
+        except nvrtc.CompilerError as error:
+            print(f"{options} for sm_{arch}: {error}", file=sys.stderr)
+            return True
+        if any(each.spill_bytes for each in made.resources.values()):
+            return True
+    return False
+
+
+def wanted() -> list[tuple[Question, Limits, int]]:
+    """(call, device, product) for which the table should have a row."""
+    calls = itertools.product(HP, BATCHES, OPERATIONS, DEVICES.values(), range(len(PRODUCTS)))
+    return [
+        (Question(operation, B, hp, 0, 32, False, True, 0), device, product)
+        for hp, B, operation, device, product in calls
+    ]
+
+
+def select() -> list[Variant]:
+    taken: list[Variant] = []
+    known: dict[Variant, bool] = {}
+    for question, limits, product in tqdm(wanted(), disable=None):
+        # every product has to beat those that are more exact
+        best_so_far = time_of(taken, question, limits, product)
+        choices = plans.fitting(shapes(question.H, product), question, limits)
+        for choice in sorted(choices, key=lambda choice: choice.microseconds):
+            if choice.microseconds * NEARLY >= best_so_far:
+                break
+            if choice.variant not in known:
+                known[choice.variant] = spills(choice.variant)
+            if not known[choice.variant]:
+                taken.append(choice.variant)
+                break
+    return sorted(taken, key=lambda v: (v.product, v.hp, v.least_capability, v.macros()))
+
+
+def time_of(taken: list[Variant], question: Question, limits: Limits, product: int) -> float:
+    rows = [v for v in taken if v.hp == question.H and v.product <= product]
+    times = [choice.microseconds for choice in plans.fitting(rows, question, limits)]
+    return min([*times, plans.by_steps(question, limits)])
+
+
+def as_json(table: list[Variant]) -> str:
+    rows = []
+    for variant in table:
+        values = dataclasses.asdict(variant)
+        plain = ("smem_chunks", "stream_chunks", "product", "weight", "cycles")
+        rows.append(json.dumps({k: v for k, v in values.items() if v or k not in plain}))
+    return "[\n" + ",\n".join(rows) + "\n]\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name}")
+    options = parser.parse_args()
+    if error := native.load_error():
+        raise SystemExit(error)
+    with images.quietly():
+        text = as_json(select())
+    if options.write:
+        TABLE.write_text(text)
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
