@@ -14,6 +14,10 @@ if _BOOK.exists():
     os.environ.setdefault("RNNFAST_DATA", str(_BOOK.parent))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--neon", action="store_true", help="also the ARM kernels, in qemu")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::rnnfast.FallbackWarning")
 
