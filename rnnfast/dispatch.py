@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnfast import launcher
 from rnnfast.backends import cuda, native, reference, triton
 
 
@@ -72,7 +71,7 @@ class Explanation:
 def _why_not_cuda(call: Call) -> list[str]:
     reasons = []
     # the emulator of the tests serves CPU tensors: where forced, never by choice
-    if call.device != "cuda" and not (call.device == "cpu" and launcher.is_emulated()):
+    if call.device != "cuda" and not (call.device == "cpu" and cuda.is_emulated()):
         reasons.append(f"the tensors are on {call.device}, not on cuda")
     if call.dtype not in (torch.float32, torch.float64):
         reasons.append(f"the dtype is {call.dtype}, not float32 or float64")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +69,6 @@ class Plan:
 
 class DriverError(RuntimeError):
     """The CUDA driver is missing or refused something. The message has its own words."""
-
-
-def is_emulated() -> bool:
-    """Whether a driver that runs kernels on the CPU stands in for the real one."""
-    return bool(os.environ.get("RNNFAST_CUDA_DRIVER"))
 
 
 @functools.cache

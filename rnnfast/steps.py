@@ -13,13 +13,16 @@ optimizer. (One trained by `step` takes its gradients anew in each epoch, as zer
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from rnnfast import dispatch, functional, graphs, scratch
+from rnnfast import dispatch, functional, scratch
 from rnnfast.backends import reference
+
+if TYPE_CHECKING:
+    from rnnfast import graphs
 
 Updater = torch.optim.Optimizer | Callable[..., Any]
 Minibatch = tuple[Tensor | None, Any]  # mean loss (None: added to `summed`), state
@@ -212,6 +215,8 @@ def choose(
     if not reason:
         level, reason = Loss, _why_not_plain_sgd(updater, net.params)
         if not reason:
+            from rnnfast import graphs  # not with the package, whose import it makes 4 ms longer
+
             level = Step
             if graphs.exist_for(net.params[0]) and not (reason := graphs.why_not(net)):
                 chosen = graphs.GraphedStep(Step(net, loss, updater, clip))

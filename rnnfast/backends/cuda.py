@@ -2,18 +2,19 @@
 
 Nothing here waits for the GPU. Ids are checked by the kernels that read them: an id out of range is
 clamped, and the next call, or `check_errors` after a synchronisation, raises.
+
+The launcher and what stands below it are imported at first use: 20 ms that a CPU never needs.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from rnnfast import launcher, nvrtc, plans
 
 CHECKS_ARGUMENTS = False  # what a check costs is hidden behind the device's work
 USUAL_H, USUAL_B = (64, 128, 256, 512, 1024), (1, 32, 256)  # that `explain` shows
@@ -21,11 +22,18 @@ USUAL_H, USUAL_B = (64, 128, 256, 512, 1024), (1, 32, 256)  # that `explain` sho
 
 def load_error() -> str:
     """Why this backend cannot be used here, or an empty string; starts it otherwise."""
-    return _start(launcher.is_emulated())
+    return _start(is_emulated())
+
+
+def is_emulated() -> bool:
+    """Whether a driver that runs kernels on the CPU stands in for the real one."""
+    return bool(os.environ.get("RNNFAST_CUDA_DRIVER"))
 
 
 @functools.cache
 def _start(emulated: bool) -> str:
+    from rnnfast import launcher, nvrtc, plans
+
     if not emulated:
         if not torch.cuda.is_available():
             return "torch sees no CUDA device"
@@ -51,6 +59,8 @@ def _current(emulated: bool) -> int:
 
 def check_errors(device: torch.device) -> None:
     """Raise what earlier calls had to complain about; see `launcher.check`."""
+    from rnnfast import launcher
+
     launcher.check(device.index or 0)
 
 
@@ -58,7 +68,9 @@ def explain(device: torch.device, dtype: torch.dtype, H: int | None) -> list[str
     """The variants that serve a net of H hidden units (None: some usual ones), a line each."""
     if dtype != torch.float32:
         return [f"tier L for every H: no resident kernel is of {dtype}"]
-    index = device.index if device.index is not None else _current(launcher.is_emulated())
+    from rnnfast import plans
+
+    index = device.index if device.index is not None else _current(is_emulated())
     sizes = [(H, B) for B in USUAL_B] if H else [(h, 32) for h in USUAL_H]
     return [plans.explain(index, *size) for size in sizes]
 
@@ -172,6 +184,8 @@ def _ops(tensor: Tensor) -> Any:
     global _generation
     generation = _GENERATIONS[torch.get_float32_matmul_precision()]
     if generation != _generation:
+        from rnnfast import launcher
+
         launcher.use_plans(generation)
         _generation = generation
     return torch.ops.rnnfast if tensor.is_cuda else torch.ops.rnnfast_emulated
