@@ -162,8 +162,9 @@ def main() -> int:
                 problems.append(f"{name}: {spilled} bytes of registers spilled")
     version, known = version_of(options.compiler), json.loads(TABLE.read_text())
     if options.write:
-        entries = {**(known.get(version, {}) if options.arch else {}), **got}
-        known[version] = dict(sorted(entries.items()))
+        replaced = tuple(f"sm_{arch} " for arch in options.arch or ARCHS)
+        others = {k: v for k, v in known.get(version, {}).items() if not k.startswith(replaced)}
+        known[version] = dict(sorted({**others, **got}.items()))
         text = json.dumps(known).replace('{"sm_', '{\n"sm_').replace('}, "', '},\n"')
         TABLE.write_text(text.replace("}}", "}\n}") + "\n")
     elif version in known:
