@@ -1,6 +1,8 @@
 // Workers, their barrier, and torch's thread pool behind them. Compiled once, for the baseline.
 #include "parallel.h"
 
+#include <time.h>
+
 #include <atomic>
 #include <chrono>
 
@@ -37,9 +39,10 @@ class Pace {
  public:
   bool alone() const { return strikes_ == kStrikes && Clock::now() < alone_until_; }
 
-  // A call of a team took `wall`, of which the calling thread waited for others `waited`.
-  void note(int64_t workers, Clock::duration wall, Clock::duration waited) {
-    const bool alone_is_faster = workers * (wall - waited) < wall;
+  // A call of a team took `wall`, of which the calling thread computed for `computed`; else it
+  // waited for others or for a core.
+  void note(int64_t workers, Clock::duration wall, Clock::duration computed) {
+    const bool alone_is_faster = workers * computed < wall;
     if (!alone_is_faster) {
       strikes_ = 0;
     } else if (strikes_ + 1 >= kStrikes) {
@@ -59,26 +62,29 @@ class Pace {
 };
 thread_local Pace pace;
 
+// Of the calling thread on its core.
+Clock::duration cpu_time() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
+}
+
 }  // namespace
 
 class Barrier {
  public:
   explicit Barrier(int64_t workers) : workers_(workers) {}
 
-  // Comes with `count` workers; returns when all workers have come: how long that took beyond a
-  // spin.
-  Clock::duration arrive_and_wait(int64_t count) {
+  // Comes with `count` workers; returns when all workers have come.
+  void arrive_and_wait(int64_t count) {
     const int round = round_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(count, std::memory_order_acq_rel) + count == workers_) {
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
       round_.notify_all();  // a load and no system call where nobody sleeps
     } else if (!spin_while(round)) {
-      const auto start = Clock::now();
       round_.wait(round, std::memory_order_acquire);
-      return Clock::now() - start;
     }
-    return {};
   }
 
  private:
@@ -109,7 +115,7 @@ int64_t num_threads() {
 }
 
 void Team::sync() const {
-  if (end_ - begin_ < size_) waited_ += barrier_.arrive_and_wait(end_ - begin_);
+  if (end_ - begin_ < size_) barrier_.arrive_and_wait(end_ - begin_);
 }
 
 void run_team_erased(int64_t workers, void (*body)(Team&, const void*), const void* context) {
@@ -118,17 +124,15 @@ void run_team_erased(int64_t workers, void (*body)(Team&, const void*), const vo
     int64_t workers;
     void (*body)(Team&, const void*);
     const void* context;
-    Clock::duration waited{};  // by the first worker's thread at barriers, and ...
-    Clock::time_point done{};  // ... when it came to its end
+    Clock::duration computed{};  // by the thread of the first worker
   } call{Barrier(workers), workers, body, context};
   const auto chunk = [](int64_t begin, int64_t end, void* data) {
     Call& call = *static_cast<Call*>(data);
     Team team(begin, end, call.workers, call.barrier);
+    const bool is_first = begin == 0 && end < call.workers;
+    const auto start = is_first ? cpu_time() : Clock::duration{};
     call.body(team, call.context);
-    if (begin == 0) {
-      call.waited = team.waited();
-      call.done = Clock::now();
-    }
+    if (is_first) call.computed = cpu_time() - start;
   };
   if (workers == 1 || pace.alone()) {
     chunk(0, workers, &call);  // spares the pool's wake-up of its threads
@@ -136,8 +140,7 @@ void run_team_erased(int64_t workers, void (*body)(Team&, const void*), const vo
   }
   const auto start = Clock::now();
   pool.parallel_for(workers, chunk, &call);
-  const auto end = Clock::now();
-  pace.note(workers, end - start, call.waited + (end - call.done));
+  if (call.computed > Clock::duration{}) pace.note(workers, Clock::now() - start, call.computed);
 }
 
 Share share_of(int64_t n, int64_t worker, int64_t workers, int64_t unit) {

@@ -11,7 +11,6 @@
 // after another, and sync() lets the thread pass when all workers of all threads have come so far.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 
 namespace rnnfast {
@@ -30,13 +29,10 @@ class Team {
   // Spins for a few microseconds, then sleeps: a pure spin took 288 ms (median) where two busy
   // neighbours wanted the same cores.
   void sync() const;
-  // By this thread at barriers, asleep.
-  std::chrono::steady_clock::duration waited() const { return waited_; }
 
  private:
   int64_t begin_, end_, size_;
   Barrier& barrier_;
-  mutable std::chrono::steady_clock::duration waited_{};
 };
 
 // torch.get_num_threads(), at least 1.
