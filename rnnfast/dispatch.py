@@ -68,45 +68,45 @@ class Explanation:
         return "\n".join(lines)
 
 
-def _why_not_cuda(call: Call) -> list[str]:
+def _why_not_kernels(
+    call: Call,
+    device: str,
+    stands_in: bool,
+    dtypes: tuple[torch.dtype, ...],
+    load: Callable[[], str],
+) -> list[str]:
+    """What compiled kernels cannot serve. stands_in: they are emulated on CPU tensors."""
     reasons = []
-    # the emulator of the tests serves CPU tensors: where forced, never by choice
-    if call.device != "cuda" and not (call.device == "cpu" and cuda.is_emulated()):
-        reasons.append(f"the tensors are on {call.device}, not on cuda")
-    if call.dtype not in (torch.float32, torch.float64):
-        reasons.append(f"the dtype is {call.dtype}, not float32 or float64")
+    if call.device != device and not (call.device == "cpu" and stands_in):
+        reasons.append(f"the tensors are on {call.device}, not on {device}")
+    if call.dtype not in dtypes:
+        *first, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+        reasons.append(f"the dtype is {call.dtype}, not {', '.join(first)} or {last}")
     if call.transform:
         reasons.append(f"the call is inside {call.transform}")
-    if not reasons and (error := native.load_error() or cuda.load_error()):
+    if not reasons and (error := load()):
         reasons.append(error)
     return reasons
+
+
+_WIDE = (torch.float32, torch.float64)
+
+
+def _why_not_cuda(call: Call) -> list[str]:
+    # the emulator of the tests serves CPU tensors: where forced, never by choice
+    def load() -> str:
+        return native.load_error() or cuda.load_error()
+
+    return _why_not_kernels(call, "cuda", cuda.is_emulated(), _WIDE, load)
 
 
 def _why_not_triton(call: Call) -> list[str]:
-    reasons = []
     # in its interpreter Triton serves CPU tensors, slowly: where forced, never by choice
-    if call.device != "cuda" and not (call.device == "cpu" and triton.is_interpreted()):
-        reasons.append(f"the tensors are on {call.device}, not on cuda")
-    if call.dtype not in triton.DTYPES:
-        reasons.append(f"the dtype is {call.dtype}, not float32, bfloat16 or float16")
-    if call.transform:
-        reasons.append(f"the call is inside {call.transform}")
-    if not reasons and (error := triton.load_error()):
-        reasons.append(error)
-    return reasons
+    return _why_not_kernels(call, "cuda", triton.is_interpreted(), triton.DTYPES, triton.load_error)
 
 
 def _why_not_native(call: Call) -> list[str]:
-    reasons = []
-    if call.device != "cpu":
-        reasons.append(f"the tensors are on {call.device}, not on cpu")
-    if call.dtype not in (torch.float32, torch.float64):
-        reasons.append(f"the dtype is {call.dtype}, not float32 or float64")
-    if call.transform:
-        reasons.append(f"the call is inside {call.transform}")
-    if not reasons and (error := native.load_error()):
-        reasons.append(error)
-    return reasons
+    return _why_not_kernels(call, "cpu", False, _WIDE, native.load_error)
 
 
 def _why_not_reference(call: Call) -> list[str]:

@@ -135,7 +135,7 @@ class CrossEntropy {
  private:
   // The rows become exp(logit - largest), each to be multiplied by its scale for a softmax over
   // T * B. Pass by pass over all rows, not row by row: combining the lanes of one takes 30 cycles,
-  // in which others go on (19 ns a row, not 33).
+  // in which others go on (about 21 ns a row, not 33).
   void softmax(const Logits<Real>& logits, int64_t row, int64_t count, const int64_t* classes,
                Real* scales) const {
     Vec<Real> lanes[kMostRows];
