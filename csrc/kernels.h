@@ -36,10 +36,15 @@ struct RnnForwardArgs {
   bool relu;         // else tanh
   Real* hs;          // [T, B, H]
   Real* h_last;      // [B, H]
+  // With a readout, logits_t = h_t W_hq + b_q; without one, classes is 0 and the rest null.
+  int64_t classes;
+  const Real* W_hq;  // [H, classes]
+  const Real* b_q;   // [classes]
+  Real* logits;      // [T, B, classes]
 };
 
-// dz_t = (grad_hs_t + [t = T-1] grad_h_last + dz_{t+1} W_hh^T) act'(hs_t), and what follows from
-// it.
+// dz_t = (grad_hs_t + grad_logits_t W_hq^T + [t = T-1] grad_h_last + dz_{t+1} W_hh^T) act'(hs_t),
+// and what follows from it.
 template <class Real>
 struct RnnBackwardArgs {
   int64_t T, B, H, V;
@@ -55,6 +60,13 @@ struct RnnBackwardArgs {
   Real* grad_W_hh;  // [H, H] or null
   Real* grad_b_h;   // [H] or null
   Real* grad_h0;    // [B, H] or null
+  // Of a readout; without one, classes is 0 and the rest null. (grad_logits is null for B = 0,
+  // too.)
+  int64_t classes;
+  const Real* grad_logits;  // [T, B, classes]
+  const Real* W_hq;         // [H, classes]
+  Real* grad_W_hq;          // [H, classes]
+  Real* grad_b_q;           // [classes]
 };
 
 // Gradients as runs of equal stride: one for a contiguous tensor, one for each row of another.

@@ -1,4 +1,4 @@
-// The operators: schemas, checks, outputs, and the calls of the kernels.
+// The operators' schemas and registration; clipping and generation.
 #include "ops.h"
 
 #include <string>
@@ -13,100 +13,6 @@
 namespace rnnfast {
 
 namespace {
-
-// kRounds: the operators whose products are of bfloat16; their tensors are float32.
-template <bool kRounds>
-std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
-                               std::optional<Tensor> b_h, Tensor h0, bool relu) {
-  const int32_t dtype = kRounds ? require_float(x, "x") : require_real(x, "x");
-  if (ids) {
-    require_rank(x, "x", 2, "[V, H]");
-    require_rank(*ids, "ids", 2, "[T, B]");
-  } else {
-    require_rank(x, "x", 3, "[T, B, H]");
-  }
-  const Tensor& steps = ids ? *ids : x;
-  const int64_t T = steps.size(0), B = steps.size(1);
-  const int64_t V = x.size(0), H = x.size(x.dim() - 1);
-  require_at_least(T, "T, the number of steps,", 1);
-  require_at_least(H, "H, the number of hidden units,", 1);
-  require(W_hh, "W_hh", dtype, "[H, H]", {H, H});
-  require(b_h, "b_h", dtype, "[H]", {H});
-  require(h0, "h0", dtype, "[B, H]", {B, H});
-  const Classes rows = ids ? Classes(*ids, "ids", T, B, V) : Classes();
-  make_all_contiguous(x, W_hh, b_h, h0);
-
-  Tensor hs = empty({T, B, H}, dtype), h_last = empty({B, H}, dtype);
-  with_real(dtype, [&]<class Real>() {
-    forward_kernel<kRounds, Real>()({
-        .T = T,
-        .B = B,
-        .H = H,
-        .V = V,
-        .ids = rows.values,
-        .ids_stride_t = rows.stride_t,
-        .ids_stride_b = rows.stride_b,
-        .x = x.data<Real>(),
-        .W_hh = W_hh.data<Real>(),
-        .b_h = data_or_null<Real>(b_h),
-        .h0 = h0.data<Real>(),
-        .relu = relu,
-        .hs = hs.data<Real>(),
-        .h_last = h_last.data<Real>(),
-    });
-  });
-  return {std::move(hs), std::move(h_last)};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> grad_hs,
-                                                        std::optional<Tensor> grad_h_last,
-                                                        Tensor hs, std::optional<Tensor> ids,
-                                                        int64_t V, Tensor W_hh, Tensor h0,
-                                                        bool relu, bool need_W_hh, bool need_b_h,
-                                                        bool need_h0) {
-  const int32_t dtype = require_real(hs, "hs");
-  require_rank(hs, "hs", 3, "[T, B, H]");
-  const int64_t T = hs.size(0), B = hs.size(1), H = hs.size(2);
-  require_at_least(T, "T, the number of steps,", 1);
-  require_at_least(H, "H, the number of hidden units,", 1);
-  require_at_least(V, "V", 0);
-  require(grad_hs, "grad_hs", dtype, "[T, B, H]", {T, B, H});
-  require(grad_h_last, "grad_h_last", dtype, "[B, H]", {B, H});
-  require(W_hh, "W_hh", dtype, "[H, H]", {H, H});
-  require(h0, "h0", dtype, "[B, H]", {B, H});
-  const Classes rows = ids ? Classes(*ids, "ids", T, B, V) : Classes();
-  make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
-
-  Tensor grad_x = ids ? empty({V, H}, dtype) : empty({T, B, H}, dtype);
-  // No sequence: the kernel has no worker that would clear the table's gradient.
-  if (B == 0 && ids) fill_with_zeros(grad_x);
-  OptionalOutput grad_W_hh(need_W_hh, {H, H}, dtype);
-  OptionalOutput grad_b_h(need_b_h, {H}, dtype);
-  OptionalOutput grad_h0(need_h0, {B, H}, dtype);
-  with_real(dtype, [&]<class Real>() {
-    kernels_of<Real>().rnn_backward({
-        .T = T,
-        .B = B,
-        .H = H,
-        .V = V,
-        .ids = rows.values,
-        .ids_stride_t = rows.stride_t,
-        .ids_stride_b = rows.stride_b,
-        .grad_hs = data_or_null<Real>(grad_hs),
-        .grad_h_last = data_or_null<Real>(grad_h_last),
-        .hs = hs.data<Real>(),
-        .W_hh = W_hh.data<Real>(),
-        .h0 = h0.data<Real>(),
-        .relu = relu,
-        .grad_x = grad_x.data<Real>(),
-        .grad_W_hh = grad_W_hh.data<Real>(),
-        .grad_b_h = grad_b_h.data<Real>(),
-        .grad_h0 = grad_h0.data<Real>(),
-    });
-  });
-  return {std::move(grad_x), std::move(grad_W_hh.tensor), std::move(grad_b_h.tensor),
-          std::move(grad_h0.tensor)};
-}
 
 Tensor clip_grads(std::vector<Tensor> grads, double max_norm, bool d2l) {
   const GradientSpans spans(grads);
@@ -139,6 +45,7 @@ std::optional<Tensor> checked_uniforms(const std::optional<Tensor>& uniforms, in
   return wide;
 }
 
+// kRounds: the operator whose products are of bfloat16; its tensors are float32.
 template <bool kRounds>
 std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq,
                                   Tensor b_q, Tensor h0, int64_t steps, double temperature,
@@ -218,6 +125,14 @@ Library define_operators(const char* name_space) {
           "rnn_backward(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
           "Tensor W_hh, Tensor h0, bool relu, bool need_W_hh, bool need_b_h, bool need_h0) "
           "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0)")
+      .def(
+          "rnn_logits(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor W_hq, Tensor b_q, "
+          "Tensor h0, bool relu) -> (Tensor logits, Tensor h_last, Tensor hs)")
+      .def(
+          "rnn_logits_backward(Tensor grad_logits, Tensor? grad_h_last, Tensor? grad_hs, "
+          "Tensor hs, Tensor? ids, int V, Tensor W_hh, Tensor W_hq, Tensor h0, bool relu, "
+          "bool need_W_hh, bool need_b_h, bool need_h0) -> (Tensor grad_x, Tensor grad_W_hh, "
+          "Tensor grad_b_h, Tensor grad_h0, Tensor grad_W_hq, Tensor grad_b_q)")
       .def("clip_grads_(Tensor(a!)[] grads, float max_norm, bool d2l) -> Tensor")
       .def(
           "decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q, "
@@ -252,6 +167,8 @@ struct Registration {
         .impl<rnn<false>>("rnn")
         .impl<rnn<true>>("rnn_bf16")
         .impl<rnn_backward>("rnn_backward")
+        .impl<rnn_logits>("rnn_logits")
+        .impl<rnn_logits_backward>("rnn_logits_backward")
         .impl<clip_grads>("clip_grads_")
         .impl<decode<false>>("decode")
         .impl<decode<true>>("decode_bf16")

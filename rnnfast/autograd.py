@@ -58,6 +58,50 @@ class RNN(torch.autograd.Function):
         )
 
 
+class RNNLogits(torch.autograd.Function):
+    """The recurrence with its readout. hs is a result, so that it can be differentiated again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        ids: Tensor | None,
+        W_hh: Tensor,
+        b_h: Tensor | None,
+        W_hq: Tensor,
+        b_q: Tensor,
+        h0: Tensor,
+        relu: bool,
+        backend: ModuleType,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        logits, h_last, hs = backend.rnn_logits(x, ids, W_hh, b_h, W_hq, b_q, h0, relu)
+        ctx.save_for_backward(hs, ids, W_hh, W_hq, h0)
+        ctx.set_materialize_grads(False)
+        ctx.V, ctx.relu, ctx.backend = x.shape[0], relu, backend
+        return logits, h_last, hs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hs, ids, W_hh, W_hq, h0 = ctx.saved_tensors
+        backend = ctx.backend
+        if _is_differentiated():
+            backend = reference
+        grad_logits, grad_h_last, grad_hs = grads
+        needed = ctx.needs_input_grad
+        needs = (ctx.relu, needed[2], needed[3], needed[6])
+        if grad_logits is None:
+            made = backend.rnn_backward(grad_hs, grad_h_last, hs, ids, ctx.V, W_hh, h0, *needs)
+            grad_W_hq = grad_b_q = None
+        else:
+            *made, grad_W_hq, grad_b_q = backend.rnn_logits_backward(
+                *grads, hs, ids, ctx.V, W_hh, W_hq, h0, *needs
+            )
+        grad_x, grad_W_hh, grad_b_h, grad_h0 = made
+        kept = (grad_x, None, grad_W_hh, grad_b_h, grad_W_hq, grad_b_q, grad_h0)
+        wanted = (grad if need else None for grad, need in zip(kept, needed[:7], strict=True))
+        return (*wanted, None, None)
+
+
 class RNNCrossEntropy(torch.autograd.Function):
     """The loss of a minibatch; its gradients are made by the forward pass and handed out once."""
 

@@ -72,6 +72,49 @@ def rnn(
         raise
 
 
+def rnn_logits(
+    inputs: Tensor,  # [T, B] ids or [T, B, V]
+    h0: Tensor,  # [B, H]
+    params: Params,
+    *,
+    nonlinearity: str = "tanh",
+) -> tuple[Tensor, Tensor]:
+    """`rnn` under its `readout`: logits [T * B, V] of all steps, and h_last [B, H].
+
+    logits_t = h_t @ W_hq + b_q, h_t as in `rnn`. Where the backend can, one call does both, forward
+    and backward, and reads the states out while they are in cache.
+
+    Args:
+        inputs, h0, nonlinearity: as in `rnn`.
+        params: W_xh [V, H], W_hh [H, H], b_h as in `rnn`, W_hq [H, V], b_q [V].
+
+    Differentiable as `rnn` is. Raises what `rnn` raises, and RuntimeError for a readout that does
+    not fit.
+    Source: the notebook's `rnn`.
+    """
+    W_xh, W_hh, b_h, W_hq, b_q = params
+    x, ids, bias = _project(inputs, W_xh, b_h)
+    backend = dispatch.backend_for(x)
+    fused = (
+        W_hq.numel() <= backend.FUSED_READOUT
+        and b_q.dim() == 1
+        and _needs_grad(x, W_hh, bias, h0)  # inference may round the recurrence's products
+        and not torch.is_autocast_enabled(x.device.type)
+    )
+    if not fused:
+        hs, h_last = rnn(inputs, h0, W_xh, W_hh, b_h, nonlinearity=nonlinearity)
+        return readout(hs, W_hq, b_q), h_last
+    relu = check_nonlinearity(nonlinearity)
+    try:
+        logits, h_last, _ = autograd.RNNLogits.apply(  # type: ignore[no-untyped-call]
+            x, _own(ids), W_hh, bias, W_hq, b_q, _for_batch(h0, inputs.shape[1]), relu, backend
+        )
+    except Exception:
+        check_recurrence(inputs, h0, W_hh, x)  # what was refused, in eager's types of error
+        raise
+    return logits, h_last
+
+
 def readout(hs: Tensor, W_hq: Tensor, b_q: Tensor) -> Tensor:
     """logits = hs @ W_hq + b_q over all steps at once: [T, B, H] to [T * B, V]."""
     h = hs.flatten(0, 1)
@@ -274,6 +317,20 @@ def _for_batch(h0: Tensor, B: int) -> Tensor:
     return h0 if h0.shape[0] == B or h0.dim() != 2 else h0.expand(B, -1)
 
 
+def _needs_grad(x: Tensor, W_hh: Tensor, b_h: Tensor | None, h0: Tensor) -> bool:
+    return torch.is_grad_enabled() and (
+        x.requires_grad
+        or W_hh.requires_grad
+        or h0.requires_grad
+        or (b_h is not None and b_h.requires_grad)
+    )
+
+
+def _own(ids: Tensor | None) -> Tensor | None:
+    """Backward needs the ids as they are now, whatever the caller does to his."""
+    return None if ids is None else ids.clone(memory_format=torch.contiguous_format)
+
+
 def _recur(
     backend: ModuleType,
     x: Tensor,
@@ -283,20 +340,12 @@ def _recur(
     h0: Tensor,
     relu: bool,
 ) -> tuple[Tensor, Tensor]:
-    needs_grad = torch.is_grad_enabled() and (
-        x.requires_grad
-        or W_hh.requires_grad
-        or h0.requires_grad
-        or (b_h is not None and b_h.requires_grad)
-    )
-    if needs_grad and ids is not None:
-        # backward needs the ids as they are now, whatever the caller does to his
-        ids = ids.clone(memory_format=torch.contiguous_format)
-    out: tuple[Tensor, Tensor]
-    if needs_grad and backend is not reference:
-        out = autograd.RNN.apply(x, ids, W_hh, b_h, h0, relu, backend)  # type: ignore[no-untyped-call]
+    if not _needs_grad(x, W_hh, b_h, h0):
+        out: tuple[Tensor, Tensor] = backend.rnn_inference(x, ids, W_hh, b_h, h0, relu)
+    elif backend is reference:
+        out = reference.rnn_forward(x, _own(ids), W_hh, b_h, h0, relu)
     else:
-        out = backend.rnn_inference(x, ids, W_hh, b_h, h0, relu)
+        out = autograd.RNN.apply(x, _own(ids), W_hh, b_h, h0, relu, backend)  # type: ignore[no-untyped-call]
     return out
 
 

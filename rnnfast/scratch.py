@@ -60,8 +60,8 @@ def rnn(inputs: Tensor, state: State, params: Sequence[Tensor]) -> tuple[Tensor,
     Source: the notebook's `rnn`.
     """
     W_xh, W_hh, b_h, W_hq, b_q = params
-    hs, h_last = functional.rnn(inputs, _only(state), W_xh, W_hh, b_h)
-    return functional.readout(hs, W_hq, b_q), (h_last,)
+    logits, h_last = functional.rnn_logits(inputs, _only(state), (W_xh, W_hh, b_h, W_hq, b_q))
+    return logits, (h_last,)
 
 
 class RNNModelScratch:

@@ -63,6 +63,59 @@ def test_double_backward_agrees_with_the_reference(ids):
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_logits_gradcheck(backend, ids, nonlinearity, dense):
+    inputs = torch.randn(T, B, V, dtype=torch.float64, requires_grad=True) if dense else ids
+    h0, *params = _leaves()
+
+    def run(inputs, h0, *params):
+        return functional.rnn_logits(inputs, h0, params, nonlinearity=nonlinearity)
+
+    assert torch.autograd.gradcheck(run, (inputs, h0, *params))
+
+
+def test_logits_double_backward_is_right(ids):
+    def run(h0, *params):
+        with use_backend("native"):
+            return functional.rnn_logits(ids, h0, params)
+
+    with pytest.warns(FallbackWarning, match="itself being differentiated"):
+        assert torch.autograd.gradgradcheck(run, _leaves())
+
+
+@pytest.mark.parametrize("trained", [(0,), (1,), (2,), (3,), (4,), (5,), (0, 4), (4, 5)])
+@pytest.mark.parametrize("of", ["logits", "state", "both"])
+def test_logits_give_each_its_gradient_or_none(ids, trained, of):
+    leaves = [leaf.detach().requires_grad_(i in trained) for i, leaf in enumerate(_leaves())]
+    grads = []
+    for name in ("native", "reference"):
+        with use_backend(name):
+            logits, h_last = functional.rnn_logits(ids, leaves[0], leaves[1:])
+        loss = {"logits": logits.exp().sum(), "state": h_last.exp().sum()}
+        loss["both"] = loss["logits"] + loss["state"]
+        assert loss[of].requires_grad == (of != "state" or min(trained) < 4)
+        if not loss[of].requires_grad:
+            return
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        grads.append(torch.autograd.grad(loss[of], wanted, allow_unused=True))
+    for got, want in zip(*grads, strict=True):
+        assert (got is None) == (want is None)
+        if got is not None:
+            torch.testing.assert_close(got, want)
+
+
+def test_logits_take_one_call_where_they_may(ids, monkeypatch):
+    calls = []
+    monkeypatch.setattr(functional, "readout", lambda *_: calls.append(1))
+    h0, *params = _leaves()
+    functional.rnn_logits(ids, h0, params)
+    assert not calls
+    monkeypatch.setattr(native, "FUSED_READOUT", H * V - 1)
+    functional.rnn_logits(ids, h0, params)
+    assert len(calls) == 1
+
+
 def test_func_transforms_take_the_reference(ids):
     h0, *weights = (leaf.detach() for leaf in _leaves()[:4])
 
@@ -115,28 +168,22 @@ def test_torch_compile_fullgraph(backend, ids, dense):
         torch.testing.assert_close(compiled(*leaves), want.detach())
 
 
-def test_opcheck(ids):
-    assert not native.load_error()
-    h0, W_xh, W_hh, b_h, W_hq, b_q = (leaf.detach() for leaf in _leaves(torch.float32))
-    ops = torch.ops.rnnfast
-    torch.library.opcheck(ops.rnn.default, (W_xh, ids, W_hh, b_h, h0, False))
-    x = torch.randn(T, B, H)
-    torch.library.opcheck(ops.rnn.default, (x, None, W_hh, None, h0, True))
-    hs, h_last = ops.rnn(W_xh, ids, W_hh, b_h, h0, False)
-    for need in (True, False):
-        args = (hs, h_last, hs, ids, V, W_hh, h0, False, need, need, need)
-        torch.library.opcheck(ops.rnn_backward.default, args)
-    args = (None, h_last, hs, None, V, W_hh, h0, False, True, True, True)
-    torch.library.opcheck(ops.rnn_backward.default, args)
-    torch.library.opcheck(ops.clip_grads_.default, ([torch.randn(3), torch.randn(2, 2)], 0.5, True))
-    args = (ids[0], W_xh, W_hh, b_h, W_hq, b_q, h0, 3, 1.0, None, False)
-    torch.library.opcheck(ops.decode.default, args)
-    params = (W_xh, W_hh, b_h, W_hq, b_q)
-    for need in (True, False):
-        args = (ids, ids, *params, h0, False, need, need)
-        torch.library.opcheck(ops.rnn_cross_entropy.default, args)
-    args = (ids, ids, params, [torch.zeros_like(p) for p in params], h0, 0.5, 1.0, False)
-    torch.library.opcheck(ops.train_step_.default, args)
+@pytest.mark.parametrize("dense", [False, True])
+def test_logits_torch_compile_fullgraph(backend, ids, dense):
+    leaves = _leaves(torch.float32)
+    inputs = torch.randn(T, B, V) if dense else ids
+
+    def loss(h0, *params):
+        logits, h_last = functional.rnn_logits(inputs, h0, params)
+        return logits.square().sum() + h_last.sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    got, want = compiled(*leaves), loss(*leaves)
+    torch.testing.assert_close(got, want)
+    for g, w in zip(
+        torch.autograd.grad(got, leaves), torch.autograd.grad(want, leaves), strict=True
+    ):
+        torch.testing.assert_close(g, w)
 
 
 def test_bfloat16_falls_back_and_says_so(ids):

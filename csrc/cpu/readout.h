@@ -16,22 +16,17 @@ namespace rnnfast::RNNFAST_ISA {
 template <class Real>
 struct Readout {
   int64_t H, V;
-  int64_t T_B;    // tokens: the loss is their mean
   Panels panels;  // of V
   int64_t width;  // V, padded
   Real* W;        // [panel][H][its columns]: W_hq
   Real* bias;     // [width]: b_q, -inf in the padding, whose exp is then 0
-  Real* one_hot;  // [2 * width]: 1 / T_B at `width`. Read from one_hot + width - y it is the
-                  // one-hot vector of y; subtracting 1 at y in place would be a scalar store under
-                  // a vector load, which stalls
 
-  Readout(int64_t H, int64_t V, int64_t T_B)
-      : H(H), V(V), T_B(T_B), panels(Panels::of<Real>(V, 1)), width(padded<Real>(V)) {}
+  Readout(int64_t H, int64_t V)
+      : H(H), V(V), panels(Panels::of<Real>(V, 1)), width(padded<Real>(V)) {}
 
   void lay_out(Workspace& memory) {
     memory.take(W, H * width);
     memory.take(bias, width);
-    memory.take(one_hot, 2 * width);
   }
 
   // A worker's share of the packing; the last one, which gets a single panel, does the rest.
@@ -41,26 +36,48 @@ struct Readout {
     if (worker < workers - 1) return;
     for (int64_t c = 0; c < width; ++c)
       bias[c] = c < V ? b_q[c] : -std::numeric_limits<Real>::infinity();
-    for (int64_t c = 0; c < 2 * width; ++c)
-      one_hot[c] = c == width ? Real{1} / static_cast<Real>(T_B) : Real{0};
   }
 };
 
-// logits for some rows of h and one panel of classes.
+// The targets as vectors, divided by the number of tokens, whose mean the loss is.
 template <class Real>
+struct OneHots {
+  Real tokens;
+  int64_t width;
+  Real* values;  // [2 * width]: zeros but for `width`
+
+  void lay_out(Workspace& memory) { memory.take(values, 2 * width); }
+
+  void prepare() const {
+    for (int64_t c = 0; c < 2 * width; ++c) values[c] = c == width ? Real{1} / tokens : Real{0};
+  }
+
+  // To be subtracted as it is: a 1 subtracted at y in place would be a scalar store under a vector
+  // load, which stalls.
+  const Real* of(int64_t y) const { return values + width - y; }
+};
+
+// logits for some rows of h and one panel of classes. kPadded: they go to a panel of their own;
+// else to the rows of a matrix.
+template <class Real, bool kPadded>
 struct LogitsTile {
   const Readout<Real>& readout;
   const Real* h;  // the first of the rows
   int64_t h_stride;
   Panel panel;
-  Real* logits;  // where the panel has the first of the rows
+  Real* logits;        // where the first of the rows has the panel's first class
+  int64_t stride = 0;  // of the matrix
 
   template <int Rows, int Vectors>
   void run() const {
     Tile<Real, Rows, Vectors> tile;
     tile.each([&](int i, int j, int c) { tile.at[i][j] = load(readout.bias + panel.column + c); });
     tile.multiply(readout.H, h, h_stride, readout.W + readout.H * panel.column);
-    tile.store_rows(logits, tile.kColumns, tile.kColumns);
+    if constexpr (kPadded) {
+      tile.store_rows(logits, tile.kColumns, tile.kColumns);
+    } else {
+      tile.store_rows(logits, stride, panel.columns_left);
+    }
   }
 };
 
@@ -108,9 +125,9 @@ class CrossEntropy {
   // Rows at a time, at most: their logits are still in the L1 cache when their softmax is taken.
   static constexpr int64_t kMostRows = 32;
 
-  CrossEntropy(const Readout<Real>& readout, LossSum& loss,
+  CrossEntropy(const Readout<Real>& readout, const OneHots<Real>& one_hots, LossSum& loss,
                Real* bias_gradient)  // [width], or null
-      : readout_(readout), loss_(loss), bias_gradient_(bias_gradient) {}
+      : readout_(readout), one_hots_(one_hots), loss_(loss), bias_gradient_(bias_gradient) {}
 
   // Rows [row, row + count) of the logits, from as many rows of h. targets.next() is the class of
   // one after the other.
@@ -121,8 +138,8 @@ class CrossEntropy {
       const Panel panel(readout_.panels, p);
       each_row_block(count, [&](int64_t i, int rows) {
         run_tile(rows, panel.vectors,
-                 LogitsTile<Real>{readout_, h + i * h_stride, h_stride, panel,
-                                  logits.at(panel, row + i)});
+                 LogitsTile<Real, true>{readout_, h + i * h_stride, h_stride, panel,
+                                        logits.at(panel, row + i)});
       });
     }
     int64_t classes[kMostRows];
@@ -157,7 +174,7 @@ class CrossEntropy {
       const Real sum = sum_lanes<Real>(lanes[i]);
       loss_.add(static_cast<double>(shifts[i]), static_cast<double>(at_target[i]),
                 static_cast<double>(sum));
-      scales[i] = Real{1} / (static_cast<Real>(readout_.T_B) * sum);
+      scales[i] = Real{1} / (one_hots_.tokens * sum);
     }
   }
 
@@ -168,9 +185,8 @@ class CrossEntropy {
     each_column(logits, row, [&](Real* first, int64_t row_stride, int64_t column) {
       Vec<Real> sum{};
       for (int64_t i = 0; i < count; ++i) {
-        const Real* one_hot = readout_.one_hot + readout_.width - classes[i];
         Real* at = first + i * row_stride;
-        const Vec<Real> derivative = load(at) * scales[i] - load(one_hot + column);
+        const Vec<Real> derivative = load(at) * scales[i] - load(one_hots_.of(classes[i]) + column);
         store(at, derivative);
         sum += derivative;
       }
@@ -200,6 +216,7 @@ class CrossEntropy {
   }
 
   const Readout<Real>& readout_;
+  const OneHots<Real>& one_hots_;
   LossSum& loss_;
   Real* bias_gradient_;
 };

@@ -1,6 +1,7 @@
 // The layer backward: dz_t for all steps, and from it every gradient.
 #include "gradient_sums.h"
 #include "isa.h"
+#include "readout_gradient.h"
 
 namespace rnnfast::RNNFAST_ISA {
 
@@ -13,8 +14,12 @@ class Backward : GradientSums<Real> {
 
  public:
   explicit Backward(const RnnBackwardArgs<Real>& args)
-      : Base(args), args_(args), W_hh_{args.grad_W_hh, nullptr, args.H * args.H} {
-    this->allocate([&] { this->lay_out(W_hh_); },
+      : Base(args),
+        args_(args),
+        readout_(args.classes),
+        W_hh_{args.grad_W_hh, nullptr, args.H * args.H},
+        W_hq_{args.grad_W_hq, nullptr, args.H * args.classes} {
+    this->allocate([&] { lay_out_shared(); },
                    [&](Region<Real>& region) { lay_out_region(region); });
     layer_.num_products = 1;
   }
@@ -27,24 +32,25 @@ class Backward : GradientSums<Real> {
                       [&](int64_t worker, int64_t t) { step(worker, t); });
       if (args_.grad_h0 != nullptr) team.each([&](int64_t worker) { initial_state(worker); });
       if (this->groups_share_regions()) team.sync();
-      if (args_.grad_W_hh != nullptr) {
-        team.each([&](int64_t worker) {
-          this->sum_group(W_hh_, worker, [&](const Region<Real>& region, Real* out) {
-            return this->recurrent_gradient(region, out);
-          });
-        });
-      }
+      team.each([&](int64_t worker) { sum_weights(worker); });
       team.sync();
-      team.each([&](int64_t worker) {
-        if (args_.grad_W_hh != nullptr) this->add_groups(W_hh_, worker);
-        this->sum_inputs(worker, args_.grad_x, args_.grad_b_h);
-      });
+      team.each([&](int64_t worker) { add_up(worker); });
     });
   }
 
  private:
+  bool reads_out() const { return args_.grad_W_hq != nullptr; }
+
+  void lay_out_shared() {
+    this->lay_out(W_hh_);
+    if (!reads_out()) return;
+    readout_.lay_out(memory_, layer_, split_.workers);
+    this->lay_out(W_hq_);
+  }
+
   void lay_out_region(Region<Real>& region) {
     this->lay_out_backward(region, args_.grad_b_h != nullptr);
+    if (reads_out()) readout_.lay_out(memory_, layer_, region);
     if (by_table_) {
       region.slots_stride = region.count;
       memory_.take(region.slots, args_.T * region.count);
@@ -57,12 +63,18 @@ class Backward : GradientSums<Real> {
     const Share rows = this->share_in_region(region.count, worker);
     for (int64_t n = rows.begin; n < rows.end; ++n) {
       this->copy_to_blocks(args_.h0 + (region.first + n) * args_.H, region, n);
-      for (int64_t t = 0; t < args_.T; ++t) {
-        this->copy_to_blocks(args_.hs + (t * args_.B + region.first + n) * args_.H, region,
-                             (t + 1) * region.count + n);
-      }
+    }
+    const Share steps = this->share_in_region(args_.T * region.count, worker);
+    for (int64_t i = steps.begin; i < steps.end; ++i) {
+      const int64_t t = i / region.count, n = i % region.count;
+      this->copy_to_blocks(args_.hs + (t * args_.B + region.first + n) * args_.H, region,
+                           region.count + i);
     }
     this->clear_sums(worker);
+    if (reads_out()) {
+      readout_.prepare(layer_, args_.W_hq, worker, split_.workers);
+      readout_.copy(args_.grad_logits, layer_, region, steps, worker);
+    }
     if (by_table_) {
       Inputs<Real>::copy_ids(args_.ids, args_.ids_stride_t, args_.ids_stride_b, args_.T, region,
                              rows);
@@ -74,9 +86,11 @@ class Backward : GradientSums<Real> {
     this->multiply_backward(layer_, args_.W_hh, worker, t);
     const DenseGradients<Real> dense{args_.grad_hs, args_.grad_h_last,
                                      args_.ids == nullptr ? args_.grad_x : nullptr};
+    const ReadoutGradient<Real> readout = readout_.of_state(region);
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
-               BackwardTile<Real>{layer_, region, t, row, panel, dense, nullptr});
+               BackwardTile<Real>{layer_, region, t, row, panel, dense,
+                                  reads_out() ? &readout : nullptr});
     });
   }
 
@@ -89,8 +103,31 @@ class Backward : GradientSums<Real> {
     });
   }
 
+  void sum_weights(int64_t worker) const {
+    if (args_.grad_W_hh != nullptr) {
+      this->sum_group(W_hh_, worker, [&](const Region<Real>& region, Real* out) {
+        return this->recurrent_gradient(region, out);
+      });
+    }
+    if (reads_out()) {
+      this->sum_group(W_hq_, worker, [&](const Region<Real>& region, Real* out) {
+        return readout_.of_weights(layer_, region, out);
+      });
+    }
+  }
+
+  // What regions, groups and workers have summed on their own.
+  void add_up(int64_t worker) const {
+    if (args_.grad_W_hh != nullptr) this->add_groups(W_hh_, worker);
+    this->sum_inputs(worker, args_.grad_x, args_.grad_b_h);
+    if (!reads_out()) return;
+    this->add_groups(W_hq_, worker);
+    readout_.sum_bias(worker, split_.workers, args_.grad_b_q);
+  }
+
   const RnnBackwardArgs<Real>& args_;
-  typename Base::WeightSum W_hh_;
+  ReadoutBackward<Real> readout_;
+  typename Base::WeightSum W_hh_, W_hq_;
 };
 
 }  // namespace

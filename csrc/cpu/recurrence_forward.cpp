@@ -1,6 +1,7 @@
-// The layer forward: h_t = act(u_t + h_{t-1} W_hh + b_h) for all steps.
+// The layer forward: h_t = act(u_t + h_{t-1} W_hh + b_h) for all steps, and its readout.
 #include "inputs.h"
 #include "isa.h"
+#include "readout.h"
 #include "recurrence.h"
 
 namespace rnnfast::RNNFAST_ISA {
@@ -14,8 +15,11 @@ class Forward : Recurrence<Real> {
 
  public:
   explicit Forward(const RnnForwardArgs<Real>& args)
-      : Base(args.T, args.B, args.H, args.relu), args_(args), inputs_(args, args.x) {
-    this->allocate([&] { inputs_.lay_out(memory_); },
+      : Base(args.T, args.B, args.H, args.relu),
+        args_(args),
+        inputs_(args, args.x),
+        readout_(args.H, args.classes) {
+    this->allocate([&] { inputs_.lay_out(memory_), readout_.lay_out(memory_); },
                    [&](Region<Real>& region) {
                      memory_.take(region.h, 2 * region.count * layer_.stride);
                      inputs_.lay_out(memory_, args.T, region);
@@ -27,7 +31,7 @@ class Forward : Recurrence<Real> {
       team.each([&](int64_t worker) { prepare(worker); });
       team.sync();
       this->each_step(team, 0, args_.T, 1, [&](int64_t worker, int64_t t) { step(worker, t); });
-      team.each([&](int64_t worker) { this->copy_last_state(worker, args_.hs, args_.h_last); });
+      team.each([&](int64_t worker) { finish(worker); });
     });
   }
 
@@ -39,6 +43,7 @@ class Forward : Recurrence<Real> {
     const Share rows = this->share_in_region(region.count, worker);
     this->copy_initial_state(args_.h0, region, rows);
     inputs_.prepare(args_.T, region, rows, inputs_.table_share(worker, split_.workers));
+    readout_.prepare(args_.W_hq, args_.b_q, worker, split_.workers);
   }
 
   void step(int64_t worker, int64_t t) const {
@@ -50,10 +55,36 @@ class Forward : Recurrence<Real> {
     if (t + 1 < args_.T) {
       this->multiply_forward(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
     }
+    if (split_.by_rows) {
+      read_out(region.h_at(layer_, t + 1), layer_.stride,
+               {t * args_.B + region.first, t * args_.B + region.first + region.count});
+    }
+  }
+
+  // In a split by columns a worker does not have whole rows of h until all have come to the end.
+  void finish(int64_t worker) const {
+    this->copy_last_state(worker, args_.hs, args_.h_last);
+    if (split_.by_rows) return;
+    const Share rows = share_of(args_.T * args_.B, worker, split_.workers);
+    read_out(args_.hs + rows.begin * args_.H, args_.H, rows);
+  }
+
+  // Rows of the logits from as many of h.
+  void read_out(const Real* h, int64_t h_stride, Share rows) const {
+    for (int64_t p = 0; p < readout_.panels.count; ++p) {
+      const Panel panel(readout_.panels, p);
+      Real* logits = args_.logits + rows.begin * args_.classes + panel.column;
+      each_row_block(rows.end - rows.begin, [&](int64_t i, int count) {
+        run_tile(count, panel.vectors,
+                 LogitsTile<Real, false>{readout_, h + i * h_stride, h_stride, panel,
+                                         logits + i * args_.classes, args_.classes});
+      });
+    }
   }
 
   const RnnForwardArgs<Real>& args_;
   Inputs<Real> inputs_;
+  Readout<Real> readout_;
 };
 
 }  // namespace

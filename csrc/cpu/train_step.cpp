@@ -4,6 +4,7 @@
 #include "gram.h"
 #include "isa.h"
 #include "readout.h"
+#include "readout_gradient.h"
 #include "sum_of_squares.h"
 
 namespace rnnfast::RNNFAST_ISA {
@@ -14,9 +15,8 @@ namespace {
 template <class Real>
 struct Tally {
   LossSum loss;
-  double squares;       // of its share of the gradients
-  Real* bias_gradient;  // [V, padded]: the derivative by b_q
-  Real* strip;          // logits of some rows, where they are not kept for the way back
+  double squares;  // of its share of the gradients
+  Real* strip;     // logits of some rows, where they are not kept for the way back
 };
 
 template <class Real>
@@ -31,7 +31,9 @@ class TrainStep : GradientSums<Real> {
       : Base(args),
         args_(args),
         inputs_(args, args.W_xh),
-        readout_(args.H, args.V, args.T * args.B),
+        readout_(args.H, args.V),
+        one_hots_{static_cast<Real>(args.T * args.B), readout_.width, nullptr},
+        readout_backward_(args.V),
         backward_layer_(layer_),
         norm_first_(moves_parameters && norm_is_cheap()),
         W_hh_{args.grad_W_hh, nullptr, args.H * args.H},
@@ -152,11 +154,11 @@ class TrainStep : GradientSums<Real> {
   void lay_out_shared() {
     inputs_.lay_out(memory_);
     readout_.lay_out(memory_);
+    one_hots_.lay_out(memory_);
     memory_.take(tallies_, split_.workers);
     for (int64_t worker = 0; worker < split_.workers; ++worker) {
       memory_.start_page();
       Tally<Real> tally{};
-      if (wants_gradients()) memory_.take(tally.bias_gradient, readout_.width);
       if (!wants_gradients()) memory_.take(tally.strip, kRows * readout_.width);
       if (tallies_ != nullptr) tallies_[worker] = tally;
     }
@@ -164,7 +166,7 @@ class TrainStep : GradientSums<Real> {
     backward_layer_ = layer_;
     backward_layer_.num_products = 1;
     if (!this->is_single_row()) memory_.take(backward_layer_.W, args_.H * layer_.width);
-    memory_.take(W_hq_transposed_, args_.V * layer_.width);
+    readout_backward_.lay_out(memory_, layer_, split_.workers);
     this->lay_out(W_hh_);
     this->lay_out(W_hq_);
   }
@@ -175,28 +177,25 @@ class TrainStep : GradientSums<Real> {
     inputs_.lay_out(memory_, args_.T, region);
     if (!wants_gradients()) return;
     this->lay_out_backward(region, true);
-    memory_.take(region.dlogits, args_.T * region.count * readout_.width);
+    readout_backward_.lay_out(memory_, layer_, region);
   }
 
   void prepare(int64_t worker) const {
     this->pack_rows(layer_, args_.W_hh, worker);
     this->multiply_forward(layer_, args_.W_hh, worker, args_.h0, 0);
     readout_.prepare(args_.W_hq, args_.b_q, worker, split_.workers);
+    if (worker == split_.workers - 1) one_hots_.prepare();
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
     this->copy_initial_state(args_.h0, region, rows);
     inputs_.prepare(args_.T, region, rows, inputs_.table_share(worker, split_.workers));
     if (!wants_gradients()) return;
     this->pack_columns(backward_layer_, args_.W_hh, worker);
-    const Share panels = share_of(layer_.panels.count, worker, split_.workers);
-    for (int64_t p = panels.begin; p < panels.end; ++p) {
-      pack_transposed(args_.W_hq, args_.V, args_.V, Panel(layer_.panels, p), W_hq_transposed_);
-    }
+    readout_backward_.prepare(layer_, args_.W_hq, worker, split_.workers);
     for (int64_t n = rows.begin; n < rows.end; ++n) {
       this->copy_to_blocks(args_.h0 + (region.first + n) * args_.H, region, n);
     }
     this->clear_sums(worker);
-    this->clear(tallies_[worker].bias_gradient, {0, readout_.width});
   }
 
   void forward_step(int64_t worker, int64_t t) const {
@@ -231,7 +230,8 @@ class TrainStep : GradientSums<Real> {
   void read_out(int64_t worker, Share rows, const Real* h) const {
     const Region<Real>& region = this->region_of(worker);
     Tally<Real>& tally = tallies_[worker];
-    const CrossEntropy<Real> cross_entropy(readout_, tally.loss, tally.bias_gradient);
+    const CrossEntropy<Real> cross_entropy(readout_, one_hots_, tally.loss,
+                                           readout_backward_.bias_gradient(worker));
     for (int64_t row = rows.begin; row < rows.end; row += kRows) {
       const int64_t count = rows.end - row < kRows ? rows.end - row : kRows;
       const bool keep = wants_gradients();
@@ -261,7 +261,7 @@ class TrainStep : GradientSums<Real> {
   void backward_step(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
     this->multiply_backward(backward_layer_, args_.W_hh, worker, t);
-    const ReadoutGradient<Real> readout{args_.V, readout_.panels, region.dlogits, W_hq_transposed_};
+    const ReadoutGradient<Real> readout = readout_backward_.of_state(region);
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
                BackwardTile<Real>{backward_layer_, region, t, row, panel, {}, &readout});
@@ -285,15 +285,9 @@ class TrainStep : GradientSums<Real> {
       return gradient;
     });
     this->sum_group(W_hq_, worker, [&](const Region<Real>& region, Real* out) {
-      const int64_t K = args_.T * region.count;
-      const Real* h = region.h_blocks + region.count * kBlock<Real>;  // h_t, where W_hh has h_{t-1}
-      return WeightGradient<Real>{K,
-                                  h,
-                                  K + region.count,
-                                  region.dlogits,
-                                  readout_.panels,
-                                  out,
-                                  descents != nullptr ? &descents[1] : nullptr};
+      WeightGradient<Real> gradient = readout_backward_.of_weights(layer_, region, out);
+      if (descents != nullptr) gradient.descent = &descents[1];
+      return gradient;
     });
   }
 
@@ -302,12 +296,7 @@ class TrainStep : GradientSums<Real> {
     this->add_groups(W_hh_, worker);
     this->add_groups(W_hq_, worker);
     this->sum_inputs(worker, args_.grad_W_xh, args_.grad_b_h);
-    const Share classes = share_of(args_.V, worker, split_.workers);
-    for (int64_t v = classes.begin; v < classes.end; ++v) {
-      Real sum = tallies_[0].bias_gradient[v];
-      for (int64_t i = 1; i < split_.workers; ++i) sum += tallies_[i].bias_gradient[v];
-      args_.grad_b_q[v] = sum;
-    }
+    readout_backward_.sum_bias(worker, split_.workers, args_.grad_b_q);
   }
 
   // Calls f(parameter, gradient, the worker's share).
@@ -331,9 +320,10 @@ class TrainStep : GradientSums<Real> {
   const CrossEntropyArgs<Real>& args_;
   Inputs<Real> inputs_;
   Readout<Real> readout_;
+  OneHots<Real> one_hots_;
+  ReadoutBackward<Real> readout_backward_;
   Layer<Real> backward_layer_;  // the same with W_hh^T
   bool norm_first_;
-  Real* W_hq_transposed_ = nullptr;
   Tally<Real>* tallies_ = nullptr;
   typename Base::WeightSum W_hh_, W_hq_;
 };

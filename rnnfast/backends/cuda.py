@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 CHECKS_ARGUMENTS = False  # what a check costs is hidden behind the device's work
+FUSED_READOUT = 0
 USUAL_H, USUAL_B = (64, 128, 256, 512, 1024), (1, 32, 256)  # that `explain` shows
 
 

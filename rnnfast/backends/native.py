@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 CHECKS_ARGUMENTS = True
+# Beyond this W_hq would leave the L2 cache between two steps, each of which reads all of it.
+FUSED_READOUT = 2**17
 
 LIBRARY = Path(__file__).parents[1] / "_C.so"
 
@@ -65,6 +67,57 @@ def rnn_inference(
     if x.dtype != torch.float32 or T * B < 8 or not _gains_by_bf16():
         return rnn_forward(x, ids, W_hh, b_h, h0, relu)
     out: tuple[Tensor, Tensor] = torch.ops.rnnfast.rnn_bf16.default(x, ids, W_hh, b_h, h0, relu)
+    return out
+
+
+def rnn_logits(
+    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
+    ids: Tensor | None,  # [T, B]
+    W_hh: Tensor,  # [H, H]
+    b_h: Tensor | None,  # [H]
+    W_hq: Tensor,  # [H, V]
+    b_q: Tensor,  # [V]
+    h0: Tensor,  # [B, H]
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`reference.rnn_logits`, as one call that reads the states out while they are in cache."""
+    out: tuple[Tensor, Tensor, Tensor] = torch.ops.rnnfast.rnn_logits.default(
+        x, ids, W_hh, b_h, W_hq, b_q, h0, relu
+    )
+    return out
+
+
+def rnn_logits_backward(
+    grad_logits: Tensor,  # [T * B, V]
+    grad_h_last: Tensor | None,  # [B, H]
+    grad_hs: Tensor | None,  # [T, B, H]
+    hs: Tensor,  # [T, B, H]
+    ids: Tensor | None,  # [T, B]
+    V: int,
+    W_hh: Tensor,  # [H, H]
+    W_hq: Tensor,  # [H, V]
+    h0: Tensor,  # [B, H]
+    relu: bool,
+    need_W_hh: bool,
+    need_b_h: bool,
+    need_h0: bool,
+) -> tuple[Tensor, ...]:
+    """`reference.rnn_logits_backward`, as one call; not differentiable."""
+    out: tuple[Tensor, ...] = torch.ops.rnnfast.rnn_logits_backward.default(
+        grad_logits,
+        grad_h_last,
+        grad_hs,
+        hs,
+        ids,
+        V,
+        W_hh,
+        W_hq,
+        h0,
+        relu,
+        need_W_hh,
+        need_b_h,
+        need_h0,
+    )
     return out
 
 
@@ -205,8 +258,14 @@ def _register_fakes() -> None:
         T, B = (x if ids is None else ids).shape[:2]
         return x.new_empty((T, B, h0.shape[1])), x.new_empty((B, h0.shape[1]))
 
+    @fake("rnnfast::rnn_logits")
+    def _(x, ids, W_hh, b_h, W_hq, b_q, h0, relu):  # type: ignore[no-untyped-def]
+        T, B = (x if ids is None else ids).shape[:2]
+        H, V = W_hq.shape
+        return x.new_empty((T * B, V)), x.new_empty((B, H)), x.new_empty((T, B, H))
+
     @fake("rnnfast::rnn_backward")
-    def _(  # type: ignore[no-untyped-def]
+    def backward_shapes(  # type: ignore[no-untyped-def]
         grad_hs, grad_h_last, hs, ids, V, W_hh, h0, relu, need_W_hh, need_b_h, need_h0
     ):
         _, B, H = hs.shape
@@ -216,6 +275,11 @@ def _register_fakes() -> None:
             hs.new_empty((H,) if need_b_h else (0,)),
             hs.new_empty((B, H) if need_h0 else (0,)),
         )
+
+    @fake("rnnfast::rnn_logits_backward")
+    def _(grad_logits, grad_h_last, grad_hs, hs, ids, V, W_hh, W_hq, *rest):  # type: ignore[no-untyped-def]
+        grads = backward_shapes(grad_hs, grad_h_last, hs, ids, V, W_hh, *rest)
+        return *grads, hs.new_empty(W_hq.shape), hs.new_empty(W_hq.shape[1:])
 
     @fake("rnnfast::rnn_cross_entropy")
     def _(  # type: ignore[no-untyped-def]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 CHECKS_ARGUMENTS = False  # plain torch operations would broadcast some of what does not fit
+FUSED_READOUT = 0
 
 
 def rnn_forward(
@@ -80,6 +81,47 @@ def rnn_backward(
         dzs.sum((0, 1)) if need_b_h else empty,
         dz[-1] @ W_hh.T if need_h0 else empty,
     )
+
+
+def rnn_logits(
+    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
+    ids: Tensor | None,  # [T, B]
+    W_hh: Tensor,  # [H, H]
+    b_h: Tensor | None,  # [H]
+    W_hq: Tensor,  # [H, V]
+    b_q: Tensor,  # [V]
+    h0: Tensor,  # [B, H]
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`rnn_forward` and its readout: logits = h_t @ W_hq + b_q [T * B, V], h_last, hs."""
+    hs, h_last = rnn_forward(x, ids, W_hh, b_h, h0, relu)
+    return hs.flatten(0, 1) @ W_hq + b_q, h_last, hs
+
+
+def rnn_logits_backward(
+    grad_logits: Tensor,  # [T * B, V]
+    grad_h_last: Tensor | None,  # [B, H]
+    grad_hs: Tensor | None,  # [T, B, H]
+    hs: Tensor,  # [T, B, H]
+    ids: Tensor | None,  # [T, B]
+    V: int,
+    W_hh: Tensor,  # [H, H]
+    W_hq: Tensor,  # [H, V]
+    h0: Tensor,  # [B, H]
+    relu: bool,
+    need_W_hh: bool,
+    need_b_h: bool,
+    need_h0: bool,
+) -> tuple[Tensor, ...]:
+    """The adjoint of `rnn_logits`, itself differentiable: what `rnn_backward` returns, then
+
+    grad_W_hq = sum h_t^T grad_logits_t [H, V] and grad_b_q = sum grad_logits_t [V].
+    """
+    through = _add(grad_hs, (grad_logits @ W_hq.T).view_as(hs))
+    grads = rnn_backward(
+        through, grad_h_last, hs, ids, V, W_hh, h0, relu, need_W_hh, need_b_h, need_h0
+    )
+    return *grads, hs.flatten(0, 1).T @ grad_logits, grad_logits.sum(0)
 
 
 def rnn_cross_entropy(

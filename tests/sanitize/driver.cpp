@@ -146,20 +146,20 @@ class Case {
     const Values hs = naive::forward(n, with_ids ? naive::gather(n, W_xh, ids) : x, W_hh, bias, h0);
     Buffer<int64_t> ids_in = transposed(ids);
     Buffer<Real> x_in(x), W_in(W_hh), b_in(b_h), h0_in(h0), hs_out(hs.size()), last(h0.size());
-    const RnnForwardArgs<Real> args{n.T,
-                                    n.B,
-                                    n.H,
-                                    n.V,
-                                    with_ids ? ids_in.data() : nullptr,
-                                    1,
-                                    n.T,
-                                    x_in.data(),
-                                    W_in.data(),
-                                    with_ids ? b_in.data() : nullptr,
-                                    h0_in.data(),
-                                    n.relu,
-                                    hs_out.data(),
-                                    last.data()};
+    RnnForwardArgs<Real> args{n.T,
+                              n.B,
+                              n.H,
+                              n.V,
+                              with_ids ? ids_in.data() : nullptr,
+                              1,
+                              n.T,
+                              x_in.data(),
+                              W_in.data(),
+                              with_ids ? b_in.data() : nullptr,
+                              h0_in.data(),
+                              n.relu,
+                              hs_out.data(),
+                              last.data()};
     kernels.rnn_forward(args);
     expect("hs", hs_out, hs);
     expect("h_last", last, Values(hs.end() - n.B * n.H, hs.end()));
@@ -169,14 +169,28 @@ class Case {
       expect("h_last of bf16", last, Values(hs.end() - n.B * n.H, hs.end()), kBf16Tolerance);
     }
 
-    const Values grad_hs = with_ids ? uniform(hs.size(), 1) : Values(hs.size());
+    Values grad_hs = with_ids ? uniform(hs.size(), 1) : Values(hs.size());
     const Values grad_last = uniform(h0.size(), 1);
     Buffer<Real> hs_in(hs), grad_hs_in(grad_hs), grad_last_in(grad_last), grad_x(x.size()),
         grad_W(W_hh.size()), grad_b(n.H), grad_h0(h0.size());
-    kernels.rnn_backward({n.T, n.B, n.H, n.V, with_ids ? ids_in.data() : nullptr, 1, n.T,
-                          with_ids ? grad_hs_in.data() : nullptr, grad_last_in.data(), hs_in.data(),
-                          W_in.data(), h0_in.data(), n.relu, grad_x.data(), grad_W.data(),
-                          with_ids ? grad_b.data() : nullptr, with_ids ? grad_h0.data() : nullptr});
+    RnnBackwardArgs<Real> backward{n.T,
+                                   n.B,
+                                   n.H,
+                                   n.V,
+                                   with_ids ? ids_in.data() : nullptr,
+                                   1,
+                                   n.T,
+                                   with_ids ? grad_hs_in.data() : nullptr,
+                                   grad_last_in.data(),
+                                   hs_in.data(),
+                                   W_in.data(),
+                                   h0_in.data(),
+                                   n.relu,
+                                   grad_x.data(),
+                                   grad_W.data(),
+                                   with_ids ? grad_b.data() : nullptr,
+                                   with_ids ? grad_h0.data() : nullptr};
+    kernels.rnn_backward(backward);
     const Values rounded(hs_in.data(), hs_in.data() + hs.size());
     naive::Gradients want = naive::backward(n, grad_hs, grad_last, rounded, W_hh, h0);
     expect("grad_W_hh", grad_W, want.W_hh);
@@ -186,6 +200,32 @@ class Case {
     expect("grad_table", grad_x, table);
     expect("grad_b_h", grad_b, want.b_h);
     expect("grad_h0", grad_h0, want.h0);
+
+    Buffer<Real> W_hq_in(W_hq), b_q_in(b_q), logits(n.T * n.B * n.V);
+    args.classes = n.V, args.W_hq = W_hq_in.data(), args.b_q = b_q_in.data();
+    args.logits = logits.data();
+    kernels.rnn_forward(args);
+    expect("hs of a readout", hs_out, hs);
+    expect("logits", logits, naive::read_out(n, hs, W_hq, b_q));
+
+    const Values grad_logits = uniform(logits.size(), 1);
+    Buffer<Real> grad_logits_in(grad_logits), grad_W_hq(W_hq.size()), grad_b_q(n.V);
+    backward.classes = n.V, backward.grad_logits = grad_logits_in.data();
+    backward.W_hq = W_hq_in.data();
+    backward.grad_W_hq = grad_W_hq.data(), backward.grad_b_q = grad_b_q.data();
+    kernels.rnn_backward(backward);
+    const int64_t tokens = n.T * n.B;
+    Values want_W_hq(W_hq.size()), want_b_q(n.V);
+    naive::add_product(grad_logits.data(), false, W_hq.data(), true, tokens, n.V, n.H,
+                       grad_hs.data());
+    naive::add_product(rounded.data(), true, grad_logits.data(), false, n.H, tokens, n.V,
+                       want_W_hq.data());
+    naive::add_column_sums(grad_logits.data(), tokens, n.V, want_b_q.data());
+    want = naive::backward(n, grad_hs, grad_last, rounded, W_hh, h0);
+    expect("grad_W_hh under a readout", grad_W, want.W_hh);
+    expect("grad_h0 under a readout", grad_h0, want.h0);
+    expect("grad_W_hq", grad_W_hq, want_W_hq);
+    expect("grad_b_q", grad_b_q, want_b_q);
   }
 
   struct Loss {
