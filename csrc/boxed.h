@@ -92,7 +92,11 @@ void call_boxed(Result (*operation)(Arguments...), StableIValue* stack,
                 std::index_sequence<Index...>) {
   // Braces: every argument is owned, in order, before anything can throw.
   std::tuple<Arguments...> arguments{Boxed<Arguments>::read(stack[Index])...};
-  write_results(stack, std::apply(operation, std::move(arguments)));
+  if constexpr (std::is_void_v<Result>) {
+    std::apply(operation, std::move(arguments));
+  } else {
+    write_results(stack, std::apply(operation, std::move(arguments)));
+  }
 }
 
 template <class Result, class... Arguments>

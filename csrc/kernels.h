@@ -87,6 +87,22 @@ struct ClipGradsArgs {
   double* norm;  // before the scaling
 };
 
+// A contiguous parameter and its gradient.
+struct SgdSpan {
+  void* param;  // float* or double*
+  void* grad;
+  int64_t count;
+  bool is_double;
+};
+
+// param -= step * grad, then grad = 0.
+struct SgdArgs {
+  const SgdSpan* spans;
+  int64_t num_spans;
+  bool shares_memory;  // between any two tensors: they are passed over in order
+  double step;
+};
+
 // h = act(W_xh[id] + h W_hh + b_h), logits = h W_hq + b_q, and the next id, `steps` times.
 template <class Real>
 struct DecodeArgs {
@@ -159,6 +175,7 @@ struct Kernels {
   KernelsOf<float> f32;
   KernelsOf<double> f64;
   void (*clip_grads)(const ClipGradsArgs&);
+  void (*sgd)(const SgdArgs&);
   // With h and W_hh rounded to bfloat16 for their product, which is summed in float32.
   void (*rnn_forward_bf16)(const RnnForwardArgs<float>&);
   void (*decode_bf16)(const DecodeArgs<float>&);

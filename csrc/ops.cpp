@@ -1,4 +1,4 @@
-// The operators' schemas and registration; clipping and generation.
+// The operators' schemas and registration; clipping, SGD and generation.
 #include "ops.h"
 
 #include <string>
@@ -28,6 +28,36 @@ Tensor clip_grads(std::vector<Tensor> grads, double max_norm, bool d2l) {
   Tensor result = empty({}, grads[0].dtype());
   with_real(result.dtype(), [&]<class Real>() { *result.data<Real>() = static_cast<Real>(norm); });
   return result;
+}
+
+// A parameter and its gradient as the kernel takes them.
+void require_pair(const Tensor& param, const Tensor& grad, size_t position) {
+  bool same = is_real(param) && param.dtype() == grad.dtype() && param.dim() == grad.dim();
+  for (int64_t d = 0; same && d < param.dim(); ++d) same = param.size(d) == grad.size(d);
+  if (same && param.is_contiguous() && grad.is_contiguous()) return;
+  fail("params[", position, "] is ", describe(param), ", grads[", position, "] is ", describe(grad),
+       "; they must be contiguous, of one shape, and both float32 or float64");
+}
+
+void sgd(std::vector<Tensor> params, std::vector<Tensor> grads, double step) {
+  if (params.size() != grads.size()) {
+    fail("params has ", params.size(), " tensors and grads ", grads.size(), "; as many are needed");
+  }
+  std::vector<SgdSpan> spans;
+  std::vector<Extent> extents;
+  for (size_t i = 0; i < params.size(); ++i) {
+    require_pair(params[i], grads[i], i);
+    spans.push_back({params[i].data<char>(), grads[i].data<char>(), params[i].numel(),
+                     params[i].dtype() == aoti_torch_dtype_float64()});
+    extents.push_back(extent_of(params[i]));
+    extents.push_back(extent_of(grads[i]));
+  }
+  kernels().sgd({
+      .spans = spans.data(),
+      .num_spans = static_cast<int64_t>(spans.size()),
+      .shares_memory = overlap(std::move(extents)),
+      .step = step,
+  });
 }
 
 // Uniform numbers as the kernel takes them: float64, whatever they were made in.
@@ -134,6 +164,7 @@ Library define_operators(const char* name_space) {
           "bool need_W_hh, bool need_b_h, bool need_h0) -> (Tensor grad_x, Tensor grad_W_hh, "
           "Tensor grad_b_h, Tensor grad_h0, Tensor grad_W_hq, Tensor grad_b_q)")
       .def("clip_grads_(Tensor(a!)[] grads, float max_norm, bool d2l) -> Tensor")
+      .def("sgd_(Tensor(a!)[] params, Tensor(b!)[] grads, float step) -> ()")
       .def(
           "decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q, "
           "Tensor h0, int steps, float temperature, Tensor? uniforms, bool relu) "
@@ -170,6 +201,7 @@ struct Registration {
         .impl<rnn_logits>("rnn_logits")
         .impl<rnn_logits_backward>("rnn_logits_backward")
         .impl<clip_grads>("clip_grads_")
+        .impl<sgd>("sgd_")
         .impl<decode<false>>("decode")
         .impl<decode<true>>("decode_bf16")
         .impl<rnn_cross_entropy>("rnn_cross_entropy")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rnnfast import autograd, dispatch
-from rnnfast.backends import reference
+from rnnfast.backends import native, reference
 from rnnfast.checks import (
     Params,
     check_broadcasts,
@@ -214,6 +214,22 @@ def clip_grads_(grads: list[Tensor], max_norm: float, *, d2l: bool) -> Tensor:
         return torch.tensor(0.0)
     norm: Tensor = _backend_for_all(grads).clip_grads_(grads, max_norm, d2l)
     return norm
+
+
+def sgd_(params: list[Tensor], grads: list[Tensor], step: float) -> None:
+    """param -= step * grad, then grad = 0, for one parameter after the other.
+
+    In one pass over all of them where the compiled kernels serve; else by two calls of torch. To be
+    called under torch.no_grad().
+    """
+    if not params:
+        return
+    plain = all(t.is_contiguous() for t in (*params, *grads))
+    if plain and _backend_for_all(params) is native:
+        native.sgd_(params, grads, step)
+    else:
+        torch._foreach_add_(params, grads, alpha=-step)
+        torch._foreach_zero_(grads)
 
 
 def clip_grad_norm_(

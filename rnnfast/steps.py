@@ -56,10 +56,8 @@ def sgd(params: Any, lr: float, batch_size: int) -> None:
     """
     params = list(params)
     grads = _grads_of(params, "sgd")
-    if grads:
-        with torch.no_grad():  # two calls for all parameters instead of the book's four for each
-            torch._foreach_add_(params, grads, alpha=-lr / batch_size)
-            torch._foreach_zero_(grads)
+    with torch.no_grad():
+        functional.sgd_(params, grads, lr / batch_size)
 
 
 class General:

@@ -96,6 +96,7 @@ def operator_calls():
     needs = (False, False, False)
     yield "rnn_logits_backward", (logits, None, None, hs, None, 0, W_hh, W_hq, h0, True, *needs)
     yield "clip_grads_", ([torch.randn(4, 5), torch.randn(6).double()], 0.5, True)
+    yield "sgd_", ([torch.randn(4, 5)], [torch.randn(4, 5)], 0.5)
     yield "decode", (first, table, W_hh, b_h, W_hq, b_q, h0, 7, 1.0, None, False)
     yield "decode", (first, table, W_hh, b_h, W_hq, b_q, h0, 7, 0.5, torch.rand(7, B), True)
     params = [table, W_hh, b_h, W_hq, b_q]

@@ -1,4 +1,4 @@
-"""The recurrence with its readout in one kernel call, against the plain loop in extended precision."""
+"""The recurrence with its readout in one call, against the plain loop in extended precision."""
 
 import os
 import subprocess

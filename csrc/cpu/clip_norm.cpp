@@ -1,12 +1,13 @@
 // The common 2-norm of all gradients, then their scaling: one pass each.
 //
-// The gradients are cut into blocks of at most kBlock elements. Each block's sum of squares is
+// Each block's sum of squares is
 // taken in double, in which the squares of float32 cannot overflow, and the sums are added in order
 // of the blocks: the result does not depend on the number of threads.
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
 
+#include "blocks.h"
 #include "isa.h"
 #include "parallel.h"
 #include "sum_of_squares.h"
@@ -15,10 +16,6 @@
 namespace rnnfast::RNNFAST_ISA {
 
 namespace {
-
-constexpr int64_t kBlock = 4096;
-// A worker with less would take less time than its start, about a microsecond.
-constexpr int64_t kFewestBlocksPerWorker = 8;
 
 template <class Real>
 void scale(Real* values, int64_t count, int64_t stride, Real factor) {
@@ -29,29 +26,18 @@ void scale(Real* values, int64_t count, int64_t stride, Real factor) {
   }
 }
 
-int64_t blocks_of(const GradientSpan& span) { return (span.count + kBlock - 1) / kBlock; }
-
-// Calls visit(values, count, stride, block) with typed values for the blocks [share.begin,
-// share.end).
+// Calls visit(values, count, stride, block) with typed values for the blocks of a share.
 template <class Visit>
-void for_each_block(const ClipGradsArgs& args, Share share, const Visit& visit) {
-  int64_t first = 0;  // block of the span
-  for (int64_t s = 0; s < args.num_spans && first < share.end; ++s) {
-    const GradientSpan& span = args.spans[s];
-    const int64_t blocks = blocks_of(span);
-    const int64_t begin = share.begin > first ? share.begin : first;
-    const int64_t end = share.end < first + blocks ? share.end : first + blocks;
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t at = (block - first) * kBlock;
-      const int64_t count = span.count - at < kBlock ? span.count - at : kBlock;
-      if (span.is_double) {
-        visit(static_cast<double*>(span.values) + at * span.stride, count, span.stride, block);
-      } else {
-        visit(static_cast<float*>(span.values) + at * span.stride, count, span.stride, block);
-      }
-    }
-    first += blocks;
-  }
+void each_block_of(const ClipGradsArgs& args, Share share, const Visit& visit) {
+  each_block(
+      args.spans, args.num_spans, share,
+      [&](const GradientSpan& span, int64_t at, int64_t count, int64_t block) {
+        if (span.is_double) {
+          visit(static_cast<double*>(span.values) + at * span.stride, count, span.stride, block);
+        } else {
+          visit(static_cast<float*>(span.values) + at * span.stride, count, span.stride, block);
+        }
+      });
 }
 
 double factor_for(double norm, double max_norm, bool d2l) {
@@ -63,11 +49,8 @@ double factor_for(double norm, double max_norm, bool d2l) {
 }  // namespace
 
 void clip_grads(const ClipGradsArgs& args) {
-  int64_t blocks = 0;
-  for (int64_t s = 0; s < args.num_spans; ++s) blocks += blocks_of(args.spans[s]);
-  int64_t workers = blocks / kFewestBlocksPerWorker;
-  if (workers > num_threads()) workers = num_threads();
-  if (workers < 1 || args.shares_memory) workers = 1;
+  const int64_t blocks = count_blocks(args.spans, args.num_spans);
+  const int64_t workers = workers_for(blocks, args.shares_memory);
 
   Workspace memory;
   double* sums;
@@ -77,10 +60,10 @@ void clip_grads(const ClipGradsArgs& args) {
 
   run_team(workers, [&](Team& team) {
     team.each([&](int64_t worker) {
-      for_each_block(args, share_of(blocks, worker, workers),
-                     [&](auto* values, int64_t count, int64_t stride, int64_t block) {
-                       sums[block] = sum_of_squares(values, count, stride);
-                     });
+      each_block_of(args, share_of(blocks, worker, workers),
+                    [&](auto* values, int64_t count, int64_t stride, int64_t block) {
+                      sums[block] = sum_of_squares(values, count, stride);
+                    });
     });
     team.sync();
     team.each([&](int64_t worker) {
@@ -91,11 +74,11 @@ void clip_grads(const ClipGradsArgs& args) {
       const double factor = factor_for(norm, args.max_norm, args.d2l);
       if (factor == 1.0) return;
       // The same share as before: its values are still in the worker's cache.
-      for_each_block(args, share_of(blocks, worker, workers),
-                     [&](auto* values, int64_t count, int64_t stride, int64_t) {
-                       using Real = std::remove_reference_t<decltype(*values)>;
-                       scale(values, count, stride, static_cast<Real>(factor));
-                     });
+      each_block_of(args, share_of(blocks, worker, workers),
+                    [&](auto* values, int64_t count, int64_t stride, int64_t) {
+                      using Real = std::remove_reference_t<decltype(*values)>;
+                      scale(values, count, stride, static_cast<Real>(factor));
+                    });
     });
   });
 }

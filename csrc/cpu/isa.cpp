@@ -19,9 +19,14 @@ struct InstructionSet {
   {ISA::rnn_forward<Real>, ISA::rnn_backward<Real>, ISA::decode<Real>, \
    ISA::rnn_cross_entropy<Real>, ISA::train_step<Real>}
 // NAME is ISA, or ISA with an instruction more that only the kernels of bfloat16 use.
-#define RNNFAST_KERNELS(NAME, ISA)                                                   \
-  {#NAME,           RNNFAST_KERNELS_OF(ISA, float), RNNFAST_KERNELS_OF(ISA, double), \
-   ISA::clip_grads, NAME::rnn_forward_bf16,         NAME::decode_bf16}
+#define RNNFAST_KERNELS(NAME, ISA)  \
+  {#NAME,                           \
+   RNNFAST_KERNELS_OF(ISA, float),  \
+   RNNFAST_KERNELS_OF(ISA, double), \
+   ISA::clip_grads,                 \
+   ISA::sgd,                        \
+   NAME::rnn_forward_bf16,          \
+   NAME::decode_bf16}
 
 #if defined(__x86_64__)
 bool has_avx512() {

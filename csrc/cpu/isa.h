@@ -25,6 +25,7 @@
   template <class Real>                                  \
   void train_step(const TrainStepArgs<Real>&);           \
   void clip_grads(const ClipGradsArgs&);                 \
+  void sgd(const SgdArgs&);                              \
   void rnn_forward_bf16(const RnnForwardArgs<float>&);   \
   void decode_bf16(const DecodeArgs<float>&);            \
   }

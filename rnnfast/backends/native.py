@@ -186,6 +186,12 @@ def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
     return norm
 
 
+def sgd_(params: Sequence[Tensor], grads: Sequence[Tensor], step: float) -> None:
+    """param -= step * grad, then grad = 0, in order and in one pass. All of them contiguous."""
+    torch.ops.rnnfast.sgd_.default(params, grads, step)
+    torch.autograd.graph.increment_version((*params, *grads))
+
+
 def decode(
     first: Tensor,  # [B]
     W_xh: Tensor,  # [V, H]
@@ -297,6 +303,10 @@ def _register_fakes() -> None:
     @fake("rnnfast::clip_grads_")
     def _(grads, max_norm, d2l):  # type: ignore[no-untyped-def]
         return grads[0].new_empty(()) if grads else torch.empty(())
+
+    @fake("rnnfast::sgd_")
+    def _(params, grads, step):  # type: ignore[no-untyped-def]
+        return None
 
     @fake("rnnfast::decode")
     @fake("rnnfast::decode_bf16")

@@ -75,6 +75,8 @@ class Case {
     run_as<double>(kernels().f64);
     clip<float>();
     clip<double>();
+    descend<float>();
+    descend<double>();
   }
 
  private:
@@ -376,6 +378,20 @@ class Case {
     if (!(std::abs(norm * factor - 0.5) <= 1e-9)) fail<Real>("norm", norm);
     expect("clipped large", large_in, scaled_large);
     expect("clipped matrix", matrix_in, scaled);
+  }
+
+  // A large parameter and an empty one.
+  template <class Real>
+  void descend() {
+    const Values param = uniform(n.B * 8192 + 1, 1), grad = uniform(n.B * 8192 + 1, 1);
+    Buffer<Real> param_in(param), grad_in(grad);
+    const SgdSpan spans[] = {{param_in.data(), grad_in.data(), 0, sizeof(Real) == 8},
+                             {param_in.data(), grad_in.data(), param_in.size(), sizeof(Real) == 8}};
+    kernels().sgd({spans, 2, false, 0.25});
+    Values moved = param;
+    for (size_t i = 0; i < moved.size(); ++i) moved[i] -= 0.25 * grad[i];
+    expect("parameter", param_in, moved);
+    expect("gradient after the step", grad_in, Values(grad.size()));
   }
 
   const Sizes n;
