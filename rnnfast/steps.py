@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rnnfast import dispatch, functional, scratch
+from rnnfast import dispatch, functional, scratch, updates
 from rnnfast.backends import reference
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def sgd(params: Any, lr: float, batch_size: int) -> None:
     params = list(params)
     grads = _grads_of(params, "sgd")
     with torch.no_grad():
-        functional.sgd_(params, grads, lr / batch_size)
+        updates.sgd_(params, grads, lr / batch_size)
 
 
 class General:
@@ -85,7 +85,7 @@ class General:
             self.updater.zero_grad()
         add_gradients()
         if self.clip is not None:
-            functional.clip_grads_(gradients(self.net), self.clip, d2l=True)
+            updates.clip_grads_(gradients(self.net), self.clip, d2l=True)
         if isinstance(self.updater, torch.optim.Optimizer):
             self.updater.step()
         else:

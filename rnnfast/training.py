@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnfast import functional, steps
+from rnnfast import steps, updates
 from rnnfast.generation import predict_ch8
 from rnnfast.meters import Animator, Timer
 
@@ -30,7 +30,7 @@ def grad_clipping(net: Any, theta: float) -> None:
     Raises TypeError for a parameter without a gradient, as the book's function does.
     Source: the book's `grad_clipping`; squares that overflow float32 do not spoil this one.
     """
-    functional.clip_grads_(steps.gradients(net), float(theta), d2l=True)
+    updates.clip_grads_(steps.gradients(net), float(theta), d2l=True)
 
 
 def train_epoch_ch8(
