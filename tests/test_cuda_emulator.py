@@ -1,6 +1,5 @@
 """The CUDA recurrence, executed on the CPU: every tier, both directions, against float64."""
 
-import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -224,24 +223,6 @@ def test_storage_that_is_aligned_to_nothing():
     values = {k: shifted(v) for k, v in vars(p).items() if isinstance(v, Tensor)}
     assert values["x"].data_ptr() % 16 == 4
     check(Launch(FP32[2]), replace(p, **values))
-
-
-def test_offsets_of_more_than_32_bits():
-    """A table of 2^31 floats, ids 2^31 apart. Memory is taken for what is touched alone."""
-    no_reserve = 0x4000
-    try:
-        memory = mmap.mmap(-1, 1 << 36, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
-    except OSError as error:
-        pytest.skip(f"no 64 GiB of addresses: {error}")
-    everything = torch.frombuffer(memory, dtype=torch.float32)
-    V, H, T, B = (1 << 26) + 1, 32, 2, 3
-    table = everything[: V * H].view(V, H)
-    ids = everything[1 << 32 :].view(torch.int64).as_strided((T, B), (1 << 31, 1))
-    p = make(T, B, H, V=2)
-    table[0], table[V - 1] = p.x[0], p.x[1]
-    ids.copy_(p.ids * (V - 1))
-    hs, _ = Launch(FP32[0]).forward(table, ids, p.W_hh, p.b_h, p.h0, False)
-    assert torch.equal(hs, run(Launch(FP32[0]), p)["hs"])
 
 
 def test_an_id_out_of_range_is_reported_and_taken_as_0():

@@ -130,7 +130,7 @@ class Geometry(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_uint)
-        for name in ("grid", "cluster", "block", "shared_bytes", "seed", "resident")
+        for name in ("grid", "cluster", "block", "shared_bytes", "seed", "resident", "first")
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -106,6 +107,11 @@ def unit(variant: Variant, backward: bool, relu: bool, patch: tuple[str, ...] = 
     return build.Unit("recurrence", variant.options(backward, relu), kernel, patch=patch)
 
 
+def unwritten(*shape: int) -> Tensor:
+    """NaN: what a kernel does not write shows."""
+    return torch.full(shape, torch.nan)
+
+
 @dataclass
 class Launch:
     """A variant and how it is to run."""
@@ -114,6 +120,8 @@ class Launch:
     rows: int = 4  # of the batch per cluster
     seed: int = 0
     resident: int = 1
+    first: int = 0  # the clusters before this one are not run
+    new: Callable[..., Tensor] = unwritten  # memory for results
     wait_limit: int = 20_000_000_000
     patch: tuple[str, ...] = ()
     error: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int32))
@@ -132,6 +140,7 @@ class Launch:
             shared_bytes=v.shared_bytes(backward, -(-self.rows // v.rows)),
             seed=self.seed,
             resident=self.resident,
+            first=self.first,
         )
 
     def forward(
@@ -148,7 +157,7 @@ class Launch:
         H = x.shape[-1]
         if self.variant.stream_chunks:
             W_hh = W_hh.T.contiguous()
-        hs, h_last = torch.full((T, B, H), torch.nan), torch.full((B, H), torch.nan)
+        hs, h_last = self.new(T, B, H), self.new(B, H)
         strides = (0, 0) if ids is None else ids.stride()
         self._run(
             ForwardParams(
@@ -172,8 +181,8 @@ class Launch:
     ) -> tuple[Tensor, Tensor | None]:
         """dz [T, B, H] and grad_h0 [B, H]."""
         T, B, H = hs.shape
-        dz = torch.full((T, B, H), torch.nan)
-        grad_h0 = torch.full((B, H), torch.nan) if need_h0 else None
+        dz = self.new(T, B, H)
+        grad_h0 = self.new(B, H) if need_h0 else None
         self._run(
             BackwardParams(
                 T=T, B=B, H=H, grad_hs=_pointer(grad_hs), grad_h_last=_pointer(grad_h_last),
