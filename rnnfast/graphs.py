@@ -3,7 +3,7 @@
 A graph replays the same kernels on the same addresses with the same numbers. So everything that
 changes from batch to batch lies in buffers that stay: ids and targets, the state, the gradients,
 the sum of the losses. Everything that is baked in is part of a graph's key: shape, learning rate,
-clipping, precision, backend and the parameters' addresses.
+clipping, precision and products, backend and the parameters' addresses.
 
 The first batch of a key takes the ungraphed step: a key that never returns costs nothing more. The
 second runs the step on its buffers and on the stream that will be captured, which gives libraries
@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from rnnfast import dispatch, functional
+from rnnfast import dispatch, functional, precision
 from rnnfast.capture import CaptureError, Cuda, Device, Graph
 
 MAX_KEYS = 8  # graphs per net; each holds the temporaries of its step
@@ -168,8 +168,8 @@ class GraphedStep:
             return None
         params, step = self._net.params, self._step
         addresses = tuple(p.data_ptr() for p in params)
-        precision = torch.get_float32_matmul_precision()
-        key = (*X.shape, step.lr, step.max_norm, precision, self._backend.__name__, addresses)
+        products = (torch.get_float32_matmul_precision(), precision.least_exact())
+        key = (*X.shape, step.lr, step.max_norm, products, self._backend.__name__, addresses)
         if not self._kept.seen(key):
             return None
         graph = self._kept.graphs[key]

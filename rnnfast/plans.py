@@ -1,4 +1,4 @@
-"""Which variant of the recurrence's kernel runs: by H, batch, precision and what the device has.
+"""Which variant of the recurrence's kernel runs: by H, batch, products and what the device has.
 
 The variants stand in variants.json, one row each. For a call, each row that fits the device gets
 the largest share of the batch per cluster that the device's clusters leave it, and a time per step
@@ -20,9 +20,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import torch
-
-from rnnfast import decode_plans, launcher
+from rnnfast import decode_plans, launcher, precision
 from rnnfast.launcher import Geometry, Limits, Plan, Question
 from rnnfast.variants import PRODUCTS, WEIGHTS, Facts, Variant, facts_of, padded, table
 
@@ -65,7 +63,7 @@ def choose(question: Question) -> Plan | None:
     best = decide(
         question,
         limits,
-        torch.get_float32_matmul_precision(),
+        precision.least_exact(),
         lambda plan: launcher.max_active_clusters(plan, question.device),
     )
     return best.plan if best else None
@@ -75,7 +73,7 @@ def explain(device: int, H: int, B: int) -> str:
     """What runs the forward pass of B sequences, and why."""
     question = Question("rnn_forward", B, H, 0, 32, relu=False, ids=True, device=device)
     limits = launcher.limits(device)
-    best = decide(question, limits, torch.get_float32_matmul_precision())
+    best = decide(question, limits, precision.least_exact())
     steps = f"{by_steps(question, limits):.2f} us step by step"
     if best:
         return f"H={H} B={B}: {best}, against {steps}"
@@ -84,8 +82,7 @@ def explain(device: int, H: int, B: int) -> str:
 
 
 def _why_by_steps(question: Question, limits: Limits) -> str:
-    precision = torch.get_float32_matmul_precision()
-    choices = list(candidates(question, limits, precision))
+    choices = list(candidates(question, limits, precision.least_exact()))
     if choices:
         best = min(choice.microseconds for choice in choices)
         return f"modelled {by_steps(question, limits):.2f} us against {best:.2f} us"
@@ -97,17 +94,17 @@ def _why_by_steps(question: Question, limits: Limits) -> str:
 def decide(
     question: Question,
     limits: Limits,
-    precision: str,
+    least_exact: str,
     ask: Callable[[Plan], int] | None = None,
 ) -> Choice | None:
-    """The fastest by the model; None: tier L is.
+    """The fastest by the model whose products are exact enough; None: tier L is.
 
     The device is asked by `ask` how many clusters of the fastest it runs at once, which compiles
     that one alone; if that is another number than was assumed, the race is run again.
     """
     known: dict[Variant, int] = {}
     while True:
-        choices = list(candidates(question, limits, precision, known))
+        choices = list(candidates(question, limits, least_exact, known))
         best = min(choices, key=lambda choice: choice.microseconds, default=None)
         if best is None or best.microseconds > by_steps(question, limits):
             return None
@@ -119,11 +116,11 @@ def decide(
 def candidates(
     question: Question,
     limits: Limits,
-    precision: str,
+    least_exact: str,
     known: dict[Variant, int] | None = None,
 ) -> Iterator[Choice]:
-    """Every variant of the table that can serve the call."""
-    rows = (v for v in table() if v.hp == padded(question.H) and v.allowed_by(precision))
+    """Every variant of the table that can serve the call and is exact enough."""
+    rows = (v for v in table() if v.hp == padded(question.H) and v.is_allowed(least_exact))
     return fitting(rows, question, limits, known)
 
 

@@ -8,16 +8,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rnnfast import decode_plans, launcher
+from rnnfast import decode_plans, launcher, precision
 
 PRODUCTS = ("FFMA", "TF32", "3xTF32", "16-bit")  # RF_PRODUCT
 WEIGHTS = ("float32", "bfloat16", "float16")  # RF_WEIGHT
-# What torch.set_float32_matmul_precision allows, by the product's name.
-ALLOWED = {
-    "highest": ("FFMA",),
-    "high": ("FFMA", "TF32", "3xTF32"),
-    "medium": ("FFMA", "TF32", "3xTF32", "16-bit"),
-}
 
 _REALS = ("-DRF_REAL=float", "-DRF_REAL=double")
 # The other units and all options that csrc/ launches them with.
@@ -59,8 +53,9 @@ class Variant:
         values |= {"RELU": int(relu), "BACKWARD": int(operation == "rnn_backward")}
         return " ".join(f"-DRF_{name}={value}" for name, value in values.items())
 
-    def allowed_by(self, precision: str) -> bool:
-        return PRODUCTS[self.product] in ALLOWED[precision]
+    def is_allowed(self, least_exact: str) -> bool:
+        """Whether its products are at least as exact as this one."""
+        return PRODUCTS[self.product] in precision.allowed(least_exact)
 
     def tier(self) -> str:
         return "S" if self.cluster == 1 else "C"

@@ -342,6 +342,14 @@ def test_explain_names_variants_and_reasons():
     assert "H=512 B=32: tier C: clusters of" in text
     assert "rows each, weights as float32 in registers" in text
     assert "modelled" in text
+    assert "FFMA products, as torch's float32_matmul_precision 'highest' allows" in text
     with use_backend("cuda"):
         text = str(rnnfast.explain(models.ours(models.params(5, 9, torch.float64))))
     assert "tier L for every H: no resident kernel is of torch.float64" in text
+
+
+def test_explain_names_the_variable_that_decided(monkeypatch):
+    monkeypatch.setenv("RNNFAST_CUDA_PRODUCT", "3xTF32")
+    with use_backend("cuda"):
+        text = str(rnnfast.explain(models.ours(models.params(5, 64))))
+    assert "FFMA or 3xTF32 products, as RNNFAST_CUDA_PRODUCT=3xTF32 allows" in text

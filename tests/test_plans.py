@@ -33,12 +33,11 @@ def test_every_row_of_the_table_is_a_shape_of_the_kernel():
 
 
 @pytest.mark.parametrize("limits", [H200, A100, SMALL, RTX5090])
-@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("operation", ["rnn_forward", "rnn_backward"])
-def test_every_plan_covers_the_batch_and_fits_the_device(operation, precision, limits):
+def test_every_plan_covers_the_batch_and_fits_the_device(operation, limits):
     for H in (1, 31, 64, 100, 256, 300, 512, 700, 1000, 1024):
         for B in (1, 2, 7, 32, 100, 1000):
-            for choice in plans.candidates(question(H, B, operation), limits, precision):
+            for choice in plans.candidates(question(H, B, operation), limits, "16-bit"):
                 g, v = choice.plan.geometry, choice.variant
                 assert v.hp >= H
                 assert g.grid % g.cluster == 0
@@ -51,21 +50,21 @@ def test_every_plan_covers_the_batch_and_fits_the_device(operation, precision, l
                 assert g.cluster == 1 or limits.compute_capability >= 90
 
 
-def test_default_precision_is_ieee():
+def test_ffma_alone_is_ieee():
     for H in (64, 256, 512, 1024):
         for B in (1, 32, 1000):
-            best = plans.decide(question(H, B), H200, "highest")
+            best = plans.decide(question(H, B), H200, "FFMA")
             assert best is None or best.variant.product == best.variant.weight == 0
 
 
 @pytest.mark.parametrize(("H", "tier"), [(64, "S"), (128, "S"), (512, "C"), (1024, "C")])
 def test_tiers_on_a_device_with_clusters(H, tier):
-    assert plans.decide(question(H, 32), H200, "highest").variant.tier() == tier
+    assert plans.decide(question(H, 32), H200, "FFMA").variant.tier() == tier
 
 
 def test_large_nets_go_step_by_step():
-    assert plans.decide(question(4096, 32), H200, "highest") is None
-    assert plans.decide(question(1024, 32), A100, "highest") is None
+    assert plans.decide(question(4096, 32), H200, "FFMA") is None
+    assert plans.decide(question(1024, 32), A100, "FFMA") is None
 
 
 def test_the_device_decides_how_many_clusters_run():
@@ -75,11 +74,11 @@ def test_the_device_decides_how_many_clusters_run():
         asked.append(plan.geometry.cluster)
         return 0 if plan.geometry.cluster == 16 else 15
 
-    best = plans.decide(question(512, 1), H200, "highest", none_of_16)
+    best = plans.decide(question(512, 1), H200, "FFMA", none_of_16)
     assert best.variant.cluster < 16
     assert len(asked) == len(set(asked)) or len(asked) <= len(plans.table())
-    one = plans.decide(question(512, 32), H200, "highest", lambda plan: 1)
-    many = plans.decide(question(512, 32), H200, "highest", lambda plan: 30)
+    one = plans.decide(question(512, 32), H200, "FFMA", lambda plan: 1)
+    many = plans.decide(question(512, 32), H200, "FFMA", lambda plan: 30)
     assert one is None or one.waves * one.plan.rows >= 32
     assert many.microseconds < (
         one.microseconds if one else plans.by_steps(question(512, 32), H200)
@@ -87,14 +86,14 @@ def test_the_device_decides_how_many_clusters_run():
 
 
 def test_measured_cycles_win_over_the_model(monkeypatch):
-    slow = plans.decide(question(512, 32), H200, "highest")
+    slow = plans.decide(question(512, 32), H200, "FFMA")
     measured = dataclasses.replace(slow.variant, cycles={"90": {"rnn_forward": [1.0, 1.0]}})
     others = [v for v in plans.table() if v != slow.variant]
     monkeypatch.setattr(plans, "table", lambda: (measured, *others))
-    fast = plans.decide(question(512, 32), H200, "highest")
+    fast = plans.decide(question(512, 32), H200, "FFMA")
     assert fast.variant is measured
     assert fast.microseconds < 0.02 * slow.microseconds
-    backward = plans.decide(question(512, 32, "rnn_backward"), H200, "highest")
+    backward = plans.decide(question(512, 32, "rnn_backward"), H200, "FFMA")
     assert backward.microseconds > 10 * fast.microseconds
 
 

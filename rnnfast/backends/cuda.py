@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnfast import precision
+
 CHECKS_ARGUMENTS = False  # what a check costs is hidden behind the device's work
 FUSED_READOUT = 0
 USUAL_H, USUAL_B = (64, 128, 256, 512, 1024), (1, 32, 256)  # that `explain` shows
@@ -73,7 +75,7 @@ def explain(device: torch.device, dtype: torch.dtype, H: int | None) -> list[str
 
     index = device.index if device.index is not None else _current(is_emulated())
     sizes = [(H, B) for B in USUAL_B] if H else [(h, 32) for h in USUAL_H]
-    return [plans.explain(index, *size) for size in sizes]
+    return [precision.explain(), *(plans.explain(index, *size) for size in sizes)]
 
 
 def rnn_forward(
@@ -175,18 +177,25 @@ def decode(
     return out
 
 
-# torch.set_float32_matmul_precision: each has plans of its own
-_GENERATIONS = {"highest": 0, "high": 1, "medium": 2}
-_generation = 0
+_generation = 0  # of plans: each product that may be the least exact has its own
 
 
 def _ops(tensor: Tensor) -> Any:
-    """The operators for tensors like this one, which take their plans at torch's precision."""
+    """The operators for tensors like this one."""
+    _use_current_plans()
+    return torch.ops.rnnfast if tensor.is_cuda else torch.ops.rnnfast_emulated
+
+
+def _use_current_plans() -> None:
+    """Have the operators take plans as exact as the settings ask for now."""
     global _generation
-    generation = _GENERATIONS[torch.get_float32_matmul_precision()]
+    generation = precision.EXACTNESS.index(precision.least_exact())
     if generation != _generation:
         from rnnfast import launcher
 
         launcher.use_plans(generation)
         _generation = generation
-    return torch.ops.rnnfast if tensor.is_cuda else torch.ops.rnnfast_emulated
+
+
+# torch.compile does so once, while tracing; see dispatch.py.
+_use_current_plans._dynamo_marked_constant = True  # type: ignore[attr-defined]
