@@ -28,6 +28,12 @@ _CLOCK = 1.9e3  # cycles per microsecond, of an H100 under load
 _LAUNCH = 2.7  # microseconds from one small kernel to the next [read, not measured]
 # Of the multiprocessors, those that clusters of this size can use: 132 give 32, 15 and 7 clusters.
 _USABLE = {1: 1.0, 2: 1.0, 4: 0.97, 8: 0.91, 16: 0.85}
+# Cycles of one of four schedulers for a warp's FFMA, and for a product of m16n8k8 in TF32 (or
+# m16n8k16 in 16 bits), from the peaks that NVIDIA states: an A100's are 19.5 and 156 TFLOPS, and on
+# GeForce both are the same. An H100 would take 4, of which mma.sync reaches 62 % [read]; for a B200
+# no figure was found.
+_RATES = {80: (2.0, 8.0), 90: (1.0, 6.5), 100: (1.0, 8.0), 103: (1.0, 8.0)}
+_GEFORCE_RATES = (1.0, 32.0)
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,8 @@ def fitting(
 
 def by_steps(question: Question, limits: Limits) -> float:
     """Microseconds per step of tier L, modelled: two launches and a product at 70 % of the peak."""
-    products = question.B * question.H**2 / (limits.multiprocessors * 128 * 0.7 * _CLOCK)
+    ffma, _ = _RATES.get(limits.compute_capability, _GEFORCE_RATES)
+    products = question.B * question.H**2 * ffma / (limits.multiprocessors * 128 * 0.7 * _CLOCK)
     return 2 * _LAUNCH + products
 
 
@@ -179,19 +186,24 @@ def _cycles(v: Variant, f: Facts, operation: str, capability: int) -> tuple[floa
     measured = v.cycles.get(str(capability), {}).get(operation)
     if measured:
         return measured[0], measured[1]
-    per_scheduler = max(v.warps / 4, 1)
+    ffma, mma = _RATES.get(capability, _GEFORCE_RATES)
     if PRODUCTS[v.product] == "FFMA":
-        multiply = f.chunks * 4 * f.chunk_columns * v.rows
+        sums = f.chunk_columns * v.rows
+        multiply = f.chunks * 4 * sums * ffma
         loads = f.chunks * v.rows + v.smem_chunks * f.chunk_columns
-        overhead = 110.0  # reduction, tanh, exchange, loop: 181 - 70 of the H = 512 loop's
+        # tanh, exchange and the loop; and the reduction (counted in loops for sm_90)
+        overhead = 95.0 + 4 * sums
     else:
-        tiles = {"TF32": 2, "3xTF32": 6, "16-bit": 1}[PRODUCTS[v.product]]
-        multiply = f.chunks * tiles * 8 * math.ceil(v.rows / 8)  # 8 cycles a product
-        loads = f.chunks * 4 + v.smem_chunks * 2
+        tiles = math.ceil(v.rows / 8)
+        products = {"TF32": 2, "3xTF32": 6, "16-bit": 1}[PRODUCTS[v.product]] * tiles
+        # 3xTF32 splits 8 weights and, for each tile, 4 states, by 3 instructions each, and adds 4
+        # sums: 40 a chunk in loops for sm_90. Where registers hold both parts it is 16.
+        splits = 24 + 16 * tiles if PRODUCTS[v.product] == "3xTF32" else 0
+        multiply = f.chunks * max(products * mma, products + splits)
+        loads = f.chunks * tiles + v.smem_chunks * 2
         overhead = 230.0  # and the partial sums through shared memory
-    instructions = multiply + loads + overhead
     issue = max(
-        instructions * per_scheduler,
+        (multiply + loads + overhead) * max(v.warps / 4, 1),
         loads * 4.0 * v.warps,
         v.stream_chunks * f.chunk_columns * 16 * f.threads / 48.0,  # 48 bytes a cycle from L2
         v.rows * v.hp * 4 / 20.0 if v.cluster > 1 else 0.0,  # 20 bytes a cycle from other blocks
