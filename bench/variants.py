@@ -2,9 +2,10 @@
 
     python bench/variants.py [--write]
 
-For devices of each kind, sizes and precisions it takes the shape that is fastest by the model of
-rnnfast/plans.py and compiles without spills for every architecture that it can run on, and keeps
-one already taken where that is nearly as fast. Needs no GPU; takes some minutes.
+For devices of each kind, sizes and products it takes the shape that is fastest by the model of
+rnnfast/plans.py and compiles without spills for every architecture that it can run on, by NVRTC
+and, where it is on the PATH, by nvcc; it keeps one already taken where that is nearly as fast. What
+no call prefers in the end is dropped. Needs no GPU; takes some minutes.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import argparse
 import dataclasses
 import itertools
 import json
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,7 +24,12 @@ from tqdm import tqdm
 from rnnfast import images, launcher, nvrtc, plans
 from rnnfast.backends import native
 from rnnfast.launcher import Limits, Question
+from rnnfast.plans import Choice
+from rnnfast.precision import EXACTNESS
 from rnnfast.variants import PRODUCTS, Facts, Variant, facts_of
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from resources import compile_by_nvcc
 
 TABLE = Path(plans.__file__).parent / "variants.json"
 DEVICES = {
@@ -42,7 +49,7 @@ def shapes(hp: int, product: int) -> Iterator[Variant]:
     """All that csrc/cuda/recurrence_shape.h allows and whose weights may fit in registers."""
     weight = 1 if PRODUCTS[product] == "16-bit" else 0
     rows = (1, 2, 4, 8) if product == 0 else (8, 16)
-    chunks = range(9)
+    chunks = range(9) if product == 0 else range(17)  # those of tensor cores are smaller
     for cluster, warps, r, smem in itertools.product(
         (1, 2, 4, 8, 16), range(2, 17, 2), rows, chunks
     ):
@@ -59,47 +66,68 @@ def shapes(hp: int, product: int) -> Iterator[Variant]:
 def registers(variant: Variant, facts: Facts) -> int:
     """About what a thread needs: its weights, its sums, and the rest."""
     if variant.product == 0:
-        loaded = facts.chunk_columns * 4 * min(variant.stream_chunks, 1)
+        loaded = 16 if variant.stream_chunks else 0  # four columns are on their way at once
         return (
             facts.register_chunks * 4 * facts.chunk_columns
             + loaded
             + facts.chunk_columns * variant.rows
             + 50
         )
-    per_chunk = {"TF32": 8, "3xTF32": 16, "16-bit": 4}[PRODUCTS[variant.product]]
+    per_chunk = 4 if PRODUCTS[variant.product] == "16-bit" else 8  # 3xTF32 can do with as many
     return facts.register_chunks * per_chunk + variant.rows + 60
 
 
 def spills(variant: Variant) -> bool:
-    archs = ("80", "90a", "100", "120") if variant.cluster == 1 else ("90a", "100", "120")
-    for arch, operation in itertools.product(archs, OPERATIONS):
+    for compile_by, operation in itertools.product(compilers(), OPERATIONS):
         options = variant.options(operation, relu=False)
-        try:
-            made = images.image("recurrence", options, arch, launcher.sources())
-        except nvrtc.CompilerError as error:
-            print(f"{options} for sm_{arch}: {error}", file=sys.stderr)
-            return True
-        if any(each.spill_bytes for each in made.resources.values()):
-            return True
+        for arch in architectures(variant, operation):
+            try:
+                made = compile_by("recurrence", options, arch)
+            except nvrtc.CompilerError as error:
+                print(f"{options} for sm_{arch}: {error}", file=sys.stderr)
+                return True
+            if any(each.spill_bytes for each in made.resources.values()):
+                return True
     return False
 
 
-def wanted() -> list[tuple[Question, Limits, int]]:
-    """(call, device, product) for which the table should have a row."""
-    calls = itertools.product(HP, BATCHES, OPERATIONS, DEVICES.values(), range(len(PRODUCTS)))
+def architectures(variant: Variant, operation: str) -> list[str]:
+    """Of the devices that have what it needs."""
+    facts = facts_of(variant, operation)
+    able = [
+        limits.compute_capability
+        for limits in DEVICES.values()
+        if facts
+        and variant.least_capability <= limits.compute_capability
+        and facts.fixed_bytes + facts.group_bytes <= limits.shared_bytes
+    ]
+    return [nvrtc.architecture(capability) for capability in able]
+
+
+def compilers() -> Iterator[Callable[[str, str, str], nvrtc.Compiled]]:
+    """The faster one first: what spills there need not be compiled again."""
+    yield lambda unit, options, arch: images.image(unit, options, arch, launcher.sources())
+    if shutil.which("nvcc"):
+        yield compile_by_nvcc
+
+
+def calls() -> list[tuple[Question, Limits, str]]:
+    """(call, device, least exact product) for which the table should have a row."""
+    every = itertools.product(HP, BATCHES, OPERATIONS, DEVICES.values(), EXACTNESS)
     return [
         (Question(operation, B, hp, 0, 32, False, True, 0), device, product)
-        for hp, B, operation, device, product in calls
+        for hp, B, operation, device, product in every
     ]
 
 
 def select() -> list[Variant]:
     taken: list[Variant] = []
     known: dict[Variant, bool] = {}
-    for question, limits, product in tqdm(wanted(), disable=None):
+    for question, limits, product in tqdm(calls(), disable=None):
         # every product has to beat those that are more exact
-        best_so_far = time_of(taken, question, limits, product)
-        choices = plans.fitting(shapes(question.H, product), question, limits)
+        best = fastest(taken, question, limits, product)
+        best_so_far = best.microseconds if best else plans.by_steps(question, limits)
+        choices = plans.fitting(shapes(question.H, PRODUCTS.index(product)), question, limits)
         for choice in sorted(choices, key=lambda choice: choice.microseconds):
             if choice.microseconds * NEARLY >= best_so_far:
                 break
@@ -108,13 +136,18 @@ def select() -> list[Variant]:
             if not known[choice.variant]:
                 taken.append(choice.variant)
                 break
-    return sorted(taken, key=lambda v: (v.product, v.hp, v.least_capability, v.macros()))
+    preferred = {best.variant for call in calls() if (best := fastest(taken, *call))}
+    return sorted(preferred, key=lambda v: (v.product, v.hp, v.least_capability, v.macros()))
 
 
-def time_of(taken: list[Variant], question: Question, limits: Limits, product: int) -> float:
-    rows = [v for v in taken if v.hp == question.H and v.product <= product]
-    times = [choice.microseconds for choice in plans.fitting(rows, question, limits)]
-    return min([*times, plans.by_steps(question, limits)])
+def fastest(
+    taken: list[Variant], question: Question, limits: Limits, product: str
+) -> Choice | None:
+    """Of those taken, none less exact than `product`; None: step by step is faster."""
+    rows = [v for v in taken if v.hp == question.H and v.is_allowed(product)]
+    choices = plans.fitting(rows, question, limits)
+    best = min(choices, key=lambda choice: choice.microseconds, default=None)
+    return best if best and best.microseconds < plans.by_steps(question, limits) else None
 
 
 def as_json(table: list[Variant]) -> str:

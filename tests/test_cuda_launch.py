@@ -17,6 +17,7 @@ from emulator import build
 from rnnfast import BackendError, dispatch, functional, launcher, plans, use_backend
 from rnnfast.backends import cuda, native, reference
 from rnnfast.launcher import DriverError, Question
+from rnnfast.variants import PRODUCTS
 from test_native_recurrence import NAMES, Problem, make, run, truth_of
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
@@ -75,6 +76,27 @@ def test_clusters(V, seed, driver):
     p = make(4, 3, 200, V)
     assert plans.choose(question(p)).geometry.cluster > 1
     check(p)
+
+
+def test_products_differ_as_their_names_say(monkeypatch):
+    """One process, one size: each change of the variable has plans of its own."""
+    p, errors = make(2, 64, 512), {}
+    truth = truth_of(p)
+    for product in ("FFMA", "3xTF32", "TF32", "FFMA"):
+        monkeypatch.setenv("RNNFAST_CUDA_PRODUCT", product)
+        assert f"-DRF_PRODUCT={PRODUCTS.index(product)} " in plans.choose(question(p)).options
+        got = run(cuda, p)
+        found = {name: (got[name] - truth[name]).abs().max() for name in NAMES}
+        assert found == errors.setdefault(product, found)
+    for name in NAMES:
+        assert errors["3xTF32"][name] < 2 * errors["FFMA"][name], name
+        assert errors["TF32"][name] > 100 * errors["3xTF32"][name], name
+
+
+def test_an_unknown_product_is_an_error_of_the_call(monkeypatch):
+    monkeypatch.setenv("RNNFAST_CUDA_PRODUCT", "TF64")
+    with pytest.raises(ValueError, match="RNNFAST_CUDA_PRODUCT is 'TF64'; it must be one of: FFMA"):
+        forward()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])

@@ -1,12 +1,16 @@
 """Which variant of the recurrence's kernel runs, by the model and by what the device says."""
 
 import dataclasses
+import itertools
 
 import pytest
 
+from bench.variants import calls
 from rnnfast import plans
 from rnnfast.backends import native
 from rnnfast.launcher import Limits, Question
+from rnnfast.precision import EXACTNESS
+from rnnfast.variants import PRODUCTS
 
 H200 = Limits(90, 132, 227 * 1024)
 A100 = Limits(80, 108, 163 * 1024)
@@ -50,11 +54,35 @@ def test_every_plan_covers_the_batch_and_fits_the_device(operation, limits):
                 assert g.cluster == 1 or limits.compute_capability >= 90
 
 
-def test_ffma_alone_is_ieee():
-    for H in (64, 256, 512, 1024):
-        for B in (1, 32, 1000):
-            best = plans.decide(question(H, B), H200, "FFMA")
-            assert best is None or best.variant.product == best.variant.weight == 0
+def products_of(least_exact, limits=H200):
+    """Of all that is chosen for some sizes, where this is allowed and all that is more exact."""
+    sizes = itertools.product((64, 256, 384, 512, 768, 1024), (1, 32, 128, 256, 1000))
+    chosen = [plans.decide(question(*size), limits, least_exact) for size in sizes]
+    return {PRODUCTS[best.variant.product] for best in chosen if best}
+
+
+def test_products_are_as_exact_as_is_asked_for():
+    assert products_of("FFMA") == {"FFMA"}
+    assert products_of("3xTF32") == {"FFMA", "3xTF32"}
+    assert products_of("TF32") == {"FFMA", "TF32"}  # which is never slower than 3xTF32
+    assert "16-bit" in products_of("16-bit")
+
+
+def test_a_less_exact_product_is_chosen_where_it_is_faster():
+    for H, B in itertools.product((128, 256, 512, 1024), (1, 8, 32, 128, 256)):
+        times = [plans.by_steps(question(H, B), H200)]
+        for least_exact in EXACTNESS:
+            best = plans.decide(question(H, B), H200, least_exact)
+            times.append(best.microseconds if best else times[0])
+        assert times == sorted(times, reverse=True), (H, B)
+
+
+def test_every_row_of_the_table_is_chosen_for_some_call(monkeypatch):
+    """Of those for which bench/variants.py has written it, by the same model."""
+    modelled = tuple(dataclasses.replace(variant, cycles={}) for variant in plans.table())
+    monkeypatch.setattr(plans, "table", lambda: modelled)
+    chosen = {best.variant for call in calls() if (best := plans.decide(*call))}
+    assert chosen == set(modelled)
 
 
 @pytest.mark.parametrize(("H", "tier"), [(64, "S"), (128, "S"), (512, "C"), (1024, "C")])

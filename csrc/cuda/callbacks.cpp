@@ -124,7 +124,8 @@ RNNFAST_EXPORT void rnnfast_cuda_answer(void* answer, int good, const char* byte
   to->bytes.assign(bytes, size);
 }
 
-// The plans of one generation are asked for anew: the precision is one, a changed table another.
+// The plans of one generation are asked for anew: each least exact product has its own, and so has
+// a changed table.
 RNNFAST_EXPORT void rnnfast_cuda_use_plans(int generation) { plans().generation = generation; }
 
 namespace {
