@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -60,16 +60,7 @@ def rnn(
 
     Source: the notebook's `rnn`; torch.nn.RNN with one layer, its weights transposed.
     """
-    relu = check_nonlinearity(nonlinearity)
-    x, ids, bias = _project(inputs, W_xh, b_h)
-    backend = dispatch.backend_for(x)
-    if not backend.CHECKS_ARGUMENTS:
-        check_recurrence(inputs, h0, W_hh, x)
-    try:
-        return _recur(backend, x, ids, W_hh, bias, _for_batch(h0, inputs.shape[1]), relu)
-    except Exception:
-        check_recurrence(inputs, h0, W_hh, x)  # what was refused, in eager's types of error
-        raise
+    return _run_layer(_recur, inputs, h0, W_xh, W_hh, b_h, nonlinearity)
 
 
 def rnn_logits(
@@ -93,26 +84,11 @@ def rnn_logits(
     Source: the notebook's `rnn`.
     """
     W_xh, W_hh, b_h, W_hq, b_q = params
-    x, ids, bias = _project(inputs, W_xh, b_h)
-    backend = dispatch.backend_for(x)
-    fused = (
-        W_hq.numel() <= backend.FUSED_READOUT
-        and b_q.dim() == 1
-        and _needs_grad(x, W_hh, bias, h0)  # inference may round the recurrence's products
-        and not torch.is_autocast_enabled(x.device.type)
-    )
-    if not fused:
-        hs, h_last = rnn(inputs, h0, W_xh, W_hh, b_h, nonlinearity=nonlinearity)
-        return readout(hs, W_hq, b_q), h_last
-    relu = check_nonlinearity(nonlinearity)
-    try:
-        logits, h_last, _ = autograd.RNNLogits.apply(  # type: ignore[no-untyped-call]
-            x, _own(ids), W_hh, bias, W_hq, b_q, _for_batch(h0, inputs.shape[1]), relu, backend
-        )
-    except Exception:
-        check_recurrence(inputs, h0, W_hh, x)  # what was refused, in eager's types of error
-        raise
-    return logits, h_last
+
+    def run(backend: ModuleType, *args: Any) -> tuple[Tensor, Tensor]:
+        return _recur_and_read_out(backend, W_hq, b_q, *args)
+
+    return _run_layer(run, inputs, h0, W_xh, W_hh, b_h, nonlinearity)
 
 
 def readout(hs: Tensor, W_hq: Tensor, b_q: Tensor) -> Tensor:
@@ -253,6 +229,28 @@ def sample_decode(
     return _decode(first, h0, params, steps, float(temperature), uniforms, nonlinearity)
 
 
+def _run_layer(
+    run: Callable[..., tuple[Tensor, Tensor]],
+    inputs: Tensor,
+    h0: Tensor,
+    W_xh: Tensor,
+    W_hh: Tensor,
+    b_h: Tensor | None,
+    nonlinearity: str,
+) -> tuple[Tensor, Tensor]:
+    """run(backend, x, ids, W_hh, bias, h0 of the batch, relu), with its arguments checked."""
+    relu = check_nonlinearity(nonlinearity)
+    x, ids, bias = _project(inputs, W_xh, b_h)
+    backend = dispatch.backend_for(x)
+    if not backend.CHECKS_ARGUMENTS:
+        check_recurrence(inputs, h0, W_hh, x)
+    try:
+        return run(backend, x, ids, W_hh, bias, _for_batch(h0, inputs.shape[1]), relu)
+    except Exception:
+        check_recurrence(inputs, h0, W_hh, x)  # what was refused, in eager's types of error
+        raise
+
+
 def _run_checked(
     run: Callable[[ModuleType, Tensor, bool], _Result],
     ids: Tensor,
@@ -315,6 +313,30 @@ def _recur(
     else:
         out = autograd.RNN.apply(x, _own(ids), W_hh, b_h, h0, relu, backend)  # type: ignore[no-untyped-call]
     return out
+
+
+def _recur_and_read_out(
+    backend: ModuleType,
+    W_hq: Tensor,
+    b_q: Tensor,
+    x: Tensor,
+    ids: Tensor | None,
+    W_hh: Tensor,
+    b_h: Tensor | None,
+    h0: Tensor,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    small = W_hq.numel() <= backend.FUSED_READOUT and b_q.dim() == 1
+    if small and not torch.is_autocast_enabled(x.device.type):
+        args = (W_hh, b_h, W_hq, b_q, h0, relu)
+        if _needs_grad(x, W_hh, b_h, h0):
+            logits, h_last, _ = autograd.RNNLogits.apply(x, _own(ids), *args, backend)  # type: ignore[no-untyped-call]
+            return logits, h_last
+        if not (torch.is_grad_enabled() and (W_hq.requires_grad or b_q.requires_grad)):
+            fused: tuple[Tensor, Tensor] = backend.rnn_logits_inference(x, ids, *args)
+            return fused
+    hs, h_last = _recur(backend, x, ids, W_hh, b_h, h0, relu)
+    return readout(hs, W_hq, b_q), h_last
 
 
 def _project(

@@ -105,6 +105,19 @@ def test_logits_give_each_its_gradient_or_none(ids, trained, of):
             torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_logits_without_gradient_are_those_of_recurrence_and_readout(backend, ids, precision):
+    h0, *params = (leaf.detach() for leaf in _leaves(torch.float32))
+    torch.set_float32_matmul_precision(precision)
+    try:
+        hs, want = functional.rnn(ids, h0, *params[:3])
+        logits, h_last = functional.rnn_logits(ids, h0, params)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(h_last, want)  # to the bit: both round, or neither does
+    torch.testing.assert_close(logits, functional.readout(hs, *params[3:]))
+
+
 def test_logits_take_one_call_where_they_may(ids, monkeypatch):
     calls = []
     monkeypatch.setattr(functional, "readout", lambda *_: calls.append(1))
