@@ -2,7 +2,7 @@
 
 An error may be twice the textbook loop's own, plus what float32 loses in sums whose order is free,
 one over all tokens and one over the hidden units: about sqrt(tokens) + sqrt(H) units in the last
-place. A wrong term costs thousands.
+place, and twice that where terms cancel. A wrong term costs thousands.
 torch's clip divides by norm + 1e-6 where the book's divides by the norm; that is allowed, too.
 """
 
@@ -35,7 +35,7 @@ class Judge:
 
     def __init__(self, case: Case, file: Path) -> None:
         self._problem, self._file = case.problem(), file
-        self._sum_error = _EPS * (case.tokens**0.5 + case.hidden**0.5)
+        self._sum_error = 2 * _EPS * (case.tokens**0.5 + case.hidden**0.5)
         self._allowed: dict[str, float] = {}
 
     def admit(
