@@ -54,7 +54,7 @@ def sgd(params: Any, lr: float, batch_size: int) -> None:
 
     Source: the book's `sgd` (chapter 3). Raises TypeError for a parameter without a gradient.
     """
-    params = list(params)
+    params = list(dict.fromkeys(params))  # the book's second step finds a gradient of zero
     grads = _grads_of(params, "sgd")
     with torch.no_grad():
         updates.sgd_(params, grads, lr / batch_size)

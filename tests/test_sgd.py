@@ -49,7 +49,7 @@ def test_threads_and_mixed_dtypes(backend, threads):
     torch.set_num_threads(before)
 
 
-def test_a_parameter_listed_twice_moves_once():
+def test_a_parameter_listed_twice_moves_once(backend):
     (p,) = leaves((300, 300))
     before, grad = p.detach().clone(), p.grad.clone()
     steps.sgd([p, p], 0.5, 1)
