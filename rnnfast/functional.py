@@ -332,9 +332,10 @@ def _recur_and_read_out(
         if _needs_grad(x, W_hh, b_h, h0):
             logits, h_last, _ = autograd.RNNLogits.apply(x, _own(ids), *args, backend)  # type: ignore[no-untyped-call]
             return logits, h_last
-        if not (torch.is_grad_enabled() and (W_hq.requires_grad or b_q.requires_grad)):
-            fused: tuple[Tensor, Tensor] = backend.rnn_logits_inference(x, ids, *args)
-            return fused
+        trained = torch.is_grad_enabled() and (W_hq.requires_grad or b_q.requires_grad)
+        if not trained and not backend.rounds(x, ids):  # the fused call is exact
+            logits, h_last, _ = backend.rnn_logits(x, ids, *args)
+            return logits, h_last
     hs, h_last = _recur(backend, x, ids, W_hh, b_h, h0, relu)
     return readout(hs, W_hq, b_q), h_last
 

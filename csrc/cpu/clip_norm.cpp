@@ -1,8 +1,8 @@
 // The common 2-norm of all gradients, then their scaling: one pass each.
 //
-// Each block's sum of squares is
-// taken in double, in which the squares of float32 cannot overflow, and the sums are added in order
-// of the blocks: the result does not depend on the number of threads.
+// Each block's sum of squares is taken in double, in which the squares of float32 cannot overflow,
+// and the sums are added in order of the blocks: the result does not depend on the number of
+// threads.
 #include <cmath>
 #include <cstdint>
 #include <type_traits>

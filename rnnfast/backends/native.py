@@ -64,7 +64,7 @@ def rnn_inference(
     nor for fewer than 8 rows in all, which do not pay for rounding W_hh.
     """
     ops = torch.ops.rnnfast
-    op = ops.rnn_bf16 if _rounds(x, ids) else ops.rnn
+    op = ops.rnn_bf16 if rounds(x, ids) else ops.rnn
     out: tuple[Tensor, Tensor] = op.default(x, ids, W_hh, b_h, h0, relu)
     return out
 
@@ -84,24 +84,6 @@ def rnn_logits(
         x, ids, W_hh, b_h, W_hq, b_q, h0, relu
     )
     return out
-
-
-def rnn_logits_inference(
-    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
-    ids: Tensor | None,  # [T, B]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor | None,  # [H]
-    W_hq: Tensor,  # [H, V]
-    b_q: Tensor,  # [V]
-    h0: Tensor,  # [B, H]
-    relu: bool,
-) -> tuple[Tensor, Tensor]:
-    """logits and h_last of `rnn_logits` where no gradient is recorded; see `rnn_inference`."""
-    if _rounds(x, ids):
-        hs, h_last = rnn_inference(x, ids, W_hh, b_h, h0, relu)
-        return torch.addmm(b_q, hs.flatten(0, 1), W_hq), h_last
-    logits, h_last, _ = rnn_logits(x, ids, W_hh, b_h, W_hq, b_q, h0, relu)
-    return logits, h_last
 
 
 def rnn_logits_backward(
@@ -236,7 +218,7 @@ def decode(
     return out
 
 
-def _rounds(x: Tensor, ids: Tensor | None) -> bool:
+def rounds(x: Tensor, ids: Tensor | None) -> bool:
     """Whether inference rounds for its products."""
     T, B = (x if ids is None else ids).shape[:2]
     return x.dtype == torch.float32 and T * B >= 8 and _gains_by_bf16()
