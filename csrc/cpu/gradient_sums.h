@@ -50,12 +50,16 @@ class GradientSums : protected Recurrence<Real> {
     memory_.take(region.dz_panels, rows * layer_.width);
     if (by_table_) memory_.take(region.table_gradient, V_ * layer_.width);
     if (bias) memory_.take(region.bias_gradient, layer_.width);
+    if (bias) memory_.take(region.bias_run, layer_.width);
   }
 
   void clear_sums(int64_t worker) const {
     const Region<Real>& region = this->region_of(worker);
     const Share columns = this->columns_of(worker);
-    if (region.bias_gradient != nullptr) clear(region.bias_gradient, columns);
+    if (region.bias_gradient != nullptr) {
+      clear(region.bias_gradient, columns);
+      clear(region.bias_run, columns);
+    }
     for (int64_t v = 0; by_table_ && v < V_; ++v)
       clear(region.table_gradient + v * layer_.width, columns);
   }
