@@ -62,7 +62,9 @@ void clip_grads(const ClipGradsArgs& args) {
     team.each([&](int64_t worker) {
       each_block_of(args, share_of(blocks, worker, workers),
                     [&](auto* values, int64_t count, int64_t stride, int64_t block) {
-                      sums[block] = sum_of_squares(values, count, stride);
+                      SumOfSquares sum;
+                      sum.add(values, count, stride);
+                      sums[block] = sum.total();
                     });
     });
     team.sync();

@@ -91,9 +91,13 @@ class GradientSums : protected Recurrence<Real> {
     return {K, region.h_blocks, K + region.count, region.dz_panels, layer_.panels, out};
   }
 
+  Share share_of_sum(const WeightSum& sum, int64_t worker) const {
+    return share_of(sum.size, worker, split_.workers, kLanes<Real>);
+  }
+
   // Adds the groups' parts in their order, in the worker's share of the elements.
   void add_groups(const WeightSum& sum, int64_t worker) const {
-    const Share share = share_of(sum.size, worker, split_.workers, kLanes<Real>);
+    const Share share = share_of_sum(sum, worker);
     for (int64_t group = 1; group < groups_; ++group) {
       const Real* part = sum.parts + (group - 1) * sum.size;
       int64_t i = share.begin;
@@ -103,10 +107,10 @@ class GradientSums : protected Recurrence<Real> {
     }
   }
 
-  // grad_b_h (or null) and, with ids, the gradient of the table, in the worker's share of the
-  // columns.
+  // grad_b_h (or null) and, with ids, the gradient of the table, in the columns that the worker
+  // looks after.
   void sum_inputs(int64_t worker, Real* grad_table, Real* grad_b_h) const {
-    const Share columns = share_of(layer_.width, worker, split_.workers, kLanes<Real>);
+    const Share columns = this->columns_looked_after(worker);
     if (grad_b_h != nullptr) add_regions(&Region<Real>::bias_gradient, 0, columns, grad_b_h);
     if (by_table_) {
       for (int64_t v = 0; v < V_; ++v) {

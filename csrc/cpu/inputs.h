@@ -41,20 +41,14 @@ class Inputs {
     memory.take(region.slots, (by_table_ ? T : 1) * region.count);
   }
 
-  // A worker's part: `rows` of its region, and its share of the table.
-  void prepare(int64_t T, const Region<Real>& region, Share rows, Share table_rows) const {
+  // A worker's part: `rows` of its region, and some columns of the table.
+  void prepare(int64_t T, const Region<Real>& region, Share rows, Share columns) const {
     if (!by_table_) {
       for (int64_t n = rows.begin; n < rows.end; ++n) region.slots[n] = static_cast<int32_t>(n);
       return;
     }
     copy_ids(ids_, stride_t_, stride_b_, T, region, rows);
-    for (int64_t v = table_rows.begin; v < table_rows.end; ++v) {
-      add_bias(x_ + v * H_, table_ + v * width_, {0, width_});
-    }
-  }
-
-  Share table_share(int64_t worker, int64_t workers) const {
-    return share_of(by_table_ ? V_ : 0, worker, workers);
+    for (int64_t v = 0; v < V_; ++v) add_bias(x_ + v * H_, table_ + v * width_, columns);
   }
 
   // The strip of step t, in the given columns.

@@ -14,7 +14,8 @@ constexpr int64_t padded(int64_t columns) {
 }
 
 // How the columns are cut. Panel p begins at vector first(p); `groups` equal shares of panels can
-// be handed to as many workers.
+// be handed to as many workers, and are as even in vectors as can be (the wider panels all in the
+// first share: 18 vectors against 14 at H = 512, and a single row's step took 11 % longer).
 struct Panels {
   int64_t columns, vectors, count, lanes;
 
@@ -23,11 +24,12 @@ struct Panels {
     const int64_t vectors = padded<Real>(columns) / kLanes<Real>;
     const int64_t per_group = (vectors + groups * most_vectors - 1) / (groups * most_vectors);
     const int64_t count = per_group * groups < vectors ? per_group * groups : vectors;
-    return {columns, vectors, count, kLanes<Real>, Even(vectors, count)};
+    const int64_t step = count > 0 ? ((vectors << 32) + count - 1) / count : 0;
+    return {columns, vectors, count, kLanes<Real>, step};
   }
-  int64_t first(int64_t p) const { return even.begin(p); }
+  int64_t first(int64_t p) const { return p * step >> 32; }
 
-  Even even;
+  int64_t step;  // vectors / count in units of 2^-32, rounded up: no division for each panel
 };
 
 // One panel: where it begins, in vectors and in columns, and how wide it is.
@@ -53,17 +55,23 @@ RNNFAST_INLINE Vec<Real> load_in_row(const Real* matrix, int64_t stride, int64_t
                                                  : load_first(p, columns_left);
 }
 
-// matrix [K, columns] with row stride `stride`; packed takes K * padded(columns) elements, the
-// panel at K * panel.column.
+// Rows [begin, end) of a matrix [K, columns] with row stride `stride`; packed takes K *
+// padded(columns) elements, the panel at K * panel.column.
 template <class Real>
-inline void pack(const Real* matrix, int64_t stride, int64_t K, const Panel& panel, Real* packed) {
+inline void pack(const Real* matrix, int64_t stride, int64_t K, int64_t begin, int64_t end,
+                 const Panel& panel, Real* packed) {
   const int64_t width = panel.vectors * kLanes<Real>;
-  Real* out = packed + K * panel.column;
-  for (int64_t k = 0; k < K; ++k) {
+  Real* out = packed + K * panel.column + begin * width;
+  for (int64_t k = begin; k < end; ++k) {
     for (int64_t c = 0; c < width; c += kLanes<Real>, out += kLanes<Real>) {
       store(out, load_in_row(matrix, stride, K, k, panel.column + c, panel.columns_left - c));
     }
   }
+}
+
+template <class Real>
+inline void pack(const Real* matrix, int64_t stride, int64_t K, const Panel& panel, Real* packed) {
+  pack(matrix, stride, K, 0, K, panel, packed);
 }
 
 // The same rounded to bfloat16, two rows of the matrix to a row of pairs.

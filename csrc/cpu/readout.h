@@ -29,10 +29,11 @@ struct Readout {
     memory.take(bias, width);
   }
 
-  // A worker's share of the packing; the last one, which gets a single panel, does the rest.
+  // A worker's share of the rows, about those that it has moved in a training step.
   void prepare(const Real* W_hq, const Real* b_q, int64_t worker, int64_t workers) const {
-    const Share share = share_of(panels.count, worker, workers);
-    for (int64_t p = share.begin; p < share.end; ++p) pack(W_hq, V, H, Panel(panels, p), W);
+    const Share rows = share_of(H, worker, workers);
+    for (int64_t p = 0; p < panels.count; ++p)
+      pack(W_hq, V, H, rows.begin, rows.end, Panel(panels, p), W);
     if (worker < workers - 1) return;
     for (int64_t c = 0; c < width; ++c)
       bias[c] = c < V ? b_q[c] : -std::numeric_limits<Real>::infinity();

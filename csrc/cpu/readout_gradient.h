@@ -71,9 +71,13 @@ class ReadoutBackward {
     return {K, h, K + region.count, region.dlogits, panels_, out};
   }
 
+  Share share_of_bias(int64_t worker, int64_t workers) const {
+    return share_of(V_, worker, workers);
+  }
+
   // grad_b_q [V] in the share of a worker.
   void sum_bias(int64_t worker, int64_t workers, Real* grad_b_q) const {
-    const Share classes = share_of(V_, worker, workers);
+    const Share classes = share_of_bias(worker, workers);
     for (int64_t v = classes.begin; v < classes.end; ++v) {
       Real sum = bias_gradients_[0][v];
       for (int64_t i = 1; i < workers; ++i) sum += bias_gradients_[i][v];

@@ -58,6 +58,13 @@ class Recurrence {
             layer_.panels.first(panels.end) * kLanes<Real>};
   }
 
+  // The columns that the worker looks after in what all share: where the work is split by columns
+  // these are its own, so that no core waits for a line that another has written.
+  Share columns_looked_after(int64_t worker) const {
+    return split_.by_rows ? share_of(layer_.width, worker, split_.workers, kLanes<Real>)
+                          : columns_of(worker);
+  }
+
   // Calls f(panel, first row, rows) for each tile of the worker's in one step.
   template <class F>
   void each_tile(int64_t worker, const F& f) const {
@@ -141,10 +148,10 @@ class Recurrence {
                 static_cast<size_t>((rows.end - rows.begin) * layer_.H) * sizeof(Real));
   }
 
-  // A row of h goes to row `row` of the region's h_blocks.
-  void copy_to_blocks(const Real* h, const Region<Real>& region, int64_t row) const {
+  // Some columns of a row of h go to row `row` of the region's h_blocks.
+  void copy_to_blocks(const Real* h, const Region<Real>& region, int64_t row, Share columns) const {
     const int64_t rows = (layer_.T + 1) * region.count;
-    for (int64_t c = 0; c < layer_.width; c += kLanes<Real>) {
+    for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>) {
       store(region.h_blocks + in_blocks<Real>(rows, row, c), load_first(h + c, layer_.H - c));
     }
   }

@@ -61,19 +61,21 @@ class Backward : GradientSums<Real> {
     this->pack_columns(layer_, args_.W_hh, worker);
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
-    for (int64_t n = rows.begin; n < rows.end; ++n) {
-      this->copy_to_blocks(args_.h0 + (region.first + n) * args_.H, region, n);
+    const Share columns = this->columns_of(worker);
+    for (int64_t n = 0; n < region.count; ++n) {
+      this->copy_to_blocks(args_.h0 + (region.first + n) * args_.H, region, n, columns);
     }
-    const Share steps = this->share_in_region(args_.T * region.count, worker);
-    for (int64_t i = steps.begin; i < steps.end; ++i) {
-      const int64_t t = i / region.count, n = i % region.count;
-      this->copy_to_blocks(args_.hs + (t * args_.B + region.first + n) * args_.H, region,
-                           region.count + i);
+    for (int64_t t = 0; t < args_.T; ++t) {
+      for (int64_t n = 0; n < region.count; ++n) {
+        this->copy_to_blocks(args_.hs + (t * args_.B + region.first + n) * args_.H, region,
+                             (t + 1) * region.count + n, columns);
+      }
     }
     this->clear_sums(worker);
     if (reads_out()) {
       readout_.prepare(layer_, args_.W_hq, worker, split_.workers);
-      readout_.copy(args_.grad_logits, layer_, region, steps, worker);
+      readout_.copy(args_.grad_logits, layer_, region,
+                    this->share_in_region(args_.T * region.count, worker), worker);
     }
     if (by_table_) {
       Inputs<Real>::copy_ids(args_.ids, args_.ids_stride_t, args_.ids_stride_b, args_.T, region,

@@ -78,7 +78,7 @@ class RoundedForward : Recurrence<float> {
         store_pairs(state(region, 0, n) + c / 2, load_first(h0 + c, args_.H - c));
       }
     }
-    inputs_.prepare(args_.T, region, rows, inputs_.table_share(worker, split_.workers));
+    inputs_.prepare(args_.T, region, rows, columns_looked_after(worker));
   }
 
   void step(int64_t worker, int64_t t) const {

@@ -42,7 +42,7 @@ class Forward : Recurrence<Real> {
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
     this->copy_initial_state(args_.h0, region, rows);
-    inputs_.prepare(args_.T, region, rows, inputs_.table_share(worker, split_.workers));
+    inputs_.prepare(args_.T, region, rows, this->columns_looked_after(worker));
     readout_.prepare(args_.W_hq, args_.b_q, worker, split_.workers);
   }
 

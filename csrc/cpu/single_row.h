@@ -39,25 +39,30 @@ void add_rows_times(const Real* x, const Real* W, int64_t H, Share rows, Real* o
 template <class Real>
 void dot_rows(const Real* x, const Real* W, int64_t H, Share rows, Real* out) {
   constexpr int kRows = 8;
+  // As many sums as a vector has lanes are put together in one.
+  constexpr int kSet = kLanes<Real> < kRows ? kLanes<Real> : kRows, kSets = kRows / kSet;
   const int64_t whole = H / kLanes<Real> * kLanes<Real>;
   for (int64_t i = rows.begin; i < rows.end; i += kRows) {
     const Real* row[kRows];
     RNNFAST_UNROLL for (int r = 0; r < kRows; ++r) {
       row[r] = W + (i + r < rows.end ? i + r : rows.end - 1) * H;
     }
-    Vec<Real> sums[kRows] = {};
+    Vec<Real> sums[kSets][kSet] = {};
     for (int64_t c = 0; c < whole; c += kLanes<Real>) {
       const Vec<Real> factor = load(x + c);
-      RNNFAST_UNROLL for (int r = 0; r < kRows; ++r) sums[r] += factor * load(row[r] + c);
+      RNNFAST_UNROLL for (int r = 0; r < kRows; ++r) {
+        sums[r / kSet][r % kSet] += factor * load(row[r] + c);
+      }
     }
     if (whole < H) {
       const Vec<Real> factor = load_first(x + whole, H - whole);
       RNNFAST_UNROLL for (int r = 0; r < kRows; ++r) {
-        sums[r] += factor * load_first(row[r] + whole, H - whole);
+        sums[r / kSet][r % kSet] += factor * load_first(row[r] + whole, H - whole);
       }
     }
-    RNNFAST_UNROLL for (int r = 0; r < kRows; ++r) {
-      if (i + r < rows.end) out[i + r] = sum_lanes<Real>(sums[r]);
+    RNNFAST_UNROLL for (int s = 0; s < kSets; ++s) {
+      const Vec<Real> sum = sums_of_rows<Real>(sums[s]);
+      for (int64_t r = 0, k = i + s * kSet; r < kSet && k + r < rows.end; ++r) out[k + r] = sum[r];
     }
   }
   for (int64_t i = H; rows.end == H && i < padded<Real>(H); ++i) out[i] = 0;

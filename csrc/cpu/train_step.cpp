@@ -68,21 +68,25 @@ class TrainStep : GradientSums<Real> {
 
   // After run(): the five gradients, d2l's clip and SGD.
   void finish_step(const Team& team, const TrainStepArgs<Real>& step) const {
-    bool norm_first = norm_first_;
-    if (norm_first) {
+    if (norm_first_) {
       team.sync();
-      team.each([&](int64_t worker) { add_up(worker); });
-      sum_squares(team, step, true);
+      team.each([&](int64_t worker) {
+        add_up(worker);
+        count_squares(step, worker, true);
+      });
+      team.sync();
       // Products of two gradients overflow from 1e19 on in float32, where their squares, which are
       // summed in double, do not.
-      norm_first = std::isfinite(all_squares());
-      if (!norm_first) team.sync();  // before they are counted again, everyone has seen this
+      if (std::isfinite(all_squares())) {
+        team.each([&](int64_t worker) { move_parameters(step, worker, true); });
+        return;
+      }
+      team.sync();  // before they are counted again, everyone has seen this
     }
-    if (!norm_first) {
-      finish_gradients(team);
-      sum_squares(team, step, false);
-    }
-    team.each([&](int64_t worker) { move_parameters(step, worker, norm_first); });
+    finish_gradients(team);
+    team.each([&](int64_t worker) { count_squares(step, worker, false); });
+    team.sync();
+    team.each([&](int64_t worker) { move_parameters(step, worker, false); });
   }
 
   void write_loss() const {
@@ -102,42 +106,33 @@ class TrainStep : GradientSums<Real> {
     return this->num_regions_ == 1 && tokens <= 256 && tokens * tokens < 16 * args_.H;
   }
 
-  void sum_squares(const Team& team, const TrainStepArgs<Real>& step, bool norm_first) const {
-    team.sync();
-    team.each(
-        [&](int64_t worker) { tallies_[worker].squares = squares_of(step, worker, norm_first); });
-    team.sync();
-  }
-
   double all_squares() const {
     double squares = 0;
     for (int64_t i = 0; i < split_.workers; ++i) squares += tallies_[i].squares;
     return squares;
   }
 
-  // The worker's part of the squared norm of all gradients; norm_first: those of W_hh and W_hq are
-  // not there yet.
-  double squares_of(const TrainStepArgs<Real>& step, int64_t worker, bool norm_first) const {
-    double squares = 0;
-    const auto add = [&](const auto&, Real* grad, Share share) {
-      squares += sum_of_squares(grad + share.begin, share.end - share.begin);
-    };
+  // The worker's part of the squared norm of all gradients, of what it has just added up, so that
+  // nobody waits; norm_first: those of W_hh and W_hq are not there yet.
+  void count_squares(const TrainStepArgs<Real>& step, int64_t worker, bool norm_first) const {
+    SumOfSquares sum;
+    const auto add = [&](const Real*, const Real* grad, int64_t count) { sum.add(grad, count); };
     each_small_parameter(step, worker, add);
+    if (!norm_first) each_weight(step, worker, add);
+    double& squares = tallies_[worker].squares;
+    squares = sum.total();
     if (norm_first) {
       squares += squares_of_weight_gradients(layer_, this->region_of(worker), readout_,
                                              {worker, split_.workers});
-    } else {
-      each_weight(step, worker, add);
     }
-    return squares;
   }
 
   void move_parameters(const TrainStepArgs<Real>& step, int64_t worker, bool norm_first) const {
     const double norm = std::sqrt(all_squares());
     const auto factor = static_cast<Real>(norm > step.max_norm ? step.max_norm / norm : 1.0);
     const auto lr = static_cast<Real>(step.lr);
-    const auto move = [&](Real* param, Real* grad, Share share) {
-      for (int64_t i = share.begin; i < share.end; ++i) {
+    const auto move = [&](Real* param, Real* grad, int64_t count) {
+      for (int64_t i = 0; i < count; ++i) {
         grad[i] *= factor;
         param[i] -= lr * grad[i];
       }
@@ -188,12 +183,13 @@ class TrainStep : GradientSums<Real> {
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
     this->copy_initial_state(args_.h0, region, rows);
-    inputs_.prepare(args_.T, region, rows, inputs_.table_share(worker, split_.workers));
+    inputs_.prepare(args_.T, region, rows, this->columns_looked_after(worker));
     if (!wants_gradients()) return;
     this->pack_columns(backward_layer_, args_.W_hh, worker);
     readout_backward_.prepare(layer_, args_.W_hq, worker, split_.workers);
-    for (int64_t n = rows.begin; n < rows.end; ++n) {
-      this->copy_to_blocks(args_.h0 + (region.first + n) * args_.H, region, n);
+    for (int64_t n = 0; n < region.count; ++n) {
+      this->copy_to_blocks(args_.h0 + (region.first + n) * args_.H, region, n,
+                           this->columns_of(worker));
     }
     this->clear_sums(worker);
   }
@@ -299,22 +295,28 @@ class TrainStep : GradientSums<Real> {
     readout_backward_.sum_bias(worker, split_.workers, args_.grad_b_q);
   }
 
-  // Calls f(parameter, gradient, the worker's share).
+  // Calls f(parameter, gradient, elements) for what add_up() has summed for the worker.
   template <class F>
   void each_small_parameter(const TrainStepArgs<Real>& step, int64_t worker, const F& f) const {
-    f(step.W_xh, args_.grad_W_xh, share_of_elements(args_.V * args_.H, worker));
-    f(step.b_h, args_.grad_b_h, share_of_elements(args_.H, worker));
-    f(step.b_q, args_.grad_b_q, share_of_elements(args_.V, worker));
+    const Share columns = this->columns_looked_after(worker);
+    const int64_t end = columns.end < args_.H ? columns.end : args_.H, count = end - columns.begin;
+    for (int64_t v = 0; v < args_.V; ++v) {
+      const int64_t at = v * args_.H + columns.begin;
+      f(step.W_xh + at, args_.grad_W_xh + at, count);
+    }
+    f(step.b_h + columns.begin, args_.grad_b_h + columns.begin, count);
+    const Share classes = readout_backward_.share_of_bias(worker, split_.workers);
+    f(step.b_q + classes.begin, args_.grad_b_q + classes.begin, classes.end - classes.begin);
   }
 
   template <class F>
   void each_weight(const TrainStepArgs<Real>& step, int64_t worker, const F& f) const {
-    f(step.W_hh, args_.grad_W_hh, share_of_elements(args_.H * args_.H, worker));
-    f(step.W_hq, args_.grad_W_hq, share_of_elements(args_.H * args_.V, worker));
-  }
-
-  Share share_of_elements(int64_t size, int64_t worker) const {
-    return share_of(size, worker, split_.workers, kLanes<Real>);
+    const auto of = [&](Real* weight, const typename Base::WeightSum& sum) {
+      const Share share = this->share_of_sum(sum, worker);
+      f(weight + share.begin, sum.out + share.begin, share.end - share.begin);
+    };
+    of(step.W_hh, W_hh_);
+    of(step.W_hq, W_hq_);
   }
 
   const CrossEntropyArgs<Real>& args_;
