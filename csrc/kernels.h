@@ -158,6 +158,7 @@ struct TrainStepArgs {
   Real* W_hq;
   Real* b_q;
   double lr, max_norm;
+  bool keeps_gradients;  // false: the gradients' memory may hold anything afterwards
 };
 
 // The kernels of one element type, compiled for one instruction set.

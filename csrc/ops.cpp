@@ -176,7 +176,7 @@ Library define_operators(const char* name_space) {
           "Tensor grad_W_hq, Tensor grad_b_q, Tensor grad_h0)")
       .def(
           "train_step_(Tensor ids, Tensor targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
-          "Tensor(c!) h, float lr, float max_norm, bool relu) -> Tensor")
+          "Tensor(c!) h, float lr, float max_norm, bool relu, bool keep_grads) -> Tensor")
       .def(
           "rnn_bf16(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, bool relu) "
           "-> (Tensor hs, Tensor h_last)")

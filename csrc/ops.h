@@ -40,6 +40,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
     Tensor h0, bool relu, bool need_grads, bool need_h0);
 
 Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
-                  Tensor h, double lr, double max_norm, bool relu);
+                  Tensor h, double lr, double max_norm, bool relu, bool keep_grads);
 
 }  // namespace rnnfast

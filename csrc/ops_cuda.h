@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
     Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q,
     Tensor h0, bool relu, bool need_grads, bool need_h0);
 Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
-                  Tensor h, double lr, double max_norm, bool relu);
+                  Tensor h, double lr, double max_norm, bool relu, bool keep_grads);
 Tensor clip_grads(std::vector<Tensor> grads, double max_norm, bool d2l);
 
 // ops_cuda_decode.cpp

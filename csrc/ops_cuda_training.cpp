@@ -160,7 +160,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
 }
 
 Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
-                  Tensor h, double lr, double max_norm, bool relu) {
+                  Tensor h, double lr, double max_norm, bool relu,
+                  bool /* keep_grads: the clip takes them from memory anyway */) {
   const Call call(h, "h");
   const Params w = five_of(params, "params"), g = five_of(grads, "grads");
   const Sizes n = sizes_of(ids, *w[0]);

@@ -79,7 +79,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
 }
 
 Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
-                  Tensor h, double lr, double max_norm, bool relu) {
+                  Tensor h, double lr, double max_norm, bool relu, bool keep_grads) {
   const Params w = five_of(params, "params"), g = five_of(grads, "grads");
   const Sizes n = sizes_of(ids, *w[0]);
   require_params(n, "params: ", w);
@@ -108,6 +108,7 @@ Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::v
         .b_q = w[4]->data<Real>(),
         .lr = lr,
         .max_norm = max_norm,
+        .keeps_gradients = keep_grads,
     });
     *loss.data<Real>() = static_cast<Real>(loss_value);
   });

@@ -198,6 +198,8 @@ class SeqDataLoader:
     Source: `d2l.SeqDataLoader` of d2l 0.17.6.
     """
 
+    can_look_ahead = True  # a minibatch stays as it is when the next one is taken
+
     def __init__(
         self, batch_size: int, num_steps: int, use_random_iter: bool, max_tokens: int
     ) -> None:

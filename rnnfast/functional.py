@@ -167,18 +167,22 @@ def train_step_(
     max_norm: float,
     *,
     nonlinearity: str = "tanh",
+    keep_grads: bool = True,
 ) -> Tensor:
     """One step of training in one call and in place: loss, gradients, d2l's clip, SGD.
 
     The gradients of `rnn_cross_entropy` overwrite `grads`; they are multiplied by max_norm / norm
     where their common norm is larger (math.inf: never); param -= lr * grad; h becomes the last
     hidden state. Returns the loss before the step (0-dim). To be called under torch.no_grad().
+    keep_grads=False: `grads` is memory to work in, and what it holds afterwards is undefined.
 
     Raises what `rnn_cross_entropy` raises; nothing has changed then.
     """
 
     def run(backend: ModuleType, h: Tensor, relu: bool) -> Tensor:
-        loss: Tensor = backend.train_step_(ids, targets, params, grads, h, lr, max_norm, relu)
+        loss: Tensor = backend.train_step_(
+            ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
+        )
         return loss
 
     return _run_checked(run, ids, targets, h, params, nonlinearity)

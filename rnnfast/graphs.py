@@ -114,6 +114,7 @@ class GraphedStep:
     """`steps.Step` as one CUDA graph, where a batch allows it; else that step itself."""
 
     name, summary = "graph", "the whole step in one launch of a CUDA graph"
+    gradients_are_seen = True  # what is said of a single batch cannot change a graph
 
     def __init__(self, step: Ungraphed) -> None:
         self._step, self._net = step, step.net

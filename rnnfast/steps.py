@@ -7,7 +7,8 @@ general  as the book does it: net, loss, backward, clip, updater
 
 `choose` finds the fastest level that a net, a loss and an updater allow, and says why not a faster
 one. What can be seen after an epoch does not depend on it: parameters, the last gradients, the
-optimizer. (One trained by `step` takes its gradients anew in each epoch, as zero_grad does.)
+optimizer. (One trained by `step` takes its gradients anew in each epoch, as zero_grad does. They are
+kept for the last minibatch alone: an error before it leaves None.)
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class General:
     """Any net, loss and updater: the book's own sequence."""
 
     name, summary = "general", "net, loss, backward, clip and updater as the book has them"
+    gradients_are_seen = True  # False: somebody else overwrites them before anyone can look
 
     def __init__(
         self, net: Any, loss: Callable[..., Tensor], updater: Any, clip: float | None
@@ -163,7 +165,7 @@ class Step(Fused):
         super().__init__(net, loss, updater, clip)
         self.max_norm = float("inf") if clip is None else float(clip)
         self.grads = [torch.empty_like(p) for p in net.params]
-        self.done = False
+        self.done, self.kept = False, True  # whether self.grads is the last call's; holds them
         self.h: Tensor | None = None  # the state this object may overwrite: its own
 
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
@@ -175,13 +177,20 @@ class Step(Fused):
         try:
             with torch.no_grad():
                 loss = functional.train_step_(
-                    X.T, Y.T, tuple(self.net.params), self.grads, h, self.lr, self.max_norm
+                    X.T,
+                    Y.T,
+                    tuple(self.net.params),
+                    self.grads,
+                    h,
+                    self.lr,
+                    self.max_norm,
+                    keep_grads=self.gradients_are_seen and not isinstance(self.updater, SGD),
                 )
         except RuntimeError:
             if not _has_ignored(Y):
                 raise
             return self._take_general(X, Y, state)
-        self.done = True
+        self.done, self.kept = True, self.gradients_are_seen
         return loss, (h,)
 
     def _take_general(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
@@ -198,7 +207,10 @@ class Step(Fused):
         if not self.done:
             return
         for param, grad in zip(self.net.params, self.grads, strict=True):
-            param.grad = grad.zero_() if isinstance(self.updater, SGD) else grad
+            if isinstance(self.updater, SGD):
+                param.grad = grad.zero_()
+            else:
+                param.grad = grad if self.kept else None  # None where an error ends an epoch early
         if isinstance(self.updater, SGD):
             self.updater.note_zeros()
 

@@ -6,7 +6,7 @@ Works with any net of the book's shape: ours, a foreign `forward_fn`, or an nn.M
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -68,7 +68,7 @@ def train_epoch_ch8(
     if isinstance(device, str):
         device = torch.device(device)  # once: each .to() would read the name again
     try:
-        for X, Y in train_iter:
+        for (X, Y), step.gradients_are_seen in _and_whether_last(train_iter):
             if state is None or use_random_iter:
                 state = net.begin_state(batch_size=X.shape[0], device=device)
             else:
@@ -156,6 +156,24 @@ class _LossSum:
             self._tokens += sum(self._weights)
             self._losses.clear()
             self._weights.clear()
+
+
+def _and_whether_last(batches: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    """Each batch, and whether it is the last: the one whose gradients the caller will find.
+
+    Always "yes" for an iterable of a foreign kind: it may fill the same tensors anew, so that a
+    look at the next batch would change this one.
+    """
+    if not getattr(batches, "can_look_ahead", isinstance(batches, (list, tuple))):
+        for batch in batches:
+            yield batch, True
+        return
+    rest = iter(batches)
+    for batch in rest:
+        for following in rest:
+            yield batch, False
+            batch = following
+        yield batch, True
 
 
 def _detach(state: Any) -> None:

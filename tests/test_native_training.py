@@ -115,6 +115,29 @@ def test_whole_step(shape: tuple[int, ...], dtype: torch.dtype, max_norm: float)
     check(whole_step, max_norm, shape, dtype)
 
 
+@pytest.mark.parametrize("max_norm", [1e-3, float("inf")])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_step_moves_the_same_where_gradients_are_not_kept(
+    shape: tuple[int, ...], max_norm: float
+) -> None:
+    ids, targets, values = make(shape, torch.float32)
+    *want, h, loss = whole_step(native, ids, targets, values, max_norm)
+    *params, state = [v.clone() for v in values]
+    grads = [torch.full_like(p, float("nan")) for p in params]
+    arguments = (ids, targets, params, grads, state, 0.5, max_norm, False)
+    assert torch.equal(native.train_step_(*arguments, keep_grads=False), loss)
+    for name, a, b in zip([*NAMES, "h"], [*params, state], [*want[:5], h], strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_single_rows_gradients_are_left_out_where_nobody_looks() -> None:
+    ids, targets, values = make((20, 1, 64, 28), torch.float32)
+    *params, state = values
+    grads = [torch.full_like(p, float("nan")) for p in params]
+    native.train_step_(ids, targets, params, grads, state, 0.5, 1.0, False, keep_grads=False)
+    assert grads[1].isnan().all()
+
+
 @pytest.mark.parametrize("batch", [1, 32])
 def test_squares_of_gradients_may_overflow(batch: int) -> None:
     """With few rows the norm is taken before the gradients, from products that overflow as well."""

@@ -261,6 +261,49 @@ def test_an_error_in_the_middle_leaves_the_last_steps_gradients():
     assert all(p.grad.isfinite().all() for p in net.params)
 
 
+def _tuples(batches):
+    return tuple(batches)
+
+
+def _generator(batches):
+    yield from batches
+
+
+def _same_tensors_filled_anew(batches):
+    X, Y = (torch.empty_like(t) for t in batches[0])
+    for x, y in batches:
+        X.copy_(x)
+        Y.copy_(y)
+        yield X, Y
+
+
+@pytest.mark.parametrize("kind", [list, _tuples, _generator, _same_tensors_filled_anew])
+def test_the_last_gradients_are_there_whatever_gives_the_batches(kind):
+    def of_one_row():
+        torch.manual_seed(1)
+        return [(X[:1], Y[:1]) for X, Y in _batches()]
+
+    net, _ = models.pair(V, 64)
+    twin = models.ours(models.copies(net.params))
+    for each, level, batches in (
+        (net, steps.Step, kind(of_one_row())),
+        (twin, steps.General, of_one_row()),
+    ):
+        _train(level, each, batches, torch.optim.SGD(each.params, 0.5), epochs=1)
+    for name, p, q in zip(NAMES, net.params, twin.params, strict=True):
+        torch.testing.assert_close(p, q, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(p.grad, q.grad, msg=lambda m, name=name: f"{name}.grad: {m}")
+
+
+def test_a_batch_that_is_refused_leaves_no_gradients_that_nobody_kept():
+    net, _ = models.pair(V, H)
+    batches = [*_batches(2), (torch.full((B, T), V), torch.zeros(B, T, dtype=torch.int64))]
+    loss, updater = torch.nn.CrossEntropyLoss(), torch.optim.SGD(net.params, 0.5)
+    with pytest.raises(RuntimeError, match="smaller than num_classes"):
+        train_epoch_ch8(net, batches, loss, updater, "cpu", False)
+    assert all(p.grad is None for p in net.params)
+
+
 def test_an_epoch_that_fails_at_once_touches_no_gradient():
     net, _ = models.pair(V, H)
     bad = [(torch.full((B, T), V), torch.zeros(B, T, dtype=torch.int64))]

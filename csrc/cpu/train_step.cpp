@@ -139,7 +139,9 @@ class TrainStep : GradientSums<Real> {
     };
     each_small_parameter(step, worker, move);
     if (norm_first) {
-      const Descent<Real> descents[] = {{step.W_hh, factor, lr}, {step.W_hq, factor, lr}};
+      const bool stores = step.keeps_gradients;
+      const Descent<Real> descents[] = {{step.W_hh, factor, lr, stores},
+                                        {step.W_hq, factor, lr, stores}};
       sum_weights(worker, descents);
     } else {
       each_weight(step, worker, move);

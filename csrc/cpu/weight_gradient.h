@@ -19,10 +19,13 @@ RNNFAST_INLINE int64_t in_blocks(int64_t rows, int64_t row, int64_t column) {
 }
 
 // What is done to a weight gradient while it is in registers: it is scaled, and the weights move.
+// Where it is not stored as well, one row's step takes 4 % less (H = 512): W_hh and its gradient
+// do not fit into the L2 cache together.
 template <class Real>
 struct Descent {
   Real* weights;  // [columns of a, panels.columns]
   Real factor, lr;
+  bool stores_gradient;
 };
 
 template <class Real>
@@ -67,7 +70,10 @@ struct WeightGradient {
       tile.clear();
       tile.multiply_transposed(K, self.a + in_blocks<Real>(self.a_rows, k, m), kBlock<Real>,
                                self.b + self.K * panel.column + k * tile.kColumns, tile.kColumns);
-      if (self.descent != nullptr) descend(tile, *self.descent);
+      if (self.descent != nullptr) {
+        descend(tile, *self.descent);
+        if (!self.descent->stores_gradient) return;
+      }
       if (add) tile.add_rows(out, self.panels.columns, panel.columns_left);
       tile.store_rows(out, self.panels.columns, panel.columns_left);
     }

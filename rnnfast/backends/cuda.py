@@ -143,9 +143,12 @@ def train_step_(
     lr: float,
     max_norm: float,
     relu: bool,
+    keep_grads: bool = True,
 ) -> Tensor:
     """`reference.train_step_`, without a synchronisation."""
-    loss: Tensor = _ops(h).train_step_.default(ids, targets, params, grads, h, lr, max_norm, relu)
+    loss: Tensor = _ops(h).train_step_.default(
+        ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
+    )
     torch.autograd.graph.increment_version((*params, *grads, h))
     return loss
 

@@ -169,10 +169,11 @@ def train_step_(
     lr: float,
     max_norm: float,
     relu: bool,
+    keep_grads: bool = True,
 ) -> Tensor:
     """`reference.train_step_`, as one call."""
     loss: Tensor = torch.ops.rnnfast.train_step_.default(
-        ids, targets, params, grads, h, lr, max_norm, relu
+        ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
     )
     torch.autograd.graph.increment_version((*params, *grads, h))
     return loss
@@ -302,7 +303,9 @@ def _register_fakes() -> None:
         return h0.new_empty(()), h0.new_empty(h0.shape), *grads
 
     @fake("rnnfast::train_step_")
-    def _(ids, targets, params, grads, h, lr, max_norm, relu):  # type: ignore[no-untyped-def]
+    def _(  # type: ignore[no-untyped-def]
+        ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
+    ):
         return h.new_empty(())
 
     @fake("rnnfast::clip_grads_")

@@ -171,11 +171,13 @@ def train_step_(
     lr: float,
     max_norm: float,
     relu: bool,
+    keep_grads: bool = True,
 ) -> Tensor:
     """One step of training, in place: loss, gradients, d2l's clip, SGD.
 
     The gradients of `rnn_cross_entropy` go to `grads`, are scaled as `clip_grads_` does by d2l's
-    rule, and param -= lr * grad. An infinite max_norm clips nothing.
+    rule, and param -= lr * grad. An infinite max_norm clips nothing. Without keep_grads, a backend
+    may leave anything in `grads`; this one keeps them.
 
     Returns the loss before the step (0-dim).
     """

@@ -149,6 +149,7 @@ def train_step_(
     lr: float,
     max_norm: float,
     relu: bool,
+    keep_grads: bool = True,
 ) -> Tensor:
     """`reference.train_step_`: eleven launches up to the largest H, none waited for.
 

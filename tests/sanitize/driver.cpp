@@ -297,7 +297,7 @@ class Case {
     const double lr = 0.5, max_norm = 0.01;
     args.grad_h0 = nullptr, args.h_last = params[5].data();
     kernels.train_step({args, params[0].data(), params[1].data(), params[2].data(),
-                        params[3].data(), params[4].data(), lr, max_norm});
+                        params[3].data(), params[4].data(), lr, max_norm, true});
     double squares = 0;
     for (int i = 0; i < 5; ++i) {
       for (const double value : want.gradients[i]) squares += value * value;
