@@ -85,8 +85,17 @@ class Barrier {
       round_.store(round + 1, std::memory_order_release);
       round_.notify_all();  // a load and no system call where nobody sleeps
     } else if (!spin_while(round)) {
+      wake_sleepers();
       round_.wait(round, std::memory_order_acquire);
     }
+  }
+
+  // A notification may look for sleepers before the store in front of it can be seen, and so miss
+  // one who has just looked at the old value. Whoever notifies calls this before it sleeps or
+  // leaves.
+  void wake_sleepers() {
+    round_.fetch_add(0, std::memory_order_seq_cst);
+    round_.notify_all();
   }
 
  private:
@@ -134,6 +143,7 @@ void run_team_erased(int64_t workers, void (*body)(Team&, const void*), const vo
     const bool is_first = begin == 0 && end < call.workers;
     const auto start = is_first ? cpu_time() : Clock::duration{};
     call.body(team, call.context);
+    if (end - begin < call.workers) call.barrier.wake_sleepers();
     if (is_first) call.computed = cpu_time() - start;
   };
   if (workers == 1 || pace.alone()) {
