@@ -114,8 +114,8 @@ class Recurrence {
   // The worker's part of h_t W_hh, from its own columns of h_t.
   void multiply_forward(const Layer<Real>& layer, const Real* W_hh, int64_t worker, const Real* h,
                         int64_t t) const {
-    if (is_single_row())
-      add_rows_times(h, W_hh, layer.H, rows_of_W(worker), layer.product(t, worker));
+    if (!is_single_row()) return;
+    add_rows_times(h, W_hh, layer.H, rows_of_W(worker), t % 2 != 0, layer.product(t, worker));
   }
 
   // The worker's columns of dz_{t+1} W_hh^T.

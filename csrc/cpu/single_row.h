@@ -8,16 +8,21 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// out [padded H] = sum over the given rows k of x[k] W[k]
+// out [padded H] = sum over the given rows k of x[k] W[k]. Backwards through W in every second
+// step, it finds in the L1 cache what it has read last (H = 512: 1.3 % of a training step).
 template <class Real>
-void add_rows_times(const Real* x, const Real* W, int64_t H, Share rows, Real* out) {
+void add_rows_times(const Real* x, const Real* W, int64_t H, Share rows, bool backwards,
+                    Real* out) {
   // Sums side by side: as many as there are registers for, as W is then read in long runs.
   constexpr int kVectors = kRegisters / 2;
   constexpr int64_t kColumns = kVectors * kLanes<Real>;
-  for (int64_t c = 0; c < H; c += kColumns) {
+  const int64_t chunks = (H + kColumns - 1) / kColumns;
+  for (int64_t i = 0; i < chunks; ++i) {
+    const int64_t c = (backwards ? chunks - 1 - i : i) * kColumns;
     Vec<Real> sums[kVectors] = {};
     if (c + kColumns <= H) {
-      for (int64_t k = rows.begin; k < rows.end; ++k) {
+      for (int64_t n = rows.begin; n < rows.end; ++n) {
+        const int64_t k = backwards ? rows.begin + rows.end - 1 - n : n;
         RNNFAST_UNROLL for (int j = 0; j < kVectors; ++j) {
           sums[j] += x[k] * load(W + k * H + c + j * kLanes<Real>);
         }

@@ -66,22 +66,24 @@ struct Tile {
     each([&](int i, int j, int c) { store_pairs(p + i * stride + c / 2, at[i][j]); });
   }
 
-  // at[i][j] += sum over k of a[i][k] b[k][j]; b is a packed panel. Both may be pairs.
-  template <class Operand>
+  // at[i][j] += sum over k of a[i][k] b[k][j]; b is a packed panel. Both may be pairs. Step is 1,
+  // or -1 to begin at the last k.
+  template <int Step = 1, class Operand>
   RNNFAST_INLINE void multiply(int64_t K, const Operand* a, int64_t stride, const Operand* b) {
+    if constexpr (Step < 0) a += K - 1, b += (K - 1) * kColumns;
     int64_t k = 0;
     if constexpr (kSums > 1) {
       Tile sums[kSums - 1];
       for (auto& sum : sums) sum.clear();
-      for (; k + kSums <= K; k += kSums, b += kSums * kColumns) {
-        add_product(a + k, stride, b);
+      for (; k + kSums <= K; k += kSums, a += Step * kSums, b += Step * kSums * kColumns) {
+        add_product(a, stride, b);
         RNNFAST_UNROLL for (int s = 1; s < kSums; ++s) {
-          sums[s - 1].add_product(a + k + s, stride, b + s * kColumns);
+          sums[s - 1].add_product(a + Step * s, stride, b + Step * s * kColumns);
         }
       }
       for (auto& sum : sums) each([&](int i, int j, int) { at[i][j] += sum.at[i][j]; });
     }
-    for (; k < K; ++k, b += kColumns) add_product(a + k, stride, b);
+    for (; k < K; ++k, a += Step, b += Step * kColumns) add_product(a, stride, b);
   }
 
   // at[i][j] += sum over k of a[k][i] b[k][j].
