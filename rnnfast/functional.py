@@ -173,7 +173,8 @@ def train_step_(
 
     The gradients of `rnn_cross_entropy` overwrite `grads`; they are multiplied by max_norm / norm
     where their common norm is larger (math.inf: never); param -= lr * grad; h becomes the last
-    hidden state. Returns the loss before the step (0-dim). To be called under torch.no_grad().
+    hidden state. Returns the loss before the step (0-dim). To be called under torch.no_grad(), or
+    with tensors that require no gradient.
     keep_grads=False: `grads` is memory to work in, and what it holds afterwards is undefined.
 
     Raises what `rnn_cross_entropy` raises; nothing has changed then.

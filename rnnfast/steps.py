@@ -7,8 +7,8 @@ general  as the book does it: net, loss, backward, clip, updater
 
 `choose` finds the fastest level that a net, a loss and an updater allow, and says why not a faster
 one. What can be seen after an epoch does not depend on it: parameters, the last gradients, the
-optimizer. (One trained by `step` takes its gradients anew in each epoch, as zero_grad does. They are
-kept for the last minibatch alone: an error before it leaves None.)
+optimizer. (One trained by `step` takes its gradients anew in each epoch, as zero_grad does. They
+are kept for the last minibatch alone: an error before it leaves None.)
 """
 
 from __future__ import annotations
@@ -164,7 +164,8 @@ class Step(Fused):
     ) -> None:
         super().__init__(net, loss, updater, clip)
         self.max_norm = float("inf") if clip is None else float(clip)
-        self.grads = [torch.empty_like(p) for p in net.params]
+        self.params = tuple(p.detach() for p in net.params)  # the same memory and version counters
+        self.grads = [torch.empty_like(p) for p in self.params]
         self.done, self.kept = False, True  # whether self.grads is the last call's; holds them
         self.h: Tensor | None = None  # the state this object may overwrite: its own
 
@@ -174,18 +175,11 @@ class Step(Fused):
             return self._take_general(X, Y, state)
         if h is not self.h:
             h = self.h = h.expand(X.shape[0], -1).clone()
+        keep = self.gradients_are_seen and not isinstance(self.updater, SGD)
         try:
-            with torch.no_grad():
-                loss = functional.train_step_(
-                    X.T,
-                    Y.T,
-                    tuple(self.net.params),
-                    self.grads,
-                    h,
-                    self.lr,
-                    self.max_norm,
-                    keep_grads=self.gradients_are_seen and not isinstance(self.updater, SGD),
-                )
+            loss = functional.train_step_(
+                X.T, Y.T, self.params, self.grads, h, self.lr, self.max_norm, keep_grads=keep
+            )
         except RuntimeError:
             if not _has_ignored(Y):
                 raise
