@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "meeting.h"
 #include "naive.h"
 
 namespace rnnfast {
@@ -435,6 +436,10 @@ std::vector<Run> all_runs() {
 int main() {
   using namespace rnnfast;
   set_thread_pool(kPool);
+  for (const int64_t crew : {2, 3, 5}) {
+    workers = threads = crew;
+    if (!everyone_meets(crew)) failed = true, std::printf("a team of %d did not meet\n", int(crew));
+  }
   const std::vector<Run> runs = all_runs();
   // Two callers that take turns at the list, so that kernels of different sizes run side by side.
   const auto every_second = [&](size_t first) {
