@@ -59,7 +59,8 @@ def train_epoch_ch8(
         (perplexity exp(mean loss), tokens per second).
 
     The fastest level of `steps` that these allow does the work; the result is the same for all.
-    The losses stay on the device until the epoch ends: no batch waits for the one before.
+    The losses stay on the device until the epoch ends: no batch waits for the one before. Lists,
+    tuples and our own loader are read one batch ahead; an error there may leave gradients of None.
     Raises ValueError for a train_iter without a batch.
     Source: the book's function of that name.
     """
