@@ -166,7 +166,8 @@ class Step(Fused):
         self.max_norm = float("inf") if clip is None else float(clip)
         self.params = tuple(p.detach() for p in net.params)  # the same memory and version counters
         self.grads = [torch.empty_like(p) for p in self.params]
-        self.done, self.kept = False, True  # whether self.grads is the last call's; holds them
+        self.done = False  # whether the last batch was trained by this level,
+        self.kept = True  # and whether self.grads then holds its gradients
         self.h: Tensor | None = None  # the state this object may overwrite: its own
 
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:

@@ -69,7 +69,8 @@ def train_epoch_ch8(
     if isinstance(device, str):
         device = torch.device(device)  # once: each .to() would read the name again
     try:
-        for (X, Y), step.gradients_are_seen in _and_whether_last(train_iter):
+        for (X, Y), is_last in _and_whether_last(train_iter):
+            step.gradients_are_seen = is_last
             if state is None or use_random_iter:
                 state = net.begin_state(batch_size=X.shape[0], device=device)
             else:

@@ -261,10 +261,6 @@ def test_an_error_in_the_middle_leaves_the_last_steps_gradients():
     assert all(p.grad.isfinite().all() for p in net.params)
 
 
-def _tuples(batches):
-    return tuple(batches)
-
-
 def _generator(batches):
     yield from batches
 
@@ -277,7 +273,7 @@ def _same_tensors_filled_anew(batches):
         yield X, Y
 
 
-@pytest.mark.parametrize("kind", [list, _tuples, _generator, _same_tensors_filled_anew])
+@pytest.mark.parametrize("kind", [list, tuple, _generator, _same_tensors_filled_anew])
 def test_the_last_gradients_are_there_whatever_gives_the_batches(kind):
     def of_one_row():
         torch.manual_seed(1)

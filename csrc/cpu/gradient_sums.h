@@ -49,8 +49,9 @@ class GradientSums : protected Recurrence<Real> {
     memory_.take(region.dz, region.kept_steps * region.count * layer_.stride);
     memory_.take(region.dz_panels, rows * layer_.width);
     if (by_table_) memory_.take(region.table_gradient, V_ * layer_.width);
-    if (bias) memory_.take(region.bias_gradient, layer_.width);
-    if (bias) memory_.take(region.bias_run, layer_.width);
+    if (!bias) return;
+    memory_.take(region.bias_gradient, layer_.width);
+    memory_.take(region.bias_run, layer_.width);
   }
 
   void clear_sums(int64_t worker) const {
@@ -133,7 +134,7 @@ class GradientSums : protected Recurrence<Real> {
 
   // Adds dz to the rows of its ids, where a table per region would be larger than dz.
   void scatter(Share columns, Real* grad_table) const {
-    const int64_t end = columns.end < layer_.H ? columns.end : layer_.H;
+    const int64_t end = this->without_padding(columns).end;
     for (int64_t v = 0; v < V_; ++v) clear(grad_table + v * layer_.H, {columns.begin, end});
     for (int64_t p = 0; p < layer_.panels.count; ++p) {
       const Panel panel(layer_.panels, p);

@@ -126,8 +126,9 @@ class Recurrence {
              layer.product(t, 0));
   }
 
-  Share rows_of_W(int64_t worker) const {
-    const Share columns = columns_of(worker);
+  Share rows_of_W(int64_t worker) const { return without_padding(columns_of(worker)); }
+
+  Share without_padding(Share columns) const {
     return {columns.begin, columns.end < layer_.H ? columns.end : layer_.H};
   }
 
@@ -148,11 +149,20 @@ class Recurrence {
                 static_cast<size_t>((rows.end - rows.begin) * layer_.H) * sizeof(Real));
   }
 
-  // Some columns of a row of h go to row `row` of the region's h_blocks.
-  void copy_to_blocks(const Real* h, const Region<Real>& region, int64_t row, Share columns) const {
+  // The worker's part of h [steps, B, H] goes to its region's h_blocks, from step `first` on.
+  void copy_to_blocks(const Real* h, int64_t steps, int64_t first, int64_t worker) const {
+    const Region<Real>& region = region_of(worker);
+    const Share columns = columns_of(worker);
     const int64_t rows = (layer_.T + 1) * region.count;
-    for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>) {
-      store(region.h_blocks + in_blocks<Real>(rows, row, c), load_first(h + c, layer_.H - c));
+    for (int64_t t = 0; t < steps; ++t) {
+      for (int64_t n = 0; n < region.count; ++n) {
+        const Real* from = h + (t * layer_.B + region.first + n) * layer_.H;
+        Real* const to = region.h_blocks;
+        const int64_t row = (first + t) * region.count + n;
+        for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>) {
+          store(to + in_blocks<Real>(rows, row, c), load_first(from + c, layer_.H - c));
+        }
+      }
     }
   }
 

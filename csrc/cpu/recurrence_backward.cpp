@@ -61,16 +61,8 @@ class Backward : GradientSums<Real> {
     this->pack_columns(layer_, args_.W_hh, worker);
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
-    const Share columns = this->columns_of(worker);
-    for (int64_t n = 0; n < region.count; ++n) {
-      this->copy_to_blocks(args_.h0 + (region.first + n) * args_.H, region, n, columns);
-    }
-    for (int64_t t = 0; t < args_.T; ++t) {
-      for (int64_t n = 0; n < region.count; ++n) {
-        this->copy_to_blocks(args_.hs + (t * args_.B + region.first + n) * args_.H, region,
-                             (t + 1) * region.count + n, columns);
-      }
-    }
+    this->copy_to_blocks(args_.h0, 1, 0, worker);
+    this->copy_to_blocks(args_.hs, args_.T, 1, worker);
     this->clear_sums(worker);
     if (reads_out()) {
       readout_.prepare(layer_, args_.W_hq, worker, split_.workers);

@@ -189,10 +189,7 @@ class TrainStep : GradientSums<Real> {
     if (!wants_gradients()) return;
     this->pack_columns(backward_layer_, args_.W_hh, worker);
     readout_backward_.prepare(layer_, args_.W_hq, worker, split_.workers);
-    for (int64_t n = 0; n < region.count; ++n) {
-      this->copy_to_blocks(args_.h0 + (region.first + n) * args_.H, region, n,
-                           this->columns_of(worker));
-    }
+    this->copy_to_blocks(args_.h0, 1, 0, worker);
     this->clear_sums(worker);
   }
 
@@ -300,8 +297,8 @@ class TrainStep : GradientSums<Real> {
   // Calls f(parameter, gradient, elements) for what add_up() has summed for the worker.
   template <class F>
   void each_small_parameter(const TrainStepArgs<Real>& step, int64_t worker, const F& f) const {
-    const Share columns = this->columns_looked_after(worker);
-    const int64_t end = columns.end < args_.H ? columns.end : args_.H, count = end - columns.begin;
+    const Share columns = this->without_padding(this->columns_looked_after(worker));
+    const int64_t count = columns.end - columns.begin;
     for (int64_t v = 0; v < args_.V; ++v) {
       const int64_t at = v * args_.H + columns.begin;
       f(step.W_xh + at, args_.grad_W_xh + at, count);
