@@ -4,15 +4,17 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
-#include <limits>
 #include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "buffer.h"
 #include "kernels.h"
 #include "meeting.h"
 #include "naive.h"
+#include "runs.h"
+#include "threads.h"
 
 namespace rnnfast {
 namespace {
@@ -20,42 +22,7 @@ namespace {
 using naive::Sizes;
 using naive::Values;
 
-// How the calls of one caller are run: as many workers, on as many threads (fewer is allowed).
-thread_local int64_t workers = 1, threads = 1;
 std::atomic<bool> failed{false};
-
-const ThreadPool kPool = {[](int64_t tasks, void (*body)(int64_t, int64_t, void*), void* context) {
-                            const int64_t chunks = std::min(tasks, threads);
-                            std::vector<std::thread> others;
-                            for (int64_t i = 1; i < chunks; ++i) {
-                              others.emplace_back(body, tasks * i / chunks,
-                                                  tasks * (i + 1) / chunks, context);
-                            }
-                            body(0, tasks / chunks, context);
-                            for (std::thread& other : others) other.join();
-                          },
-                          [] { return workers; }};
-
-// An array on the heap that ends where its elements end, and begins as torch's may: aligned to one
-// element, not to a vector. Outputs begin as NaN.
-template <class Element>
-class Buffer {
- public:
-  explicit Buffer(int64_t count)
-      : elements_(count + 1, std::numeric_limits<Element>::has_quiet_NaN
-                                 ? std::numeric_limits<Element>::quiet_NaN()
-                                 : std::numeric_limits<Element>::max()) {}
-  template <class Other>
-  explicit Buffer(const std::vector<Other>& values) : Buffer(values.size()) {
-    std::copy(values.begin(), values.end(), data());
-  }
-  Element* data() { return elements_.data() + 1; }
-  int64_t size() const { return elements_.size() - 1; }
-  Element operator[](int64_t i) const { return elements_[i + 1]; }
-
- private:
-  std::vector<Element> elements_;
-};
 
 class Case {
  public:
@@ -400,35 +367,6 @@ class Case {
   Values W_xh, W_hh, b_h, W_hq, b_q, h0;
   std::vector<int64_t> ids, targets;
 };
-
-struct Run {
-  Sizes sizes;
-  int64_t workers, threads;
-};
-
-std::vector<Run> all_runs() {
-  std::vector<Run> runs;
-  const int64_t steps[] = {1, 2, 9}, classes[] = {1, 5, 28};
-  for (const int64_t B : {0, 1, 2, 3, 5, 9, 33}) {
-    for (const int64_t H : {1, 3, 17, 33, 70}) {
-      for (const int64_t T : steps) {
-        const auto i = static_cast<int64_t>(runs.size());
-        // Rounds of lengths without a common divisor: in time everything meets everything.
-        const int64_t crew = 1 + i / 3 % 4;
-        runs.push_back({{T, B, H, classes[i / 5 % 3], i / 2 % 2 == 1}, crew, i % 7 < 5 ? crew : 2});
-      }
-    }
-  }
-  // Columns of one step shared out to 2, 3 and 4 workers, also to more of them than threads.
-  runs.push_back({{3, 1, 301, 5, false}, 2, 2});
-  runs.push_back({{2, 3, 200, 28, true}, 3, 3});
-  runs.push_back({{9, 5, 170, 5, false}, 4, 4});
-  runs.push_back({{2, 5, 170, 5, false}, 4, 2});
-  // Several workers to a sum of gradients; a sum over more rows than stay in the cache.
-  runs.push_back({{9, 33, 70, 28, false}, 6, 6});
-  runs.push_back({{40, 33, 17, 28, false}, 1, 1});
-  return runs;
-}
 
 }  // namespace
 }  // namespace rnnfast
