@@ -41,14 +41,26 @@ class GradientSums : protected Recurrence<Real> {
     memory_.take(sum.parts, sum.out != nullptr ? (groups_ - 1) * sum.size : 0);
   }
 
-  // What the backward steps of a region write.
-  void lay_out_backward(Region<Real>& region, bool bias) {
-    const int64_t rows = layer_.T * region.count,
-                  width = (layer_.width + kBlock<Real> - 1) / kBlock<Real>;
-    memory_.take(region.h_blocks, (rows + region.count) * width * kBlock<Real>);
+  // What the backward steps of a region write. copies: of h and dz, for the weight gradient;
+  // grad_table: where that of the table goes, at once where no other region adds to it and rows
+  // have no padding (one row, H = 512: 1 % of a step).
+  void lay_out_backward(Region<Real>& region, bool bias, bool copies, Real* grad_table) {
     memory_.take(region.dz, region.kept_steps * region.count * layer_.stride);
-    memory_.take(region.dz_panels, rows * layer_.width);
-    if (by_table_) memory_.take(region.table_gradient, V_ * layer_.width);
+    if (copies) {
+      const int64_t rows = layer_.T * region.count, h_rows = rows + region.count,
+                    blocks = (layer_.width + kBlock<Real> - 1) / kBlock<Real>;
+      Real *h, *dz;
+      memory_.take(h, h_rows * blocks * kBlock<Real>);
+      memory_.take(dz, rows * layer_.width);
+      region.all_h = LeftMatrix<Real>::in_blocks(h, h_rows);
+      region.all_dz = RightMatrix<Real>::in_panels(dz, rows);
+    } else {
+      region.all_h = LeftMatrix<Real>::as_it_lies(region.h, layer_.stride);
+      region.all_dz = RightMatrix<Real>::as_it_lies(region.dz, layer_.stride);
+    }
+    const bool in_place = num_regions_ == 1 && layer_.width == layer_.H;
+    if (by_table_ && in_place) region.table_gradient = grad_table;
+    if (by_table_ && !in_place) memory_.take(region.table_gradient, V_ * layer_.width);
     if (!bias) return;
     memory_.take(region.bias_gradient, layer_.width);
     memory_.take(region.bias_run, layer_.width);
@@ -88,8 +100,7 @@ class GradientSums : protected Recurrence<Real> {
   }
 
   WeightGradient<Real> recurrent_gradient(const Region<Real>& region, Real* out) const {
-    const int64_t K = layer_.T * region.count;
-    return {K, region.h_blocks, K + region.count, region.dz_panels, layer_.panels, out};
+    return {layer_.T * region.count, region.all_h, 0, region.all_dz, layer_.panels, out};
   }
 
   Share share_of_sum(const WeightSum& sum, int64_t worker) const {
@@ -114,7 +125,8 @@ class GradientSums : protected Recurrence<Real> {
     const Share columns = this->columns_looked_after(worker);
     if (grad_b_h != nullptr) add_regions(&Region<Real>::bias_gradient, 0, columns, grad_b_h);
     if (by_table_) {
-      for (int64_t v = 0; v < V_; ++v) {
+      const bool in_place = regions_[0].table_gradient == grad_table;
+      for (int64_t v = 0; !in_place && v < V_; ++v) {
         add_regions(&Region<Real>::table_gradient, v * layer_.width, columns,
                     grad_table + v * layer_.H);
       }
@@ -149,10 +161,10 @@ class GradientSums : protected Recurrence<Real> {
 
   void scatter_vector(const Region<Real>& region, const Panel& panel, int64_t c,
                       Real* grad_column) const {
-    const int64_t width = panel.vectors * kLanes<Real>, left = panel.columns_left - c;
-    const Real* dz = region.dz_panels + layer_.T * region.count * panel.column + c;
+    const int64_t left = panel.columns_left - c, stride = region.all_dz.stride(panel);
+    const Real* dz = region.all_dz.at(0, panel) + c;
     for (int64_t t = 0; t < layer_.T; ++t) {
-      for (int64_t n = 0; n < region.count; ++n, dz += width) {
+      for (int64_t n = 0; n < region.count; ++n, dz += stride) {
         Real* sum =
             grad_column + ids_[t * ids_stride_t_ + (region.first + n) * ids_stride_b_] * layer_.H;
         store_first(sum, left, load_first(sum, left) + load(dz));

@@ -3,52 +3,90 @@
 // gradient, which can then be scaled, and moved along, while it is still in registers.
 #pragma once
 
+#include <cstring>
+
 #include "readout.h"
+#include "single_row.h"
 #include "steps.h"
+#include "workspace.h"
 
 namespace rnnfast::RNNFAST_ISA {
 
+// Of a region that kept all its steps: the products of its rows for grad_W_hh, which is made of
+// h_{t-1} and dz_t, and for grad_W_hq, of h_t and dlogits_t, where those of h serve both. Each
+// worker multiplies its own columns, and needs no line that another has written.
 template <class Real>
-Real dot(const Real* a, const Real* b, int64_t count) {
-  Vec<Real> sums[2] = {};
-  int64_t i = 0;
-  for (; i + 2 * kLanes<Real> <= count; i += 2 * kLanes<Real>) {
-    sums[0] += load(a + i) * load(b + i);
-    sums[1] += load(a + i + kLanes<Real>) * load(b + i + kLanes<Real>);
+class GramMatrices {
+ public:
+  void lay_out(Workspace& memory, int64_t rows, int64_t workers) {
+    rows_ = rows;
+    workers_ = workers;
+    memory.take(parts_, workers);
+    for (int64_t worker = 0; worker < workers; ++worker) {
+      memory.start_page();
+      Part part;
+      memory.take(part.h, rows * rows);
+      memory.take(part.z, rows * rows);
+      if (parts_ != nullptr) parts_[worker] = part;
+    }
   }
-  for (; i < count; i += kLanes<Real>)
-    sums[0] += load_first(a + i, count - i) * load_first(b + i, count - i);
-  return sum_lanes<Real>(sums[0] + sums[1]);
-}
 
-// A worker's part of |grad_W_hh|^2 + |grad_W_hq|^2 for a region that kept all its steps. The first
-// is made of h_{t-1} and dz_t, the second of h_t and dlogits_t: the same products of rows of h
-// serve both.
-template <class Real>
-double squares_of_weight_gradients(const Layer<Real>& layer, const Region<Real>& region,
-                                   const Readout<Real>& readout, Share every) {
-  const int64_t tokens = layer.T * region.count, lag = region.count;
-  const Logits<Real> dlogits{region.dlogits, tokens};
-  const auto dot_dlogits = [&](int64_t r, int64_t s) {
-    Real sum = 0;
-    for (int64_t p = 0; p < readout.panels.count; ++p) {
-      const Panel panel(readout.panels, p);
-      sum += dot<Real>(dlogits.at(panel, r), dlogits.at(panel, s), panel.vectors * kLanes<Real>);
+  // The worker's part of them, from its columns of h and dz and some rows of dlogits.
+  void multiply(const Layer<Real>& layer, const Region<Real>& region, const Readout<Real>& readout,
+                Share columns, int64_t worker) const {
+    const Part& part = parts_[worker];
+    const int64_t lag = region.count, tokens = rows_ - lag;
+    std::memset(part.h, 0, static_cast<size_t>(rows_ * rows_) * sizeof(Real));
+    std::memset(part.z, 0, static_cast<size_t>(rows_ * rows_) * sizeof(Real));
+    for (int64_t c = columns.begin; c < columns.end; c += kChunk) {
+      const int64_t count = columns.end - c < kChunk ? columns.end - c : kChunk;
+      for (int64_t r = 0; r < rows_; ++r)
+        add_products(region.h + c, layer.stride, count, r, part.h + r * rows_);
+      for (int64_t r = 0; r < tokens; ++r)
+        add_products(region.dz + c, layer.stride, count, r, part.z + r * rows_);
     }
-    return sum;
-  };
-  double squares = 0;
-  for (int64_t r = every.begin; r < tokens + lag; r += every.end) {
-    for (int64_t s = 0; s <= r; ++s) {
-      double z = 0;
-      if (r < tokens)
-        z += dot<Real>(region.dz + r * layer.stride, region.dz + s * layer.stride, layer.H);
-      if (s >= lag) z += dot_dlogits(r - lag, s - lag);
-      const double h = dot<Real>(region.h + r * layer.stride, region.h + s * layer.stride, layer.H);
-      squares += (r == s ? 1 : 2) * h * z;
+    const Logits<Real> dlogits{region.dlogits, tokens};
+    for (int64_t r = worker; r < tokens; r += workers_) {
+      for (int64_t p = 0; p < readout.panels.count; ++p) {
+        const Panel panel(readout.panels, p);
+        const int64_t width = panel.vectors * kLanes<Real>;
+        add_products(dlogits.at(panel, 0), width, width, r, part.z + (r + lag) * rows_ + lag);
+      }
     }
   }
-  return squares;
-}
+
+  // After all have multiplied: |grad_W_hh|^2 + |grad_W_hq|^2.
+  double squares() const {
+    double squares = 0;
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t s = 0; s <= r; ++s) {
+        double h = 0, z = 0;
+        for (int64_t i = 0; i < workers_; ++i) {
+          h += parts_[i].h[r * rows_ + s];
+          z += parts_[i].z[r * rows_ + s];
+        }
+        squares += (r == s ? 1 : 2) * h * z;
+      }
+    }
+    return squares;
+  }
+
+ private:
+  struct Part {
+    Real* h;  // [rows][rows]: the lower triangle
+    Real* z;
+  };
+
+  // Of 36 rows, so much stays in the L1 cache.
+  static constexpr int64_t kChunk = 512 / static_cast<int64_t>(sizeof(Real));
+
+  // out[s] += <row r, row s> for s <= r
+  static void add_products(const Real* rows, int64_t stride, int64_t count, int64_t r, Real* out) {
+    dot_rows<Real, true>(rows + r * stride, rows, stride, count, {0, r + 1}, out);
+  }
+
+  int64_t rows_ = 0, workers_ = 0;
+  Part* parts_ = nullptr;
+};
 
 }  // namespace rnnfast::RNNFAST_ISA

@@ -67,8 +67,8 @@ class ReadoutBackward {
   WeightGradient<Real> of_weights(const Layer<Real>& layer, const Region<Real>& region,
                                   Real* out) const {
     const int64_t K = layer.T * region.count;
-    const Real* h = region.h_blocks + region.count * kBlock<Real>;  // h_t, where W_hh has h_{t-1}
-    return {K, h, K + region.count, region.dlogits, panels_, out};
+    const auto dlogits = RightMatrix<Real>::in_panels(region.dlogits, K);
+    return {K, region.all_h, region.count, dlogits, panels_, out};  // h_t, where W_hh has h_{t-1}
   }
 
   Share share_of_bias(int64_t worker, int64_t workers) const {

@@ -122,8 +122,10 @@ class Recurrence {
   void multiply_backward(const Layer<Real>& layer, const Real* W_hh, int64_t worker,
                          int64_t t) const {
     if (!is_single_row() || t == layer.T - 1) return;
-    dot_rows(region_of(worker).dz_at(layer, t + 1), W_hh, layer.H, rows_of_W(worker),
-             layer.product(t, 0));
+    Real* const product = layer.product(t, 0);
+    const Share rows = rows_of_W(worker);
+    dot_rows(region_of(worker).dz_at(layer, t + 1), W_hh, layer.H, layer.H, rows, product);
+    for (int64_t i = rows.end; i < columns_of(worker).end; ++i) product[i] = 0;
   }
 
   Share rows_of_W(int64_t worker) const { return without_padding(columns_of(worker)); }
@@ -149,18 +151,16 @@ class Recurrence {
                 static_cast<size_t>((rows.end - rows.begin) * layer_.H) * sizeof(Real));
   }
 
-  // The worker's part of h [steps, B, H] goes to its region's h_blocks, from step `first` on.
+  // The worker's part of h [steps, B, H] goes to its region's copy of h, from step `first` on.
   void copy_to_blocks(const Real* h, int64_t steps, int64_t first, int64_t worker) const {
     const Region<Real>& region = region_of(worker);
     const Share columns = columns_of(worker);
-    const int64_t rows = (layer_.T + 1) * region.count;
     for (int64_t t = 0; t < steps; ++t) {
       for (int64_t n = 0; n < region.count; ++n) {
         const Real* from = h + (t * layer_.B + region.first + n) * layer_.H;
-        Real* const to = region.h_blocks;
         const int64_t row = (first + t) * region.count + n;
         for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>) {
-          store(to + in_blocks<Real>(rows, row, c), load_first(from + c, layer_.H - c));
+          store(region.all_h.at(row, c), load_first(from + c, layer_.H - c));
         }
       }
     }

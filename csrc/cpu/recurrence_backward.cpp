@@ -49,7 +49,7 @@ class Backward : GradientSums<Real> {
   }
 
   void lay_out_region(Region<Real>& region) {
-    this->lay_out_backward(region, args_.grad_b_h != nullptr);
+    this->lay_out_backward(region, args_.grad_b_h != nullptr, true, args_.grad_x);
     if (reads_out()) readout_.lay_out(memory_, layer_, region);
     if (by_table_) {
       region.slots_stride = region.count;

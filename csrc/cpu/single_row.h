@@ -40,37 +40,54 @@ void add_rows_times(const Real* x, const Real* W, int64_t H, Share rows, bool ba
   }
 }
 
-// out[i] = <W[i], x> for the given rows i, and zero in the padding after the last row
+// Of dot_rows: some rows at a time, as many sums put together in one vector as it has lanes.
 template <class Real>
-void dot_rows(const Real* x, const Real* W, int64_t H, Share rows, Real* out) {
-  constexpr int kRows = 8;
-  // As many sums as a vector has lanes are put together in one.
-  constexpr int kSet = kLanes<Real> < kRows ? kLanes<Real> : kRows, kSets = kRows / kSet;
-  const int64_t whole = H / kLanes<Real> * kLanes<Real>;
-  for (int64_t i = rows.begin; i < rows.end; i += kRows) {
+struct DotBlock {
+  static constexpr int kRows = 8;
+  static constexpr int kSet = kLanes<Real> < kRows ? kLanes<Real> : kRows, kSets = kRows / kSet;
+
+  const Real* x;
+  int64_t stride, columns;
+
+  // out[i] = <row i of W, x>, or +=, for kRows rows (kWhole) or `count`, fewer.
+  template <bool kWhole, bool kAdds>
+  RNNFAST_INLINE void run(const Real* W, int64_t count, Real* out) const {
     const Real* row[kRows];
     RNNFAST_UNROLL for (int r = 0; r < kRows; ++r) {
-      row[r] = W + (i + r < rows.end ? i + r : rows.end - 1) * H;
+      row[r] = W + (kWhole || r < count ? r : count - 1) * stride;
     }
     Vec<Real> sums[kSets][kSet] = {};
+    const int64_t whole = columns / kLanes<Real> * kLanes<Real>;
     for (int64_t c = 0; c < whole; c += kLanes<Real>) {
       const Vec<Real> factor = load(x + c);
       RNNFAST_UNROLL for (int r = 0; r < kRows; ++r) {
         sums[r / kSet][r % kSet] += factor * load(row[r] + c);
       }
     }
-    if (whole < H) {
-      const Vec<Real> factor = load_first(x + whole, H - whole);
+    if (whole < columns) {
+      const Vec<Real> factor = load_first(x + whole, columns - whole);
       RNNFAST_UNROLL for (int r = 0; r < kRows; ++r) {
-        sums[r / kSet][r % kSet] += factor * load_first(row[r] + whole, H - whole);
+        sums[r / kSet][r % kSet] += factor * load_first(row[r] + whole, columns - whole);
       }
     }
-    RNNFAST_UNROLL for (int s = 0; s < kSets; ++s) {
+    for (int s = 0; s < kSets && (kWhole || s * kSet < count); ++s) {
+      const int64_t n = kWhole || count - s * kSet > kSet ? kSet : count - s * kSet;
       const Vec<Real> sum = sums_of_rows<Real>(sums[s]);
-      for (int64_t r = 0, k = i + s * kSet; r < kSet && k + r < rows.end; ++r) out[k + r] = sum[r];
+      store_first(out + s * kSet, n, kAdds ? load_first(out + s * kSet, n) + sum : sum);
     }
   }
-  for (int64_t i = H; rows.end == H && i < padded<Real>(H); ++i) out[i] = 0;
+};
+
+// out[i] = <W[i], x>, or += where kAdds, for the given rows i of W, of which `columns` count
+template <class Real, bool kAdds = false>
+void dot_rows(const Real* x, const Real* W, int64_t stride, int64_t columns, Share rows,
+              Real* out) {
+  using Block = DotBlock<Real>;
+  const Block block{x, stride, columns};
+  int64_t i = rows.begin;
+  for (; i + Block::kRows <= rows.end; i += Block::kRows)
+    block.template run<true, kAdds>(W + i * stride, Block::kRows, out + i);
+  if (i < rows.end) block.template run<false, kAdds>(W + i * stride, rows.end - i, out + i);
 }
 
 }  // namespace rnnfast::RNNFAST_ISA

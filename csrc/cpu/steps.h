@@ -81,14 +81,16 @@ struct Layer {
 template <class Real>
 struct Region {
   int64_t first = 0, count = 0;
-  int64_t kept_steps = 2;     // of h and dz: the last 2, or all T + 1
-  Real* h = nullptr;          // [kept_steps][count][stride]
-  Real* h_blocks = nullptr;   // blocks of (T + 1) * count rows: h for the weight gradient, or null
-  Real* dz = nullptr;         // [kept_steps][count][stride]
-  Real* dz_panels = nullptr;  // panels of T * count rows
-  Real* dlogits = nullptr;    // panels of T * count rows: of the readout, or null
-  Real* inputs = nullptr;     // [*][width]: u + b_h; row n takes, at step t, ...
-  int32_t* slots = nullptr;   // ... inputs[slots[t * slots_stride + n]]
+  int64_t kept_steps = 2;  // of h and dz: the last 2, or all T + 1
+  Real* h = nullptr;       // [kept_steps][count][stride]
+  Real* dz = nullptr;      // [kept_steps][count][stride]
+  // For the weight gradient, (T + 1) * count rows of h and T * count of dz: h and dz themselves, or
+  // copies. Null where there is none.
+  LeftMatrix<Real> all_h;
+  RightMatrix<Real> all_dz;
+  Real* dlogits = nullptr;   // panels of T * count rows: of the readout, or null
+  Real* inputs = nullptr;    // [*][width]: u + b_h; row n takes, at step t, ...
+  int32_t* slots = nullptr;  // ... inputs[slots[t * slots_stride + n]]
   int64_t slots_stride = 0;
   Real* table_gradient =
       nullptr;  // [V][width]: dz added to row slots[t * slots_stride + n], or null
@@ -101,6 +103,7 @@ struct Region {
   RNNFAST_INLINE Real* dz_at(const Layer<Real>& layer, int64_t t) const {
     return dz + slot(t) * count * layer.stride;
   }
+  bool copies() const { return all_h.values != h; }
 
  private:
   int64_t slot(int64_t t) const { return kept_steps == 2 ? t & 1 : t; }
@@ -126,7 +129,7 @@ struct ForwardTile {
     activate(tile);
     tile.store_rows(region.h_at(layer, t + 1) + row * layer.stride + panel.column, layer.stride,
                     tile.kColumns);
-    if (region.h_blocks != nullptr) store_blocks(tile);
+    if (region.all_h.values != nullptr && region.copies()) store_blocks(tile);
     if (hs != nullptr) {
       tile.store_rows(hs + (t * layer.B + region.first + row) * layer.H + panel.column, layer.H,
                       panel.columns_left);
@@ -146,12 +149,11 @@ struct ForwardTile {
 
   template <class TileOfAnySize>
   RNNFAST_INLINE void store_blocks(const TileOfAnySize& tile) const {
-    const int64_t rows = (layer.T + 1) * region.count, first = (t + 1) * region.count + row;
     // Locals here and below: a field would be read anew after each store (H = 64: 1 % of a step).
-    Real* const blocks = region.h_blocks;
+    const LeftMatrix<Real> blocks = region.all_h;
+    const int64_t first = (t + 1) * region.count + row;
     tile.each([&](int i, int j, int c) {
-      store(blocks + in_blocks<Real>(rows, first, panel.column + c) + i * kBlock<Real>,
-            tile.at[i][j]);
+      store(blocks.at(first, panel.column + c) + i * kBlock<Real>, tile.at[i][j]);
     });
   }
 };
@@ -203,9 +205,10 @@ struct BackwardTile {
     times_derivative(tile);
     tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride,
                     tile.kColumns);
-    tile.store_rows(region.dz_panels + layer.T * region.count * panel.column +
-                        (t * region.count + row) * tile.kColumns,
-                    tile.kColumns, tile.kColumns);
+    if (region.copies()) {
+      tile.store_rows(region.all_dz.at(t * region.count + row, panel), tile.kColumns,
+                      tile.kColumns);
+    }
     add_to_inputs(tile);
   }
 
@@ -227,10 +230,8 @@ struct BackwardTile {
   // The derivative of relu and of tanh, from their result alone.
   template <class TileOfAnySize>
   RNNFAST_INLINE void times_derivative(TileOfAnySize& tile) const {
-    const int64_t rows = (layer.T + 1) * region.count, first = (t + 1) * region.count + row;
-    const auto h = [&](int i, int c) {
-      return load(region.h_blocks + in_blocks<Real>(rows, first + i, panel.column + c));
-    };
+    const int64_t first = (t + 1) * region.count + row;
+    const auto h = [&](int i, int c) { return load(region.all_h.at(first + i, panel.column + c)); };
     if (layer.relu) {
       const Vec<Real> zero{};
       tile.each(

@@ -69,24 +69,27 @@ class TrainStep : GradientSums<Real> {
   // After run(): the five gradients, d2l's clip and SGD.
   void finish_step(const Team& team, const TrainStepArgs<Real>& step) const {
     if (norm_first_) {
-      team.sync();
       team.each([&](int64_t worker) {
         add_up(worker);
-        count_squares(step, worker, true);
+        count_squares(step, worker, false);
+        gram_.multiply(layer_, this->region_of(worker), readout_,
+                       this->without_padding(this->columns_looked_after(worker)), worker);
       });
       team.sync();
+      const double squares = all_squares() + gram_.squares();
       // Products of two gradients overflow from 1e19 on in float32, where their squares, which are
       // summed in double, do not.
-      if (std::isfinite(all_squares())) {
-        team.each([&](int64_t worker) { move_parameters(step, worker, true); });
+      if (std::isfinite(squares)) {
+        team.each([&](int64_t worker) { move_parameters(step, worker, squares, true); });
         return;
       }
       team.sync();  // before they are counted again, everyone has seen this
     }
     finish_gradients(team);
-    team.each([&](int64_t worker) { count_squares(step, worker, false); });
+    team.each([&](int64_t worker) { count_squares(step, worker, true); });
     team.sync();
-    team.each([&](int64_t worker) { move_parameters(step, worker, false); });
+    const double squares = all_squares();
+    team.each([&](int64_t worker) { move_parameters(step, worker, squares, false); });
   }
 
   void write_loss() const {
@@ -103,7 +106,8 @@ class TrainStep : GradientSums<Real> {
   // = 512 two passes over the gradients, 10 % of the step, become 2 % for products of rows.
   bool norm_is_cheap() const {
     const int64_t tokens = args_.T * args_.B;
-    return this->num_regions_ == 1 && tokens <= 256 && tokens * tokens < 16 * args_.H;
+    return this->num_regions_ == 1 && tokens <= 256 &&
+           tokens * tokens * split_.workers < 32 * args_.H;
   }
 
   double all_squares() const {
@@ -112,23 +116,19 @@ class TrainStep : GradientSums<Real> {
     return squares;
   }
 
-  // The worker's part of the squared norm of all gradients, of what it has just added up, so that
-  // nobody waits; norm_first: those of W_hh and W_hq are not there yet.
-  void count_squares(const TrainStepArgs<Real>& step, int64_t worker, bool norm_first) const {
+  // The worker's part of the squared norm of the gradients, of what it has just added up, so that
+  // nobody waits.
+  void count_squares(const TrainStepArgs<Real>& step, int64_t worker, bool of_weights) const {
     SumOfSquares sum;
     const auto add = [&](const Real*, const Real* grad, int64_t count) { sum.add(grad, count); };
     each_small_parameter(step, worker, add);
-    if (!norm_first) each_weight(step, worker, add);
-    double& squares = tallies_[worker].squares;
-    squares = sum.total();
-    if (norm_first) {
-      squares += squares_of_weight_gradients(layer_, this->region_of(worker), readout_,
-                                             {worker, split_.workers});
-    }
+    if (of_weights) each_weight(step, worker, add);
+    tallies_[worker].squares = sum.total();
   }
 
-  void move_parameters(const TrainStepArgs<Real>& step, int64_t worker, bool norm_first) const {
-    const double norm = std::sqrt(all_squares());
+  void move_parameters(const TrainStepArgs<Real>& step, int64_t worker, double squares,
+                       bool norm_first) const {
+    const double norm = std::sqrt(squares);
     const auto factor = static_cast<Real>(norm > step.max_norm ? step.max_norm / norm : 1.0);
     const auto lr = static_cast<Real>(step.lr);
     const auto move = [&](Real* param, Real* grad, int64_t count) {
@@ -164,6 +164,7 @@ class TrainStep : GradientSums<Real> {
     backward_layer_.num_products = 1;
     if (!this->is_single_row()) memory_.take(backward_layer_.W, args_.H * layer_.width);
     readout_backward_.lay_out(memory_, layer_, split_.workers);
+    if (norm_first_) gram_.lay_out(memory_, (args_.T + 1) * args_.B, split_.workers);
     this->lay_out(W_hh_);
     this->lay_out(W_hq_);
   }
@@ -173,7 +174,7 @@ class TrainStep : GradientSums<Real> {
     memory_.take(region.h, region.kept_steps * region.count * layer_.stride);
     inputs_.lay_out(memory_, args_.T, region);
     if (!wants_gradients()) return;
-    this->lay_out_backward(region, true);
+    this->lay_out_backward(region, true, !norm_first_, args_.grad_W_xh);
     readout_backward_.lay_out(memory_, layer_, region);
   }
 
@@ -189,7 +190,7 @@ class TrainStep : GradientSums<Real> {
     if (!wants_gradients()) return;
     this->pack_columns(backward_layer_, args_.W_hh, worker);
     readout_backward_.prepare(layer_, args_.W_hq, worker, split_.workers);
-    this->copy_to_blocks(args_.h0, 1, 0, worker);
+    if (region.copies()) this->copy_to_blocks(args_.h0, 1, 0, worker);
     this->clear_sums(worker);
   }
 
@@ -325,6 +326,7 @@ class TrainStep : GradientSums<Real> {
   ReadoutBackward<Real> readout_backward_;
   Layer<Real> backward_layer_;  // the same with W_hh^T
   bool norm_first_;
+  GramMatrices<Real> gram_;  // where the norm comes first
   Tally<Real>* tallies_ = nullptr;
   typename Base::WeightSum W_hh_, W_hq_;
 };
