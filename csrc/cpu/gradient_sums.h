@@ -49,14 +49,8 @@ class GradientSums : protected Recurrence<Real> {
     if (copies) {
       const int64_t rows = layer_.T * region.count, h_rows = rows + region.count,
                     blocks = (layer_.width + kBlock<Real> - 1) / kBlock<Real>;
-      Real *h, *dz;
-      memory_.take(h, h_rows * blocks * kBlock<Real>);
-      memory_.take(dz, rows * layer_.width);
-      region.all_h = LeftMatrix<Real>::in_blocks(h, h_rows);
-      region.all_dz = RightMatrix<Real>::in_panels(dz, rows);
-    } else {
-      region.all_h = LeftMatrix<Real>::as_it_lies(region.h, layer_.stride);
-      region.all_dz = RightMatrix<Real>::as_it_lies(region.dz, layer_.stride);
+      memory_.take(region.h_blocks, h_rows * blocks * kBlock<Real>);
+      memory_.take(region.dz_panels, rows * layer_.width);
     }
     const bool in_place = num_regions_ == 1 && layer_.width == layer_.H;
     if (by_table_ && in_place) region.table_gradient = grad_table;
@@ -100,7 +94,8 @@ class GradientSums : protected Recurrence<Real> {
   }
 
   WeightGradient<Real> recurrent_gradient(const Region<Real>& region, Real* out) const {
-    return {layer_.T * region.count, region.all_h, 0, region.all_dz, layer_.panels, out};
+    const int64_t K = layer_.T * region.count;
+    return {K, region.all_h(layer_), 0, region.all_dz(layer_), layer_.panels, out};
   }
 
   Share share_of_sum(const WeightSum& sum, int64_t worker) const {
@@ -161,8 +156,9 @@ class GradientSums : protected Recurrence<Real> {
 
   void scatter_vector(const Region<Real>& region, const Panel& panel, int64_t c,
                       Real* grad_column) const {
-    const int64_t left = panel.columns_left - c, stride = region.all_dz.stride(panel);
-    const Real* dz = region.all_dz.at(0, panel) + c;
+    const RightMatrix<Real> all_dz = region.all_dz(layer_);
+    const int64_t left = panel.columns_left - c, stride = all_dz.stride(panel);
+    const Real* dz = all_dz.at(0, panel) + c;
     for (int64_t t = 0; t < layer_.T; ++t) {
       for (int64_t n = 0; n < region.count; ++n, dz += stride) {
         Real* sum =

@@ -68,7 +68,8 @@ class ReadoutBackward {
                                   Real* out) const {
     const int64_t K = layer.T * region.count;
     const auto dlogits = RightMatrix<Real>::in_panels(region.dlogits, K);
-    return {K, region.all_h, region.count, dlogits, panels_, out};  // h_t, where W_hh has h_{t-1}
+    // h_t, where W_hh has h_{t-1}
+    return {K, region.all_h(layer), region.count, dlogits, panels_, out};
   }
 
   Share share_of_bias(int64_t worker, int64_t workers) const {

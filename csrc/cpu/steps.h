@@ -84,10 +84,10 @@ struct Region {
   int64_t kept_steps = 2;  // of h and dz: the last 2, or all T + 1
   Real* h = nullptr;       // [kept_steps][count][stride]
   Real* dz = nullptr;      // [kept_steps][count][stride]
-  // For the weight gradient, (T + 1) * count rows of h and T * count of dz: h and dz themselves, or
-  // copies. Null where there is none.
-  LeftMatrix<Real> all_h;
-  RightMatrix<Real> all_dz;
+  // Copies for the weight gradient, of blocks of (T + 1) * count rows and of panels of T * count;
+  // or null, where h and dz themselves serve.
+  Real* h_blocks = nullptr;
+  Real* dz_panels = nullptr;
   Real* dlogits = nullptr;   // panels of T * count rows: of the readout, or null
   Real* inputs = nullptr;    // [*][width]: u + b_h; row n takes, at step t, ...
   int32_t* slots = nullptr;  // ... inputs[slots[t * slots_stride + n]]
@@ -103,7 +103,15 @@ struct Region {
   RNNFAST_INLINE Real* dz_at(const Layer<Real>& layer, int64_t t) const {
     return dz + slot(t) * count * layer.stride;
   }
-  bool copies() const { return all_h.values != h; }
+  // The rows that a weight gradient is made of.
+  LeftMatrix<Real> all_h(const Layer<Real>& layer) const {
+    return h_blocks != nullptr ? LeftMatrix<Real>::in_blocks(h_blocks, (layer.T + 1) * count)
+                               : LeftMatrix<Real>::as_it_lies(h, layer.stride);
+  }
+  RightMatrix<Real> all_dz(const Layer<Real>& layer) const {
+    return dz_panels != nullptr ? RightMatrix<Real>::in_panels(dz_panels, layer.T * count)
+                                : RightMatrix<Real>::as_it_lies(dz, layer.stride);
+  }
 
  private:
   int64_t slot(int64_t t) const { return kept_steps == 2 ? t & 1 : t; }
@@ -129,7 +137,7 @@ struct ForwardTile {
     activate(tile);
     tile.store_rows(region.h_at(layer, t + 1) + row * layer.stride + panel.column, layer.stride,
                     tile.kColumns);
-    if (region.all_h.values != nullptr && region.copies()) store_blocks(tile);
+    if (region.h_blocks != nullptr) store_blocks(tile);
     if (hs != nullptr) {
       tile.store_rows(hs + (t * layer.B + region.first + row) * layer.H + panel.column, layer.H,
                       panel.columns_left);
@@ -149,11 +157,12 @@ struct ForwardTile {
 
   template <class TileOfAnySize>
   RNNFAST_INLINE void store_blocks(const TileOfAnySize& tile) const {
+    const int64_t rows = (layer.T + 1) * region.count, first = (t + 1) * region.count + row;
     // Locals here and below: a field would be read anew after each store (H = 64: 1 % of a step).
-    const LeftMatrix<Real> blocks = region.all_h;
-    const int64_t first = (t + 1) * region.count + row;
+    Real* const blocks = region.h_blocks;
     tile.each([&](int i, int j, int c) {
-      store(blocks.at(first, panel.column + c) + i * kBlock<Real>, tile.at[i][j]);
+      store(blocks + in_blocks<Real>(rows, first, panel.column + c) + i * kBlock<Real>,
+            tile.at[i][j]);
     });
   }
 };
@@ -205,9 +214,10 @@ struct BackwardTile {
     times_derivative(tile);
     tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride,
                     tile.kColumns);
-    if (region.copies()) {
-      tile.store_rows(region.all_dz.at(t * region.count + row, panel), tile.kColumns,
-                      tile.kColumns);
+    if (region.dz_panels != nullptr) {
+      tile.store_rows(region.dz_panels + layer.T * region.count * panel.column +
+                          (t * region.count + row) * tile.kColumns,
+                      tile.kColumns, tile.kColumns);
     }
     add_to_inputs(tile);
   }
@@ -230,8 +240,19 @@ struct BackwardTile {
   // The derivative of relu and of tanh, from their result alone.
   template <class TileOfAnySize>
   RNNFAST_INLINE void times_derivative(TileOfAnySize& tile) const {
-    const int64_t first = (t + 1) * region.count + row;
-    const auto h = [&](int i, int c) { return load(region.all_h.at(first + i, panel.column + c)); };
+    if (region.h_blocks != nullptr) {
+      const int64_t rows = (layer.T + 1) * region.count, first = (t + 1) * region.count + row;
+      times_derivative(tile, [&](int i, int c) {
+        return load(region.h_blocks + in_blocks<Real>(rows, first + i, panel.column + c));
+      });
+    } else {
+      const Real* h = region.h_at(layer, t + 1) + row * layer.stride + panel.column;
+      times_derivative(tile, [&](int i, int c) { return load(h + i * layer.stride + c); });
+    }
+  }
+
+  template <class TileOfAnySize, class H>
+  RNNFAST_INLINE void times_derivative(TileOfAnySize& tile, const H& h) const {
     if (layer.relu) {
       const Vec<Real> zero{};
       tile.each(

@@ -190,7 +190,7 @@ class TrainStep : GradientSums<Real> {
     if (!wants_gradients()) return;
     this->pack_columns(backward_layer_, args_.W_hh, worker);
     readout_backward_.prepare(layer_, args_.W_hq, worker, split_.workers);
-    if (region.copies()) this->copy_to_blocks(args_.h0, 1, 0, worker);
+    if (region.h_blocks != nullptr) this->copy_to_blocks(args_.h0, 1, 0, worker);
     this->clear_sums(worker);
   }
 

@@ -13,18 +13,24 @@ namespace rnnfast::RNNFAST_ISA {
 template <class Real>
 constexpr int64_t kBlock = kLanes<Real> > kTileRows ? kLanes<Real> : kTileRows;
 
+// Where element (row, column) of blocks of `rows` rows lies.
+template <class Real>
+RNNFAST_INLINE int64_t in_blocks(int64_t rows, int64_t row, int64_t column) {
+  return (column / kBlock<Real> * rows + row) * kBlock<Real> + column % kBlock<Real>;
+}
+
 template <class Real>
 struct LeftMatrix {
-  Real* values = nullptr;
-  int64_t row_stride = 0, block_stride = 0;
+  const Real* values;
+  int64_t row_stride, block_stride;
 
-  static LeftMatrix in_blocks(Real* values, int64_t rows) {
+  static LeftMatrix in_blocks(const Real* values, int64_t rows) {
     return {values, kBlock<Real>, rows * kBlock<Real>};
   }
-  static LeftMatrix as_it_lies(Real* values, int64_t stride) {
+  static LeftMatrix as_it_lies(const Real* values, int64_t stride) {
     return {values, stride, kBlock<Real>};
   }
-  RNNFAST_INLINE Real* at(int64_t row, int64_t column) const {
+  RNNFAST_INLINE const Real* at(int64_t row, int64_t column) const {
     return values + column / kBlock<Real> * block_stride + row * row_stride + column % kBlock<Real>;
   }
 };
@@ -32,15 +38,15 @@ struct LeftMatrix {
 // A matrix that stands right: in panels, or as it lies.
 template <class Real>
 struct RightMatrix {
-  Real* values = nullptr;
-  int64_t column_stride = 0, row_stride = 0;  // the latter 0: the width of the panel
+  const Real* values;
+  int64_t column_stride, row_stride;  // the latter 0: the width of the panel
 
-  static RightMatrix in_panels(Real* values, int64_t rows) { return {values, rows, 0}; }
-  static RightMatrix as_it_lies(Real* values, int64_t stride) { return {values, 1, stride}; }
+  static RightMatrix in_panels(const Real* values, int64_t rows) { return {values, rows, 0}; }
+  static RightMatrix as_it_lies(const Real* values, int64_t stride) { return {values, 1, stride}; }
   RNNFAST_INLINE int64_t stride(const Panel& panel) const {
     return row_stride != 0 ? row_stride : panel.vectors * kLanes<Real>;
   }
-  RNNFAST_INLINE Real* at(int64_t row, const Panel& panel) const {
+  RNNFAST_INLINE const Real* at(int64_t row, const Panel& panel) const {
     return values + column_stride * panel.column + row * stride(panel);
   }
 };
@@ -65,9 +71,9 @@ struct WeightGradient {
   Real* out;                               // [columns of a, panels.columns]
   const Descent<Real>* descent = nullptr;  // only where K is one chunk
 
-  // A chunk of b's panel (120 KB) stays in the L2 cache while the rows of the result pass over it.
+  // A chunk of b's panel (120 KB) stays in the L2 cache while the rows of the result pass over it;
   static constexpr int64_t kChunk = 640 * 4 / static_cast<int64_t>(sizeof(Real));
-
+  // all of b does beside them up to 256 KB.
   static constexpr int64_t kAllOfB = 256 * 1024 / static_cast<int64_t>(sizeof(Real));
 
   // Rows [begin, end) of the result, which is added to what is there, or overwrites it.
