@@ -80,11 +80,11 @@ inline void pack(const float* matrix, int64_t stride, int64_t K, const Panel& pa
   Pair* out = packed + depth_of<Pair>(K) * panel.column;
   const auto rounded = [&](int64_t k, int64_t c) {
     const float* row = matrix + k * stride + panel.column + c;
-    return k < K ? round_to_bf16(load_first(row, panel.columns_left - c)) : Pairs{};
+    return k < K ? round_to_bf16(load_first(row, panel.columns_left - c)) : HalfVector{};
   };
   for (int64_t k = 0; k < K; k += 2) {
     for (int64_t c = 0; c < width; c += kLanes<float>, out += kLanes<float>) {
-      const Pairs pairs = rounded(k, c) >> 16 | rounded(k + 1, c);
+      const Pairs pairs = pair_up(rounded(k, c), rounded(k + 1, c));
       std::memcpy(out, &pairs, sizeof pairs);
     }
   }
