@@ -103,11 +103,11 @@ class TrainStep : GradientSums<Real> {
   bool wants_gradients() const { return args_.grad_W_hh != nullptr; }
 
   // One region (its rows of h and dz are then all kept), and few enough rows: with T * B = 35 and H
-  // = 512 two passes over the gradients, 10 % of the step, become 2 % for products of rows.
+  // = 512 two passes over the gradients, 10 % of the step, become 3 % for products of rows. Each of
+  // many workers would have to add up the products of all.
   bool norm_is_cheap() const {
-    const int64_t tokens = args_.T * args_.B;
-    return this->num_regions_ == 1 && tokens <= 256 &&
-           tokens * tokens * split_.workers < 32 * args_.H;
+    const int64_t tokens = args_.T * args_.B, parts = split_.workers < 2 ? 2 : split_.workers;
+    return this->num_regions_ == 1 && tokens <= 256 && tokens * tokens * parts < 32 * args_.H;
   }
 
   double all_squares() const {
