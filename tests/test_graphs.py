@@ -3,11 +3,8 @@
 There is no GPU here: `fake_cuda` queues, captures and replays the work on CPU tensors.
 """
 
-import contextlib
-import functools
 import gc
 import weakref
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +12,7 @@ import torch
 import models
 import rnnfast
 from fake_cuda import pretended
-from rnnfast import capture, dispatch, graphs, steps, train_epoch_ch8
+from rnnfast import dispatch, graphs, steps, train_epoch_ch8
 
 T, B, V, H = 6, 4, 7, 12
 NAMES = ["W_xh", "W_hh", "b_h", "W_hq", "b_q"]
@@ -364,83 +361,3 @@ def test_the_perplexity_is_the_mean_over_graphed_and_other_batches(cuda):
     for p in net.params:
         p.data.zero_()
     assert _graphed(net, _batches(5), torch.optim.SGD(net.params, 1e-9)) == pytest.approx(V)
-
-
-class _TorchCuda:
-    """What `capture.Cuda` calls of torch.cuda, written down; a stream is its name."""
-
-    def __init__(self, monkeypatch) -> None:
-        self.log, self._current = [], "main"
-        for name in ("Stream", "CUDAGraph", "Event", "current_stream", "stream", "set_stream"):
-            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
-        monkeypatch.setattr(torch.cuda, "graph", self.graph)
-        monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
-
-    def named(self, name):
-        stream = SimpleNamespace(name=name)
-        stream.wait_stream = lambda other: self.log.append(f"{name} waits for {other.name}")
-        return stream
-
-    def Stream(self, device):  # noqa: N802
-        return self.named("side")
-
-    def current_stream(self, device=None):
-        return self.named(self._current)
-
-    def CUDAGraph(self):  # noqa: N802
-        replay = functools.partial(self.log.append, "replay")
-        return SimpleNamespace(replay=replay, pool=lambda: "the pool")
-
-    def Event(self):  # noqa: N802
-        return SimpleNamespace(record=lambda stream: self.log.append(f"event on {stream.name}"))
-
-    def set_stream(self, stream):
-        self._current = stream.name
-
-    @contextlib.contextmanager
-    def stream(self, stream):
-        before, self._current = self._current, stream.name
-        yield
-        self._current = before
-
-    @contextlib.contextmanager
-    def graph(self, graph, pool, stream, capture_error_mode):
-        self.log.append(f"capture on {stream.name} into {pool}, {capture_error_mode}")
-        self._current = stream.name  # and torch leaves it so where the work raises
-        yield
-        self._current = "main"
-
-    def work(self):
-        self.log.append(f"work on {self._current}")
-
-
-def test_the_real_device_orders_streams_and_captures(monkeypatch):
-    torch_cuda = _TorchCuda(monkeypatch)
-    device = capture.Cuda(torch.device("cuda:0"))
-    with device.aside():
-        torch_cuda.work()
-    assert torch_cuda.log == ["side waits for main", "work on side", "main waits for side"]
-    torch_cuda.log.clear()
-    device.mark()
-    for _ in range(2):
-        device.capture(torch_cuda.work)()
-    captures = [f"capture on side into {pool}, thread_local" for pool in (None, "the pool")]
-    assert torch_cuda.log == ["event on main"] + [
-        each for line in captures for each in (line, "work on side", "replay")
-    ]
-
-
-def test_a_capture_that_fails_leaves_the_current_stream(monkeypatch):
-    torch_cuda = _TorchCuda(monkeypatch)
-    device = capture.Cuda(torch.device("cuda:0"))
-
-    def failing():
-        raise RuntimeError("not permitted while capturing")
-
-    with pytest.raises(RuntimeError, match="not permitted"):
-        device.capture(failing)
-    torch_cuda.work()
-    assert torch_cuda.log[-1] == "work on main"
-    with pytest.raises(RuntimeError, match="not permitted"), device.aside():
-        failing()
-    assert torch_cuda.log[-1] == "main waits for side"
