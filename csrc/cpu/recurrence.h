@@ -156,10 +156,10 @@ class Recurrence {
     const Region<Real>& region = region_of(worker);
     const Share columns = columns_of(worker);
     const int64_t rows = (layer_.T + 1) * region.count;
+    Real* const to = region.h_blocks;
     for (int64_t t = 0; t < steps; ++t) {
       for (int64_t n = 0; n < region.count; ++n) {
         const Real* from = h + (t * layer_.B + region.first + n) * layer_.H;
-        Real* const to = region.h_blocks;
         const int64_t row = (first + t) * region.count + n;
         for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>) {
           store(to + in_blocks<Real>(rows, row, c), load_first(from + c, layer_.H - c));

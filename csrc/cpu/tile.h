@@ -35,16 +35,7 @@ struct Tile {
     }
   }
 
-  // at = p[i][j], where only `columns` columns exist from here on.
-  RNNFAST_INLINE void load_rows(const Real* p, int64_t stride, int64_t columns) {
-    if (columns >= kColumns) {
-      each([&](int i, int j, int c) { at[i][j] = load(p + i * stride + c); });
-    } else {
-      each([&](int i, int j, int c) { at[i][j] = load_first(p + i * stride + c, columns - c); });
-    }
-  }
-
-  // at += p[i][j], of as many columns.
+  // at += p[i][j], where only `columns` columns exist from here on.
   RNNFAST_INLINE void add_rows(const Real* p, int64_t stride, int64_t columns) {
     if (columns >= kColumns) {
       each([&](int i, int j, int c) { at[i][j] += load(p + i * stride + c); });

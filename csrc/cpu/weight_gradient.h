@@ -9,16 +9,18 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// A matrix that stands left: in blocks of kBlock columns, [block][row][kBlock], or as it lies.
+// Columns of a block: a matrix that stands left is kept in [block][row][kBlock].
 template <class Real>
 constexpr int64_t kBlock = kLanes<Real> > kTileRows ? kLanes<Real> : kTileRows;
 
-// Where element (row, column) of blocks of `rows` rows lies.
+// Where element (row, column) of blocks of `rows` rows lies: for the steps that write and read
+// them, with distances that the compiler knows (1 % of a step of many rows).
 template <class Real>
 RNNFAST_INLINE int64_t in_blocks(int64_t rows, int64_t row, int64_t column) {
   return (column / kBlock<Real> * rows + row) * kBlock<Real> + column % kBlock<Real>;
 }
 
+// A matrix that stands left: in blocks, or as it lies.
 template <class Real>
 struct LeftMatrix {
   const Real* values;
@@ -125,10 +127,13 @@ struct WeightGradient {
     template <class TileOfAnySize>
     RNNFAST_INLINE void descend(TileOfAnySize& gradient, const Descent<Real>& descent) const {
       Real* weights = descent.weights + m * self.panels.columns + panel.column;
-      gradient.each([&](int i, int j, int) { gradient.at[i][j] *= descent.factor; });
       TileOfAnySize moved;
-      moved.load_rows(weights, self.panels.columns, panel.columns_left);
-      gradient.each([&](int i, int j, int) { moved.at[i][j] -= gradient.at[i][j] * descent.lr; });
+      moved.clear();
+      moved.add_rows(weights, self.panels.columns, panel.columns_left);
+      gradient.each([&](int i, int j, int) {
+        gradient.at[i][j] *= descent.factor;
+        moved.at[i][j] -= gradient.at[i][j] * descent.lr;
+      });
       moved.store_rows(weights, self.panels.columns, panel.columns_left);
     }
   };

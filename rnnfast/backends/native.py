@@ -221,10 +221,10 @@ def decode(
 
 def rounds(x: Tensor, ids: Tensor | None) -> bool:
     """Whether inference rounds for its products."""
-    if not _allows_bf16() or x.dtype != torch.float32:
-        return False  # at once: most calls of one step end here
+    if x.dtype != torch.float32 or not _gains_by_bf16():
+        return False  # before any shape is asked for: most calls end here
     T, B = (x if ids is None else ids).shape[:2]
-    return T * B >= 8 and _gains_by_bf16()
+    return T * B >= 8
 
 
 def _allows_bf16() -> bool:
