@@ -95,12 +95,18 @@ struct OptionalOutput {
 // Class numbers as a kernel takes them: any strides, every value in [0, V).
 struct Classes {
   Classes() = default;
-  Classes(const Tensor& ids, const char* name, int64_t T, int64_t B, int64_t V) {
-    require(ids, name, aoti_torch_dtype_int64(), "[T, B]", {T, B});
+  Classes(const Tensor& ids, const char* name, int64_t T, int64_t B, int64_t V,
+          Axes axes = Axes::kStepsFirst) {
+    const bool steps_first = axes == Axes::kStepsFirst;
+    if (steps_first) {
+      require(ids, name, aoti_torch_dtype_int64(), "[T, B]", {T, B});
+    } else {
+      require(ids, name, aoti_torch_dtype_int64(), "[B, T]", {B, T});
+    }
     require_classes(ids, name, V);
     values = ids.data<const int64_t>();
-    stride_t = ids.stride(0);
-    stride_b = ids.stride(1);
+    stride_t = ids.stride(steps_first ? 0 : 1);
+    stride_b = ids.stride(steps_first ? 1 : 0);
   }
 
   const int64_t* values = nullptr;

@@ -92,6 +92,9 @@ inline int32_t require_float(const Tensor& tensor, const char* name) {
   fail(name, " is ", describe(tensor), "; it must be float32");
 }
 
+// How the class numbers of a minibatch lie: [T, B], or [B, T] as data loaders give them.
+enum class Axes { kStepsFirst, kBatchFirst };
+
 // Where a class number outside [0, V) is, in words.
 [[noreturn]] inline void fail_class(const Tensor& ids, const char* name, int64_t V, int64_t r,
                                     int64_t c, int64_t id) {

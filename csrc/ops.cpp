@@ -178,6 +178,9 @@ Library define_operators(const char* name_space) {
           "train_step_(Tensor ids, Tensor targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
           "Tensor(c!) h, float lr, float max_norm, bool relu, bool keep_grads) -> Tensor")
       .def(
+          "train_steps_(Tensor[] ids, Tensor[] targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
+          "Tensor(c!) h, float lr, float max_norm, bool relu, bool keep_grads) -> Tensor")
+      .def(
           "rnn_bf16(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, bool relu) "
           "-> (Tensor hs, Tensor h_last)")
       .def(
@@ -205,7 +208,8 @@ struct Registration {
         .impl<decode<false>>("decode")
         .impl<decode<true>>("decode_bf16")
         .impl<rnn_cross_entropy>("rnn_cross_entropy")
-        .impl<train_step>("train_step_");
+        .impl<train_step>("train_step_")
+        .impl<train_steps>("train_steps_");
     Library::implement("rnnfast", "CompositeExplicitAutograd").impl<build_info>("_build_info");
   }
 } const registration;

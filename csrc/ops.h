@@ -42,4 +42,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
 Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
                   Tensor h, double lr, double max_norm, bool relu, bool keep_grads);
 
+Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
+                   std::vector<Tensor> grads, Tensor h, double lr, double max_norm, bool relu,
+                   bool keep_grads);
+
 }  // namespace rnnfast

@@ -35,6 +35,71 @@ CrossEntropyArgs<Real> arguments_of(const Sizes& n, const Classes& ids, const Cl
   return args;
 }
 
+// The tensors that training steps change, and how.
+struct Training {
+  Params w, g;
+  const Tensor& h;
+  double lr, max_norm;
+  bool relu;
+
+  Training(const std::vector<Tensor>& params, const std::vector<Tensor>& grads, const Tensor& h,
+           double lr, double max_norm, bool relu)
+      : w(five_of(params, "params")),
+        g(five_of(grads, "grads")),
+        h(h),
+        lr(lr),
+        max_norm(max_norm),
+        relu(relu) {}
+
+  void require_own_memory() const {
+    require_plain({w[0], w[1], w[2], w[3], w[4], g[0], g[1], g[2], g[3], g[4], &h});
+  }
+};
+
+// A minibatch as the kernel takes it. What it is made of has been checked then, and that the
+// tensors of the training fit.
+struct Minibatch {
+  Sizes n;
+  Classes ids, targets;
+
+  Minibatch(const Tensor& ids, const Tensor& targets, const Training& training, Axes axes)
+      : n(sizes_of(ids, *training.w[0], axes)) {
+    require_params(n, "params: ", training.w);
+    require_params(n, "grads: ", training.g);
+    require(training.h, "h", n.dtype, "[B, H]", {n.B, n.H});
+    this->ids = Classes(ids, "ids", n.T, n.B, n.V, axes);
+    this->targets = Classes(targets, "targets", n.T, n.B, n.V, axes);
+  }
+};
+
+// The loss before the step.
+template <class Real>
+Real take_step(const Training& training, const Minibatch& minibatch, bool keep_grads) {
+  const auto &w = training.w, &g = training.g;
+  double loss;
+  auto args = arguments_of<Real>(minibatch.n, minibatch.ids, minibatch.targets, w, training.h,
+                                 training.relu);
+  args.loss = &loss;
+  args.h_last = training.h.data<Real>();
+  args.grad_W_xh = g[0]->data<Real>();
+  args.grad_W_hh = g[1]->data<Real>();
+  args.grad_b_h = g[2]->data<Real>();
+  args.grad_W_hq = g[3]->data<Real>();
+  args.grad_b_q = g[4]->data<Real>();
+  kernels_of<Real>().train_step({
+      .cross_entropy = args,
+      .W_xh = w[0]->data<Real>(),
+      .W_hh = w[1]->data<Real>(),
+      .b_h = w[2]->data<Real>(),
+      .W_hq = w[3]->data<Real>(),
+      .b_q = w[4]->data<Real>(),
+      .lr = training.lr,
+      .max_norm = training.max_norm,
+      .keeps_gradients = keep_grads,
+  });
+  return static_cast<Real>(loss);
+}
+
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_cross_entropy(
@@ -80,39 +145,37 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
 
 Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
                   Tensor h, double lr, double max_norm, bool relu, bool keep_grads) {
-  const Params w = five_of(params, "params"), g = five_of(grads, "grads");
-  const Sizes n = sizes_of(ids, *w[0]);
-  require_params(n, "params: ", w);
-  require_params(n, "grads: ", g);
-  require(h, "h", n.dtype, "[B, H]", {n.B, n.H});
-  require_plain({w[0], w[1], w[2], w[3], w[4], g[0], g[1], g[2], g[3], g[4], &h});
-  const Classes inputs(ids, "ids", n.T, n.B, n.V), outputs(targets, "targets", n.T, n.B, n.V);
-
-  Tensor loss = empty({}, n.dtype);
-  with_real(n.dtype, [&]<class Real>() {
-    double loss_value;
-    auto args = arguments_of<Real>(n, inputs, outputs, w, h, relu);
-    args.loss = &loss_value;
-    args.h_last = h.data<Real>();
-    args.grad_W_xh = g[0]->data<Real>();
-    args.grad_W_hh = g[1]->data<Real>();
-    args.grad_b_h = g[2]->data<Real>();
-    args.grad_W_hq = g[3]->data<Real>();
-    args.grad_b_q = g[4]->data<Real>();
-    kernels_of<Real>().train_step({
-        .cross_entropy = args,
-        .W_xh = w[0]->data<Real>(),
-        .W_hh = w[1]->data<Real>(),
-        .b_h = w[2]->data<Real>(),
-        .W_hq = w[3]->data<Real>(),
-        .b_q = w[4]->data<Real>(),
-        .lr = lr,
-        .max_norm = max_norm,
-        .keeps_gradients = keep_grads,
-    });
-    *loss.data<Real>() = static_cast<Real>(loss_value);
+  const Training training(params, grads, h, lr, max_norm, relu);
+  const Minibatch minibatch(ids, targets, training, Axes::kStepsFirst);
+  training.require_own_memory();
+  Tensor loss = empty({}, minibatch.n.dtype);
+  with_real(minibatch.n.dtype, [&]<class Real>() {
+    *loss.data<Real>() = take_step<Real>(training, minibatch, keep_grads);
   });
   return loss;
+}
+
+Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
+                   std::vector<Tensor> grads, Tensor h, double lr, double max_norm, bool relu,
+                   bool keep_grads) {
+  if (ids.empty() || ids.size() != targets.size()) {
+    fail("ids has ", ids.size(), " tensors and targets ", targets.size(),
+         "; they must have as many, and at least 1");
+  }
+  // Whatever is refused is refused before the first step.
+  const Training training(params, grads, h, lr, max_norm, relu);
+  std::vector<Minibatch> minibatches;
+  for (size_t i = 0; i < ids.size(); ++i)
+    minibatches.emplace_back(ids[i], targets[i], training, Axes::kBatchFirst);
+  training.require_own_memory();
+
+  Tensor losses = empty({static_cast<int64_t>(ids.size())}, params[0].dtype());
+  with_real(losses.dtype(), [&]<class Real>() {
+    Real* loss = losses.data<Real>();
+    for (const Minibatch& each : minibatches)
+      *loss++ = take_step<Real>(training, each, keep_grads && &each == &minibatches.back());
+  });
+  return losses;
 }
 
 }  // namespace rnnfast

@@ -26,11 +26,13 @@ struct Sizes {
   int32_t dtype;
 };
 
-inline Sizes sizes_of(const Tensor& ids, const Tensor& W_xh) {
+inline Sizes sizes_of(const Tensor& ids, const Tensor& W_xh, Axes axes = Axes::kStepsFirst) {
   const int32_t dtype = require_real(W_xh, "W_xh");
   require_rank(W_xh, "W_xh", 2, "[V, H]");
-  require_rank(ids, "ids", 2, "[T, B]");
-  const Sizes n{ids.size(0), ids.size(1), W_xh.size(1), W_xh.size(0), dtype};
+  const bool steps_first = axes == Axes::kStepsFirst;
+  require_rank(ids, "ids", 2, steps_first ? "[T, B]" : "[B, T]");
+  const int64_t T = ids.size(steps_first ? 0 : 1), B = ids.size(steps_first ? 1 : 0);
+  const Sizes n{T, B, W_xh.size(1), W_xh.size(0), dtype};
   require_at_least(n.T, "T, the number of steps,", 1);
   require_at_least(n.B, "B, the number of sequences,", 1);
   require_at_least(n.H, "H, the number of hidden units,", 1);

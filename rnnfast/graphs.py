@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -138,6 +139,18 @@ class GraphedStep:
         if self._place == self._kept.total.device:
             return X, Y
         return X.to(self._place), Y.to(self._place)  # which the step will not like
+
+    def at_once(self, X: Tensor) -> int:
+        """A launch does not wait for the one before: nothing is gained by more than one."""
+        return 1
+
+    def train(
+        self, batches: Sequence[tuple[Tensor, Tensor]], state: Any, device: Any
+    ) -> tuple[list[Tensor | None], Any]:
+        """One minibatch."""
+        ((X, Y),) = batches
+        mean_loss, state = self(*self.place(X, Y, device), state)
+        return [mean_loss], state
 
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> tuple[Tensor | None, Any]:
         graph = self._graph(X, Y, state)

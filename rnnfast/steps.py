@@ -1,7 +1,8 @@
 """How one minibatch is trained, at four levels of speed; all leave the same behind.
 
 graph    as step, on CUDA: that call and all its kernels replayed by one launch (`graphs`)
-step     loss, gradients, clip and SGD as one call of the backend (`train_step_`)
+step     loss, gradients, clip and SGD as one call of the backend (`train_step_`), on the CPU that
+         of many minibatches (`train_steps_`)
 loss     the loss and its gradients as one call, then the updater of the caller
 general  as the book does it: net, loss, backward, clip, updater
 
@@ -13,7 +14,7 @@ are kept for the last minibatch alone: an error before it leaves None.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from rnnfast import graphs
 
 Updater = torch.optim.Optimizer | Callable[..., Any]
+Batch = tuple[Tensor, Tensor]  # X, Y, both [B, T]
 Minibatch = tuple[Tensor | None, Any]  # mean loss (None: added to `summed`), state
+Trained = tuple[Sequence[Tensor | None], Any]  # the same of several
 
 
 class SGD:
@@ -75,6 +78,21 @@ class General:
     def place(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
         """A minibatch as `__call__` takes it."""
         return X.to(device), Y.to(device)
+
+    def at_once(self, X: Tensor) -> int:
+        """How many minibatches like this one to hand to `train` together."""
+        return 1
+
+    def train(self, batches: Sequence[Batch], state: Any, device: Any) -> Trained:
+        """Minibatches one after another: their losses, and the state after the last."""
+        losses, seen = [], self.gradients_are_seen
+        for i, batch in enumerate(batches):
+            self.gradients_are_seen = seen and i == len(batches) - 1
+            if i > 0:
+                detach(state)
+            loss, state = self(*self.place(*batch, device), state)
+            losses.append(loss)
+        return losses, state
 
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
         y_hat, state = self.net(X, state)
@@ -171,15 +189,12 @@ class Step(Fused):
         self.h: Tensor | None = None  # the state this object may overwrite: its own
 
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
-        h = state[0]
-        if h.requires_grad or self.ignores:
+        if state[0].requires_grad or self.ignores:
             return self._take_general(X, Y, state)
-        if h is not self.h:
-            h = self.h = h.expand(X.shape[0], -1).clone()
-        keep = self.gradients_are_seen and not isinstance(self.updater, SGD)
+        h, keeps = self._own(state[0], X.shape[0]), self._keeps()
         try:
             loss = functional.train_step_(
-                X.T, Y.T, self.params, self.grads, h, self.lr, self.max_norm, keep_grads=keep
+                X.T, Y.T, self.params, self.grads, h, self.lr, self.max_norm, keep_grads=keeps
             )
         except RuntimeError:
             if not _has_ignored(Y):
@@ -187,6 +202,40 @@ class Step(Fused):
             return self._take_general(X, Y, state)
         self.done, self.kept = True, self.gradients_are_seen
         return loss, (h,)
+
+    def at_once(self, X: Tensor) -> int:
+        """So many that a call stays below about 0.1 s, in which Ctrl-C waits."""
+        _, W_hh, _, W_hq, _ = self.params
+        if not hasattr(dispatch.backend_for(W_hh), "train_steps_"):
+            return 1
+        flops: int = 6 * X.numel() * (W_hh.numel() + W_hq.numel())  # of one
+        return min(64, 2**33 // (flops + 1) + 1)
+
+    def train(self, batches: Sequence[Batch], state: Any, device: Any) -> Trained:
+        """... in one call: the way to a kernel and back takes 13 us, 5 % of a step at H = 64."""
+        if len(batches) == 1 or state[0].requires_grad:
+            return super().train(batches, state, device)
+        X, Y = zip(*(self.place(*batch, device) for batch in batches), strict=True)
+        h, backend = self._own(state[0], X[0].shape[0]), dispatch.backend_for(self.params[0])
+        arguments = (self.params, self.grads, h, self.lr, self.max_norm, False, self._keeps())
+        before = self.done, self.kept
+        self.done, self.kept = True, False  # where Ctrl-C ends the call
+        try:
+            losses: Tensor = backend.train_steps_(X, Y, *arguments)
+        except RuntimeError:  # nothing has changed: the step that is to blame will say why
+            self.done, self.kept = before
+            return super().train(batches, state, device)
+        self.kept = self.gradients_are_seen
+        return losses.unbind(), (h,)
+
+    def _own(self, h: Tensor, B: int) -> Tensor:
+        """The state as this object may overwrite it."""
+        if h is not self.h:
+            self.h = h.expand(B, -1).clone()
+        return self.h
+
+    def _keeps(self) -> bool:
+        return self.gradients_are_seen and not isinstance(self.updater, SGD)
 
     def _take_general(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
         self.done = False  # the last gradients are autograd's again
@@ -229,6 +278,12 @@ def choose(
     step = chosen or level(net, loss, updater, clip)
     dispatch.note_training(f"level {step.name!r}: {step.summary}{because}")
     return step, reason
+
+
+def detach(state: Any) -> None:
+    """Cut the state off the last batch's graph, in place."""
+    for s in (state,) if isinstance(state, Tensor) else state:
+        s.detach_()
 
 
 def gradients(net: Any) -> list[Tensor]:

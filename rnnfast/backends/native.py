@@ -179,6 +179,25 @@ def train_step_(
     return loss
 
 
+def train_steps_(
+    ids: Sequence[Tensor],  # [B, T] each
+    targets: Sequence[Tensor],  # [B, T] each
+    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V]
+    grads: Sequence[Tensor],  # of the same shapes: overwritten
+    h: Tensor,  # [B, H]: the state before and after
+    lr: float,
+    max_norm: float,
+    relu: bool,
+    keep_grads: bool = True,
+) -> Tensor:
+    """`reference.train_steps_`, as one call."""
+    losses: Tensor = torch.ops.rnnfast.train_steps_.default(
+        ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
+    )
+    torch.autograd.graph.increment_version((*params, *grads, h))
+    return losses
+
+
 def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
     """`reference.clip_grads_`: one pass for the norm over all gradients, one for the scale."""
     norm: Tensor = torch.ops.rnnfast.clip_grads_.default(grads, max_norm, d2l)
@@ -309,6 +328,12 @@ def _register_fakes() -> None:
         ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
     ):
         return h.new_empty(())
+
+    @fake("rnnfast::train_steps_")
+    def _(  # type: ignore[no-untyped-def]
+        ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
+    ):
+        return h.new_empty((len(ids),))
 
     @fake("rnnfast::clip_grads_")
     def _(grads, max_norm, d2l):  # type: ignore[no-untyped-def]

@@ -195,6 +195,26 @@ def train_step_(
     return loss
 
 
+def train_steps_(
+    ids: Sequence[Tensor],  # [B, T] each, as data loaders give them; T may differ
+    targets: Sequence[Tensor],  # of the same shapes
+    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V]
+    grads: Sequence[Tensor],  # of the same shapes: overwritten
+    h: Tensor,  # [B, H]: the state before and after
+    lr: float,
+    max_norm: float,
+    relu: bool,
+    keep_grads: bool = True,
+) -> Tensor:
+    """`train_step_` for one minibatch after another. keep_grads: those of the last.
+
+    Returns the losses [n]. A backend refuses what does not fit before the first of the steps.
+    """
+    rest = (params, grads, h, lr, max_norm, relu, keep_grads)
+    losses = [train_step_(X.T, Y.T, *rest) for X, Y in zip(ids, targets, strict=True)]
+    return torch.stack(losses)
+
+
 def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
     """Scale gradients in place by their common 2-norm, without a host synchronisation.
 
