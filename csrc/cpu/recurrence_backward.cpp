@@ -83,8 +83,8 @@ class Backward : GradientSums<Real> {
     const ReadoutGradient<Real> readout = readout_.of_state(region);
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
-               BackwardTile<Real>{layer_, region, t, row, panel, dense,
-                                  reads_out() ? &readout : nullptr});
+               BackwardTile<Real, true>{layer_, region, t, row, panel, dense,
+                                        reads_out() ? &readout : nullptr});
     });
   }
 

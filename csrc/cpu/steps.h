@@ -185,8 +185,9 @@ struct ReadoutGradient {
 };
 
 // dz_t = (dh_t + dz_{t+1} W_hh^T) act'(h_{t+1}) for some rows and one panel, where dh_t is what
-// reaches h from outside: grad_hs_t, grad_h_last at the last step, the readout.
-template <class Real>
+// reaches h from outside: grad_hs_t, grad_h_last at the last step, the readout. kDense: there may
+// be arrays of the layer's own; code for them where there are none is 1 % of a step (H = 64).
+template <class Real, bool kDense>
 struct BackwardTile {
   const Layer<Real>& layer;
   const Region<Real>& region;
@@ -200,11 +201,11 @@ struct BackwardTile {
     Tile<Real, Rows, Vectors> tile;
     tile.clear();
     const int64_t batch_row = region.first + row;
-    if (dense.hs != nullptr) {
+    if (kDense && dense.hs != nullptr) {
       tile.add_rows(dense.hs + (t * layer.B + batch_row) * layer.H + panel.column, layer.H,
                     panel.columns_left);
     }
-    if (dense.h_last != nullptr && t == layer.T - 1) {
+    if (kDense && dense.h_last != nullptr && t == layer.T - 1) {
       tile.add_rows(dense.h_last + batch_row * layer.H + panel.column, layer.H, panel.columns_left);
     }
     if (readout != nullptr) add_readout(tile);
@@ -273,7 +274,7 @@ struct BackwardTile {
         store(sum, load(sum) + tile.at[i][j]);
       });
     }
-    if (dense.x != nullptr) {
+    if (kDense && dense.x != nullptr) {
       tile.store_rows(dense.x + (t * layer.B + region.first + row) * layer.H + panel.column,
                       layer.H, panel.columns_left);
     }

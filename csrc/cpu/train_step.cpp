@@ -260,7 +260,7 @@ class TrainStep : GradientSums<Real> {
     const ReadoutGradient<Real> readout = readout_backward_.of_state(region);
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
-               BackwardTile<Real>{backward_layer_, region, t, row, panel, {}, &readout});
+               BackwardTile<Real, false>{backward_layer_, region, t, row, panel, {}, &readout});
     });
   }
 
