@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from rnnfast import checkpoint
 from rnnfast.checkpoint import Checkpoint, Settings
-from rnnfast.data import Corpus, corpus_loader
+from rnnfast.data import Corpus, SeqDataLoader, corpus_loader
 from rnnfast.scratch import RNNModelScratch, get_params, init_rnn_state, rnn
 from rnnfast.training import train_epoch_ch8
 
@@ -119,15 +120,10 @@ class Run:
             torch_state=torch.get_rng_state(),
         )
 
-    def _batches(self, bar: tqdm, signals: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch; each advances the bar by its share, a signal ends them."""
+    def _batches(self, bar: tqdm, signals: list[int]) -> _Watched:
         per_batch = self.settings.batch_size * self.settings.num_steps
         share = 1 / max(1, (len(self.corpus.ids) - 1) // per_batch)
-        for batch in self._loader:
-            if signals:
-                raise KeyboardInterrupt
-            yield batch
-            bar.update(share)
+        return _Watched(self._loader, bar, share, signals)
 
     def _progress_bar(self) -> tqdm:
         """Counts epochs, in fractions where they are long."""
@@ -139,6 +135,25 @@ class Run:
             bar_format="{percentage:3.0f}%|{bar}| epoch {n:.1f}/{total} "
             "[{elapsed}<{remaining}{postfix}]",
         )
+
+
+@dataclass
+class _Watched:
+    """The batches of an epoch; each advances the bar by its share, a signal ends them."""
+
+    loader: SeqDataLoader
+    bar: tqdm
+    share: float
+    signals: list[int]
+
+    can_look_ahead = True  # as in the loader
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.loader:
+            if self.signals:
+                raise KeyboardInterrupt
+            yield batch
+            self.bar.update(self.share)
 
 
 @contextlib.contextmanager
