@@ -6,6 +6,9 @@ import torch
 import models
 from rnnfast import train_epoch_ch8, training
 from rnnfast.backends import native, reference
+from rnnfast.checkpoint import Settings
+from rnnfast.commands.run import Run
+from rnnfast.data import load_corpus
 
 T, B, V, H = 6, 4, 7, 12
 
@@ -142,6 +145,13 @@ def test_an_epoch_takes_few_calls_and_leaves_what_single_ones_do(calls):
     for p, q in zip(net.params, twin.params, strict=True):
         assert torch.equal(p, q)
         assert torch.equal(p.grad, q.grad)
+
+
+def test_the_command_line_hands_over_groups(calls, tmp_path):
+    settings = Settings(num_hiddens=8, batch_size=4, num_steps=5, epochs=2, max_tokens=0)
+    Run(settings, load_corpus("counting"), torch.device("cpu")).train(tmp_path / "checkpoint")
+    assert len(calls) == 2
+    assert all(40 < size < 64 for size in calls)
 
 
 def test_random_minibatches_start_from_states_of_their_own(calls):
