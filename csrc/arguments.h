@@ -98,11 +98,8 @@ struct Classes {
   Classes(const Tensor& ids, const char* name, int64_t T, int64_t B, int64_t V,
           Axes axes = Axes::kStepsFirst) {
     const bool steps_first = axes == Axes::kStepsFirst;
-    if (steps_first) {
-      require(ids, name, aoti_torch_dtype_int64(), "[T, B]", {T, B});
-    } else {
-      require(ids, name, aoti_torch_dtype_int64(), "[B, T]", {B, T});
-    }
+    require(ids, name, aoti_torch_dtype_int64(), steps_first ? "[T, B]" : "[B, T]",
+            {steps_first ? T : B, steps_first ? B : T});
     require_classes(ids, name, V);
     values = ids.data<const int64_t>();
     stride_t = ids.stride(steps_first ? 0 : 1);

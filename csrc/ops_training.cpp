@@ -51,21 +51,21 @@ struct Training {
         max_norm(max_norm),
         relu(relu) {}
 
-  void require_own_memory() const {
+  // Of the sizes of any minibatch, and in memory of their own.
+  void require_fit(const Sizes& n) const {
+    require_params(n, "params: ", w);
+    require_params(n, "grads: ", g);
     require_plain({w[0], w[1], w[2], w[3], w[4], g[0], g[1], g[2], g[3], g[4], &h});
   }
 };
 
-// A minibatch as the kernel takes it. What it is made of has been checked then, and that the
-// tensors of the training fit.
+// A minibatch as the kernel takes it: checked, and of the state's batch size.
 struct Minibatch {
   Sizes n;
   Classes ids, targets;
 
   Minibatch(const Tensor& ids, const Tensor& targets, const Training& training, Axes axes)
       : n(sizes_of(ids, *training.w[0], axes)) {
-    require_params(n, "params: ", training.w);
-    require_params(n, "grads: ", training.g);
     require(training.h, "h", n.dtype, "[B, H]", {n.B, n.H});
     this->ids = Classes(ids, "ids", n.T, n.B, n.V, axes);
     this->targets = Classes(targets, "targets", n.T, n.B, n.V, axes);
@@ -147,7 +147,7 @@ Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::v
                   Tensor h, double lr, double max_norm, bool relu, bool keep_grads) {
   const Training training(params, grads, h, lr, max_norm, relu);
   const Minibatch minibatch(ids, targets, training, Axes::kStepsFirst);
-  training.require_own_memory();
+  training.require_fit(minibatch.n);
   Tensor loss = empty({}, minibatch.n.dtype);
   with_real(minibatch.n.dtype, [&]<class Real>() {
     *loss.data<Real>() = take_step<Real>(training, minibatch, keep_grads);
@@ -167,7 +167,7 @@ Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::ve
   std::vector<Minibatch> minibatches;
   for (size_t i = 0; i < ids.size(); ++i)
     minibatches.emplace_back(ids[i], targets[i], training, Axes::kBatchFirst);
-  training.require_own_memory();
+  training.require_fit(minibatches[0].n);
 
   Tensor losses = empty({static_cast<int64_t>(ids.size())}, params[0].dtype());
   with_real(losses.dtype(), [&]<class Real>() {

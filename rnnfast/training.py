@@ -72,7 +72,8 @@ def train_epoch_ch8(
     if isinstance(device, str):
         device = torch.device(device)  # once: each .to() would read the name again
     try:
-        for batches, is_last in _groups(train_iter, None if use_random_iter else step.at_once):
+        at_once = (lambda X: 1) if use_random_iter else step.at_once
+        for batches, is_last in _groups(train_iter, at_once):
             step.gradients_are_seen = is_last
             if state is None or use_random_iter:
                 state = net.begin_state(batch_size=batches[0][0].shape[0], device=device)
@@ -170,10 +171,10 @@ class _LossSum:
 
 
 def _groups(
-    batches: Iterable[Any], at_once: Callable[[Tensor], int] | None
+    batches: Iterable[Any], at_once: Callable[[Tensor], int]
 ) -> Iterator[tuple[list[Any], bool]]:
     """Batches to be trained together, and whether the last is among them: the one whose gradients
-    the caller will find. at_once(X) is the number of batches like its first; None: 1.
+    the caller will find. at_once(X) is the number of batches like its first.
 
     One at a time, and always "yes", for an iterable of a foreign kind: it may fill the same tensors
     anew, so that a look at the next batch would change this one.
@@ -185,7 +186,7 @@ def _groups(
     rest = iter(batches)
     group, size = list(itertools.islice(rest, 1)), 0
     while group:
-        size = size or (at_once(group[0][0]) if at_once is not None else 1)
+        size = size or at_once(group[0][0])
         group += itertools.islice(rest, size - len(group))
         following = list(itertools.islice(rest, 1))
         yield group, not following
