@@ -146,11 +146,11 @@ class GraphedStep:
 
     def train(
         self, batches: Sequence[tuple[Tensor, Tensor]], state: Any, device: Any
-    ) -> tuple[list[Tensor | None], Any]:
+    ) -> tuple[list[Tensor], Any]:
         """One minibatch."""
         ((X, Y),) = batches
         mean_loss, state = self(*self.place(X, Y, device), state)
-        return [mean_loss], state
+        return [] if mean_loss is None else [mean_loss], state
 
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> tuple[Tensor | None, Any]:
         graph = self._graph(X, Y, state)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 Updater = torch.optim.Optimizer | Callable[..., Any]
 Batch = tuple[Tensor, Tensor]  # X, Y, both [B, T]
-Minibatch = tuple[Tensor | None, Any]  # mean loss (None: added to `summed`), state
-Trained = tuple[Sequence[Tensor | None], Any]  # the same of several
+Minibatch = tuple[Tensor, Any]  # mean loss, state
+Trained = tuple[Sequence[Tensor], Any]  # of several: losses, one by one or together; state
 
 
 class SGD:
@@ -226,7 +226,7 @@ class Step(Fused):
             self.done, self.kept = before
             return super().train(batches, state, device)
         self.kept = self.gradients_are_seen
-        return losses.unbind(), (h,)
+        return [losses], (h,)
 
     def _own(self, h: Tensor, B: int) -> Tensor:
         """The state as this object may overwrite it."""

@@ -112,7 +112,7 @@ def test_the_epoch_reads_the_losses_once(monkeypatch):
 def test_long_epochs_read_every_thousand_batches():
     losses = training._LossSum()
     for i in range(2500):
-        losses.add(torch.tensor(float(i)), 2)
+        losses.add([torch.tensor(float(i))], [2])
     assert len(losses._losses) == 500
     assert losses.total() == (2 * sum(range(2500)), 5000)
 
