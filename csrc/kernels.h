@@ -144,7 +144,8 @@ struct CrossEntropyArgs {
   Real* grad_b_h;
   Real* grad_W_hq;
   Real* grad_b_q;
-  Real* grad_h0;  // [B, H] or null
+  bool adds_gradients;  // to what these five hold; else they are overwritten
+  Real* grad_h0;        // [B, H] or null
 };
 
 // The same with all five gradients, which are then scaled by max_norm / norm where their common

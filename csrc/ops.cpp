@@ -175,6 +175,9 @@ Library define_operators(const char* name_space) {
           "-> (Tensor loss, Tensor h_last, Tensor grad_W_xh, Tensor grad_W_hh, Tensor grad_b_h, "
           "Tensor grad_W_hq, Tensor grad_b_q, Tensor grad_h0)")
       .def(
+          "rnn_cross_entropy_grads_(Tensor ids, Tensor targets, Tensor[] params, "
+          "Tensor(a!)[] grads, Tensor h0, bool relu) -> (Tensor loss, Tensor h_last)")
+      .def(
           "train_step_(Tensor ids, Tensor targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
           "Tensor(c!) h, float lr, float max_norm, bool relu, bool keep_grads) -> Tensor")
       .def(
@@ -208,6 +211,7 @@ struct Registration {
         .impl<decode<false>>("decode")
         .impl<decode<true>>("decode_bf16")
         .impl<rnn_cross_entropy>("rnn_cross_entropy")
+        .impl<rnn_cross_entropy_grads>("rnn_cross_entropy_grads_")
         .impl<train_step>("train_step_")
         .impl<train_steps>("train_steps_");
     Library::implement("rnnfast", "CompositeExplicitAutograd").impl<build_info>("_build_info");

@@ -39,6 +39,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
     Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q,
     Tensor h0, bool relu, bool need_grads, bool need_h0);
 
+// Adds to what `grads` hold.
+std::tuple<Tensor, Tensor> rnn_cross_entropy_grads(Tensor ids, Tensor targets,
+                                                   std::vector<Tensor> params,
+                                                   std::vector<Tensor> grads, Tensor h0, bool relu);
+
 Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
                   Tensor h, double lr, double max_norm, bool relu, bool keep_grads);
 

@@ -35,6 +35,15 @@ CrossEntropyArgs<Real> arguments_of(const Sizes& n, const Classes& ids, const Cl
   return args;
 }
 
+template <class Real>
+void point_at_gradients(CrossEntropyArgs<Real>& args, const Params& g) {
+  args.grad_W_xh = g[0]->data<Real>();
+  args.grad_W_hh = g[1]->data<Real>();
+  args.grad_b_h = g[2]->data<Real>();
+  args.grad_W_hq = g[3]->data<Real>();
+  args.grad_b_q = g[4]->data<Real>();
+}
+
 // The tensors that training steps change, and how.
 struct Training {
   Params w, g;
@@ -75,17 +84,13 @@ struct Minibatch {
 // The loss before the step.
 template <class Real>
 Real take_step(const Training& training, const Minibatch& minibatch, bool keep_grads) {
-  const auto &w = training.w, &g = training.g;
+  const Params& w = training.w;
   double loss;
   auto args = arguments_of<Real>(minibatch.n, minibatch.ids, minibatch.targets, w, training.h,
                                  training.relu);
   args.loss = &loss;
   args.h_last = training.h.data<Real>();
-  args.grad_W_xh = g[0]->data<Real>();
-  args.grad_W_hh = g[1]->data<Real>();
-  args.grad_b_h = g[2]->data<Real>();
-  args.grad_W_hq = g[3]->data<Real>();
-  args.grad_b_q = g[4]->data<Real>();
+  point_at_gradients(args, training.g);
   kernels_of<Real>().train_step({
       .cross_entropy = args,
       .W_xh = w[0]->data<Real>(),
@@ -141,6 +146,33 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
           std::move(grad_W_hq.tensor),
           std::move(grad_b_q.tensor),
           std::move(grad_h0.tensor)};
+}
+
+std::tuple<Tensor, Tensor> rnn_cross_entropy_grads(Tensor ids, Tensor targets,
+                                                   std::vector<Tensor> params,
+                                                   std::vector<Tensor> grads, Tensor h0,
+                                                   bool relu) {
+  const Params w = five_of(params, "params"), g = five_of(grads, "grads");
+  const Sizes n = sizes_of(ids, *w[0]);
+  require_params(n, "params: ", w);
+  require_params(n, "grads: ", g);
+  require(h0, "h0", n.dtype, "[B, H]", {n.B, n.H});
+  require_plain({w[0], w[1], w[2], w[3], w[4], g[0], g[1], g[2], g[3], g[4]});
+  const Classes inputs(ids, "ids", n.T, n.B, n.V), outputs(targets, "targets", n.T, n.B, n.V);
+  make_contiguous(h0);
+
+  Tensor loss = empty({}, n.dtype), h_last = empty({n.B, n.H}, n.dtype);
+  with_real(n.dtype, [&]<class Real>() {
+    double loss_value;
+    auto args = arguments_of<Real>(n, inputs, outputs, w, h0, relu);
+    args.loss = &loss_value;
+    args.h_last = h_last.data<Real>();
+    point_at_gradients(args, g);
+    args.adds_gradients = true;
+    kernels_of<Real>().rnn_cross_entropy(args);
+    *loss.data<Real>() = static_cast<Real>(loss_value);
+  });
+  return {std::move(loss), std::move(h_last)};
 }
 
 Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,

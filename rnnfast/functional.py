@@ -130,7 +130,7 @@ def rnn_cross_entropy(
         if needs_grad and backend is not reference:
             out: tuple[Tensor, Tensor] = autograd.RNNCrossEntropy.apply(*inputs, backend)  # type: ignore[no-untyped-call]
             return out
-        loss, h_last, *_ = backend.rnn_cross_entropy(*inputs, False, False)
+        loss, h_last = backend.rnn_cross_entropy(*inputs, False, False)[:2]
         return loss, h_last.detach()
 
     return _run_checked(run, ids, targets, h0, params, nonlinearity)
@@ -142,17 +142,24 @@ def rnn_cross_entropy_grads(
     h0: Tensor,  # [B, H]
     params: Params,
     *,
+    grads: Sequence[Tensor] | None = None,
     nonlinearity: str = "tanh",
 ) -> tuple[Tensor, ...]:
     """`rnn_cross_entropy` and its gradients by the five parameters, without autograd.
 
-    Returns loss (0-dim), h_last [B, H], and the gradients, in the order and shapes of `params`. To
-    be called under torch.no_grad(). Raises what `rnn_cross_entropy` raises.
+    Returns loss (0-dim), h_last [B, H], and the gradients, in the order and shapes of `params`: new
+    ones, or `grads`, contiguous tensors that they are added to. To be called under torch.no_grad().
+    Raises what `rnn_cross_entropy` raises; `grads` have not changed then.
     """
 
     def run(backend: ModuleType, h0: Tensor, relu: bool) -> tuple[Tensor, ...]:
+        if grads is not None and hasattr(backend, "rnn_cross_entropy_grads_"):
+            return *backend.rnn_cross_entropy_grads_(ids, targets, params, grads, h0, relu), *grads
         out = backend.rnn_cross_entropy(ids, targets, *params, h0, relu, True, False)
-        return tuple(out[:7])
+        if grads is None:
+            return tuple(out[:7])
+        torch._foreach_add_(list(grads), list(out[2:7]))
+        return *out[:2], *grads
 
     return _run_checked(run, ids, targets, h0, params, nonlinearity)
 

@@ -10,13 +10,14 @@ from compare import assert_close_to_f64
 from rnnfast.backends import native, reference
 
 NAMES = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")
-# Rows split, columns split, one row (with its norm taken before the gradients), a table with more
-# rows than tokens, and several panels of classes.
+# Rows split, columns split, one row (with its norm taken before the gradients; in whole vectors,
+# too), a table with more rows than tokens, and several panels of classes.
 SHAPES = [
     (35, 32, 64, 28),
     (6, 5, 130, 70),
     (20, 1, 300, 28),
     (35, 1, 200, 5),
+    (9, 1, 48, 6),
     (2, 2, 17, 100),
     (1, 1, 1, 1),
     (3, 33, 70, 200),
@@ -106,6 +107,57 @@ def test_loss_alone(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     assert torch.equal(alone[0], loss)
     assert torch.equal(alone[1], h_last)
     assert all(grad.numel() == 0 for grad in alone[2:])
+
+
+def added_gradients(
+    backend: object, ids: Tensor, targets: Tensor, values: list[Tensor], relu: bool
+) -> list[Tensor]:
+    """Gradients added to copies of the parameters; last the new state and the loss."""
+    *params, h = values
+    grads = [p.clone() for p in params]
+    if backend is native:
+        loss, h_last = native.rnn_cross_entropy_grads_(ids, targets, params, grads, h, relu)
+    else:
+        *new, _, h_last, loss = loss_and_gradients(backend, ids, targets, values, relu)
+        grads = [grad + each for grad, each in zip(grads, new, strict=True)]
+    return [*grads, h_last, loss]
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_added(shape: tuple[int, ...], dtype: torch.dtype, relu: bool) -> None:
+    check(added_gradients, relu, shape, dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_added_to_zeros_are_the_new_ones_bit_for_bit(shape: tuple[int, ...]) -> None:
+    ids, targets, values = make(shape, torch.float32)
+    grads = [torch.zeros_like(v) for v in values[:5]]
+    loss, h_last = native.rnn_cross_entropy_grads_(
+        ids, targets, values[:5], grads, values[5], False
+    )
+    *want, _, want_h, want_loss = loss_and_gradients(native, ids, targets, values, False)
+    for a, b in zip([*grads, h_last, loss], [*want, want_h, want_loss], strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda ids, grads: ids.fill_(-1), "ids"),
+        (lambda ids, grads: grads.__setitem__(1, grads[1].T), "not contiguous"),
+        (lambda ids, grads: grads.__setitem__(4, grads[3].view(-1)[:28]), "share memory"),
+        (lambda ids, grads: grads.__setitem__(2, grads[2].double()), "grads: b_h"),
+    ],
+)
+def test_refused_gradients_have_not_changed(spoil, message) -> None:
+    ids, targets, (*params, h) = make((5, 3, 40, 28), torch.float32)
+    grads = [torch.zeros_like(p) for p in params]
+    spoil(ids, grads)
+    with pytest.raises(RuntimeError, match=message):
+        native.rnn_cross_entropy_grads_(ids, targets, params, grads, h, False)
+    assert not any(grad.any() for grad in grads)
 
 
 @pytest.mark.parametrize("max_norm", [1e-3, 1e9, float("inf")])

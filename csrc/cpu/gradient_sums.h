@@ -19,15 +19,17 @@ class GradientSums : protected Recurrence<Real> {
   // cores.
   static constexpr int64_t kMostGroups = 4;
 
+  // adds: the sums go on top of what their outputs hold.
   template <class Args>
-  explicit GradientSums(const Args& args)
+  GradientSums(const Args& args, bool adds)
       : Base(args.T, args.B, args.H, args.relu),
         V_(args.V),
         ids_(args.ids),
         ids_stride_t_(args.ids_stride_t),
         ids_stride_b_(args.ids_stride_b),
         by_table_(Inputs<Real>::has_small_table(args)),
-        groups_(num_regions_ < kMostGroups ? num_regions_ : kMostGroups) {}
+        groups_(num_regions_ < kMostGroups ? num_regions_ : kMostGroups),
+        adds_(adds) {}
 
   // A weight gradient of H x columns: group 0 sums into the result, the others into their own
   // parts.
@@ -52,9 +54,8 @@ class GradientSums : protected Recurrence<Real> {
       memory_.take(region.h_blocks, h_rows * blocks * kBlock<Real>);
       memory_.take(region.dz_panels, rows * layer_.width);
     }
-    const bool in_place = num_regions_ == 1 && layer_.width == layer_.H;
-    if (by_table_ && in_place) region.table_gradient = grad_table;
-    if (by_table_ && !in_place) memory_.take(region.table_gradient, V_ * layer_.width);
+    if (by_table_ && sums_in_place()) region.table_gradient = grad_table;
+    if (by_table_ && !sums_in_place()) memory_.take(region.table_gradient, V_ * layer_.width);
     if (!bias) return;
     memory_.take(region.bias_gradient, layer_.width);
     memory_.take(region.bias_run, layer_.width);
@@ -67,8 +68,8 @@ class GradientSums : protected Recurrence<Real> {
       clear(region.bias_gradient, columns);
       clear(region.bias_run, columns);
     }
-    for (int64_t v = 0; by_table_ && v < V_; ++v)
-      clear(region.table_gradient + v * layer_.width, columns);
+    if (!by_table_ || (adds_ && sums_in_place())) return;
+    for (int64_t v = 0; v < V_; ++v) clear(region.table_gradient + v * layer_.width, columns);
   }
 
   static void clear(Real* row, Share columns) {
@@ -89,7 +90,8 @@ class GradientSums : protected Recurrence<Real> {
     const Share regions = split_.by_rows ? members : Share{0, 1};
     Real* out = group == 0 ? sum.out : sum.parts + (group - 1) * sum.size;
     for (int64_t i = regions.begin; i < regions.end; ++i) {
-      gradient_of(regions_[i], out).run(rows.begin, rows.end, i > regions.begin);
+      const bool adds = i > regions.begin || (group == 0 && adds_);
+      gradient_of(regions_[i], out).run(rows.begin, rows.end, adds);
     }
   }
 
@@ -120,8 +122,7 @@ class GradientSums : protected Recurrence<Real> {
     const Share columns = this->columns_looked_after(worker);
     if (grad_b_h != nullptr) add_regions(&Region<Real>::bias_gradient, 0, columns, grad_b_h);
     if (by_table_) {
-      const bool in_place = regions_[0].table_gradient == grad_table;
-      for (int64_t v = 0; !in_place && v < V_; ++v) {
+      for (int64_t v = 0; !sums_in_place() && v < V_; ++v) {
         add_regions(&Region<Real>::table_gradient, v * layer_.width, columns,
                     grad_table + v * layer_.H);
       }
@@ -131,10 +132,14 @@ class GradientSums : protected Recurrence<Real> {
   }
 
  private:
+  // Whether the one region's sums for the table are the result, without padding.
+  bool sums_in_place() const { return num_regions_ == 1 && layer_.width == layer_.H; }
+
   void add_regions(Real* Region<Real>::* part, int64_t offset, Share columns, Real* out) const {
     for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>) {
       Vec<Real> sum = load(regions_[0].*part + offset + c);
       for (int64_t i = 1; i < num_regions_; ++i) sum += load(regions_[i].*part + offset + c);
+      if (adds_) sum += load_first(out + c, layer_.H - c);
       store_first(out + c, layer_.H - c, sum);
     }
   }
@@ -142,7 +147,8 @@ class GradientSums : protected Recurrence<Real> {
   // Adds dz to the rows of its ids, where a table per region would be larger than dz.
   void scatter(Share columns, Real* grad_table) const {
     const int64_t end = this->without_padding(columns).end;
-    for (int64_t v = 0; v < V_; ++v) clear(grad_table + v * layer_.H, {columns.begin, end});
+    for (int64_t v = 0; !adds_ && v < V_; ++v)
+      clear(grad_table + v * layer_.H, {columns.begin, end});
     for (int64_t p = 0; p < layer_.panels.count; ++p) {
       const Panel panel(layer_.panels, p);
       for (int64_t c = 0; c < panel.vectors * kLanes<Real>; c += kLanes<Real>) {
@@ -174,6 +180,7 @@ class GradientSums : protected Recurrence<Real> {
   const int64_t ids_stride_t_, ids_stride_b_;
   const bool by_table_;
   const int64_t groups_;
+  const bool adds_;
 };
 
 }  // namespace rnnfast::RNNFAST_ISA

@@ -76,13 +76,13 @@ class ReadoutBackward {
     return share_of(V_, worker, workers);
   }
 
-  // grad_b_q [V] in the share of a worker.
-  void sum_bias(int64_t worker, int64_t workers, Real* grad_b_q) const {
+  // grad_b_q [V] in the share of a worker, on top of what it holds or over it.
+  void sum_bias(int64_t worker, int64_t workers, bool adds, Real* grad_b_q) const {
     const Share classes = share_of_bias(worker, workers);
     for (int64_t v = classes.begin; v < classes.end; ++v) {
       Real sum = bias_gradients_[0][v];
       for (int64_t i = 1; i < workers; ++i) sum += bias_gradients_[i][v];
-      grad_b_q[v] = sum;
+      grad_b_q[v] = adds ? grad_b_q[v] + sum : sum;
     }
   }
 

@@ -14,7 +14,7 @@ class Backward : GradientSums<Real> {
 
  public:
   explicit Backward(const RnnBackwardArgs<Real>& args)
-      : Base(args),
+      : Base(args, false),
         args_(args),
         readout_(args.classes),
         W_hh_{args.grad_W_hh, nullptr, args.H * args.H},
@@ -116,7 +116,7 @@ class Backward : GradientSums<Real> {
     this->sum_inputs(worker, args_.grad_x, args_.grad_b_h);
     if (!reads_out()) return;
     this->add_groups(W_hq_, worker);
-    readout_.sum_bias(worker, split_.workers, args_.grad_b_q);
+    readout_.sum_bias(worker, split_.workers, false, args_.grad_b_q);
   }
 
   const RnnBackwardArgs<Real>& args_;

@@ -28,7 +28,7 @@ class TrainStep : GradientSums<Real> {
 
  public:
   TrainStep(const CrossEntropyArgs<Real>& args, bool moves_parameters)
-      : Base(args),
+      : Base(args, args.adds_gradients),
         args_(args),
         inputs_(args, args.W_xh),
         readout_(args.H, args.V),
@@ -292,7 +292,7 @@ class TrainStep : GradientSums<Real> {
     this->add_groups(W_hh_, worker);
     this->add_groups(W_hq_, worker);
     this->sum_inputs(worker, args_.grad_W_xh, args_.grad_b_h);
-    readout_backward_.sum_bias(worker, split_.workers, args_.grad_b_q);
+    readout_backward_.sum_bias(worker, split_.workers, this->adds_, args_.grad_b_q);
   }
 
   // Calls f(parameter, gradient, elements) for what add_up() has summed for the worker.

@@ -160,6 +160,22 @@ def rnn_cross_entropy(
     return out
 
 
+def rnn_cross_entropy_grads_(
+    ids: Tensor,  # [T, B]
+    targets: Tensor,  # [T, B]
+    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V]
+    grads: Sequence[Tensor],  # of the same shapes: added to
+    h0: Tensor,  # [B, H]
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """`reference.rnn_cross_entropy`, its gradients added to `grads`. Returns loss and h_last."""
+    out: tuple[Tensor, Tensor] = torch.ops.rnnfast.rnn_cross_entropy_grads_.default(
+        ids, targets, params, grads, h0, relu
+    )
+    torch.autograd.graph.increment_version(grads)
+    return out
+
+
 def train_step_(
     ids: Tensor,  # [T, B]
     targets: Tensor,  # [T, B]
@@ -322,6 +338,10 @@ def _register_fakes() -> None:
         needed = [need_grads] * 5 + [need_grads and need_h0]
         grads = (t.new_empty(t.shape if n else (0,)) for t, n in zip(inputs, needed, strict=True))
         return h0.new_empty(()), h0.new_empty(h0.shape), *grads
+
+    @fake("rnnfast::rnn_cross_entropy_grads_")
+    def _(ids, targets, params, grads, h0, relu):  # type: ignore[no-untyped-def]
+        return h0.new_empty(()), h0.new_empty(h0.shape)
 
     @fake("rnnfast::train_step_")
     def _(  # type: ignore[no-untyped-def]

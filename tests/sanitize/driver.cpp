@@ -255,15 +255,20 @@ class Case {
     args.grad_W_xh = grads[0].data(), args.grad_W_hh = grads[1].data();
     args.grad_b_h = grads[2].data(), args.grad_W_hq = grads[3].data();
     args.grad_b_q = grads[4].data(), args.grad_h0 = grads[5].data();
-    kernels.rnn_cross_entropy(args);
-    expect("loss", rounded<Real>(loss_out), {want.value});
     const char* names[] = {"W_xh", "W_hh", "b_h", "W_hq", "b_q", "h0"};
-    for (int i = 0; i < 6; ++i) {
-      expect(std::string("loss's gradient of ") + names[i], grads[i], want.gradients[i]);
+    for (const bool adds : {false, true}) {  // to the gradients of before, but h0's
+      args.adds_gradients = adds;
+      kernels.rnn_cross_entropy(args);
+      expect("loss", rounded<Real>(loss_out), {want.value});
+      for (int i = 0; i < 6; ++i) {
+        Values sum = want.gradients[i];
+        for (double& each : sum) each *= adds && i < 5 ? 2 : 1;
+        expect(std::string("loss's gradient of ") + names[i], grads[i], sum);
+      }
     }
 
     const double lr = 0.5, max_norm = 0.01;
-    args.grad_h0 = nullptr, args.h_last = params[5].data();
+    args.adds_gradients = false, args.grad_h0 = nullptr, args.h_last = params[5].data();
     kernels.train_step({args, params[0].data(), params[1].data(), params[2].data(),
                         params[3].data(), params[4].data(), lr, max_norm, true});
     double squares = 0;
