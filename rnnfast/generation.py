@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ def generate(
     ids = _continue(
         [vocab[token] for token in prefix], num_preds, net, device, temperature, generator
     )
-    return "".join(map(vocab.idx_to_token.__getitem__, ids))
+    return "".join(operator.itemgetter(*ids)(vocab.idx_to_token))
 
 
 @torch.no_grad()
