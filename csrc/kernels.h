@@ -152,8 +152,8 @@ struct CrossEntropyArgs {
 // norm is larger, and parameter -= lr * gradient.
 template <class Real>
 struct TrainStepArgs {
-  CrossEntropyArgs<Real> cross_entropy;
-  Real* W_xh;  // the parameters again, to be written
+  CrossEntropyArgs<Real> cross_entropy;  // its gradients overwritten, not added to
+  Real* W_xh;                            // the parameters again, to be written
   Real* W_hh;
   Real* b_h;
   Real* W_hq;

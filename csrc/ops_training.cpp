@@ -44,6 +44,15 @@ void point_at_gradients(CrossEntropyArgs<Real>& args, const Params& g) {
   args.grad_b_q = g[4]->data<Real>();
 }
 
+template <class Real>
+void compute_loss(CrossEntropyArgs<Real> args, const Tensor& loss, const Tensor& h_last) {
+  double value;
+  args.loss = &value;
+  args.h_last = h_last.data<Real>();
+  kernels_of<Real>().rnn_cross_entropy(args);
+  *loss.data<Real>() = static_cast<Real>(value);
+}
+
 // The tensors that training steps change, and how.
 struct Training {
   Params w, g;
@@ -125,18 +134,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
   OptionalOutput grad_b_q(need_grads, {n.V}, n.dtype);
   OptionalOutput grad_h0(need_grads && need_h0, {n.B, n.H}, n.dtype);
   with_real(n.dtype, [&]<class Real>() {
-    double loss_value;
     auto args = arguments_of<Real>(n, inputs, outputs, params, h0, relu);
-    args.loss = &loss_value;
-    args.h_last = h_last.data<Real>();
-    args.grad_W_xh = grad_W_xh.data<Real>();
-    args.grad_W_hh = grad_W_hh.data<Real>();
-    args.grad_b_h = grad_b_h.data<Real>();
-    args.grad_W_hq = grad_W_hq.data<Real>();
-    args.grad_b_q = grad_b_q.data<Real>();
+    if (need_grads) {
+      point_at_gradients(args, {&grad_W_xh.tensor, &grad_W_hh.tensor, &grad_b_h.tensor,
+                                &grad_W_hq.tensor, &grad_b_q.tensor});
+    }
     args.grad_h0 = grad_h0.data<Real>();
-    kernels_of<Real>().rnn_cross_entropy(args);
-    *loss.data<Real>() = static_cast<Real>(loss_value);
+    compute_loss(args, loss, h_last);
   });
   return {std::move(loss),
           std::move(h_last),
@@ -163,14 +167,10 @@ std::tuple<Tensor, Tensor> rnn_cross_entropy_grads(Tensor ids, Tensor targets,
 
   Tensor loss = empty({}, n.dtype), h_last = empty({n.B, n.H}, n.dtype);
   with_real(n.dtype, [&]<class Real>() {
-    double loss_value;
     auto args = arguments_of<Real>(n, inputs, outputs, w, h0, relu);
-    args.loss = &loss_value;
-    args.h_last = h_last.data<Real>();
     point_at_gradients(args, g);
     args.adds_gradients = true;
-    kernels_of<Real>().rnn_cross_entropy(args);
-    *loss.data<Real>() = static_cast<Real>(loss_value);
+    compute_loss(args, loss, h_last);
   });
   return {std::move(loss), std::move(h_last)};
 }

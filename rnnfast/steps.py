@@ -165,20 +165,16 @@ class Loss(Fused):
 
     def _there(self) -> list[Tensor] | None:
         """Gradients that the call can add to, as a backward pass would: the updater keeps them."""
-        grads = [p.grad for p in self.net.params]
         if isinstance(self.updater, torch.optim.Optimizer):
             return None
+        grads = [p.grad for p in self.net.params]
         plain = [grad for grad in grads if grad is not None and grad.is_contiguous()]
         return plain if len(plain) == len(grads) else None
 
     def _accumulate(self, grads: list[Tensor]) -> None:
         """What autograd would do with new ones, in a tenth of its 50 us."""
-        before = [p.grad for p in self.net.params]
-        if any(grad is None for grad in before):
-            for param, old, grad in zip(self.net.params, before, grads, strict=True):
-                param.grad = grad if old is None else old.add_(grad)
-        else:
-            torch._foreach_add_(before, grads)
+        for param, grad in zip(self.net.params, grads, strict=True):
+            param.grad = grad if param.grad is None else param.grad.add_(grad)
 
 
 class Step(Fused):
