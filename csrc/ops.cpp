@@ -8,6 +8,7 @@
 #include "arguments.h"
 #include "checks.h"
 #include "gradients.h"
+#include "heap.h"
 #include "kernels.h"
 
 namespace rnnfast {
@@ -198,6 +199,7 @@ namespace {
 
 struct Registration {
   Registration() {
+    keep_freed_memory();
     set_thread_pool(kTorchThreads);
     define_operators("rnnfast");
     Library::implement("rnnfast", "CPU")
