@@ -370,7 +370,8 @@ def _project(
                 f"dense inputs have shape {tuple(inputs.shape)}, must be [T, B, {W_xh.shape[0]}]: "
                 "steps, batch, and as many features as W_xh has rows"
             )
-        x = (inputs @ W_xh).to(W_xh.dtype)  # under autocast the product is bfloat16
+        x = inputs @ W_xh
+        x = x if x.dtype == W_xh.dtype else x.to(W_xh.dtype)  # under autocast it is bfloat16
     if ready or b_h is None:
         return x, None, b_h
     check_broadcasts(b_h, x)
@@ -389,12 +390,11 @@ def _decode(
     if steps < 0:
         raise ValueError(f"steps is {steps}, must be at least 0")
     relu = check_nonlinearity(nonlinearity)
-    W_xh, W_hh, b_h, W_hq, b_q = check_params(params)
+    W_xh, W_hh, *_ = check_params(params)
     check_ids(first)
     check_recurrence(first.unsqueeze(0), h0, W_hh, W_xh)
     backend = dispatch.backend_for(W_xh)
-    h0 = h0.expand(first.shape[0], -1)
     out: tuple[Tensor, Tensor] = backend.decode(
-        first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, relu
+        first, *params, h0.expand(first.shape[0], -1), steps, temperature, uniforms, relu
     )
     return out
