@@ -21,17 +21,19 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// Less of W_hh than this per worker, and the barrier costs more than is gained (H=128 in float32:
-// none).
-constexpr int64_t kFewestBytesPerWorker = 96 << 10;
+// Less of W_hh than this per worker, and the barrier may cost more than is gained: at H = 192 in
+// float32 two take 0.6 of one's time where the cores are close, 1.2 where they are far.
+constexpr int64_t kFewestBytesPerWorker = 64 << 10;
 // Every worker adds up the parts of all, so that many workers would be busy with this alone.
 constexpr int64_t kMostColumnWorkers = 16;
 
 // Sequences that go through a tile together: enough to compute more than to load, and a third of
 // the time and code that the compiler would make of the full kTileRows.
 constexpr int kRows = 4;
-// One sequence takes wider panels instead, so that a number of h is spread to all lanes less often.
-constexpr int kVectorsOfOne = kRegisters / 4;
+// One sequence takes wider panels instead, so that W_hh is read in long runs and a number of h is
+// spread to all lanes less often (for a third of the registers instead of a quarter: 2 to 5 % of a
+// step from H = 256 on with AVX2, at H = 320 and 384 with AVX-512).
+constexpr int kVectorsOfOne = kRegisters * 3 / 8;
 
 // First index of the largest logit; a NaN counts as larger than anything, as in torch.argmax.
 template <class Real>

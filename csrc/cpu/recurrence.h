@@ -16,6 +16,7 @@ class Recurrence {
   Recurrence(int64_t T, int64_t B, int64_t H, bool relu)
       : split_(Split::of<Real>(T, B, H)),
         layer_(T, B, H, relu, split_),
+        sums_(Panels::of<Real>(H, 1, kVectorsOfSums)),
         num_regions_(split_.by_rows ? split_.workers : 1) {}
 
   // Asks for the memory of both passes: what all share, then each region on pages of its own.
@@ -115,7 +116,7 @@ class Recurrence {
   void multiply_forward(const Layer<Real>& layer, const Real* W_hh, int64_t worker, const Real* h,
                         int64_t t) const {
     if (!is_single_row()) return;
-    add_rows_times(h, W_hh, layer.H, rows_of_W(worker), t % 2 != 0, layer.product(t, worker));
+    add_rows_times(h, W_hh, sums_, rows_of_W(worker), t % 2 != 0, layer.product(t, worker));
   }
 
   // The worker's columns of dz_{t+1} W_hh^T.
@@ -179,6 +180,7 @@ class Recurrence {
 
   const Split split_;
   Layer<Real> layer_;
+  const Panels sums_;  // of a single row's product
   const int64_t num_regions_;
   Region<Real>* regions_ = nullptr;
   Workspace memory_;
