@@ -31,8 +31,8 @@ constexpr int64_t kMostColumnWorkers = 16;
 // the time and code that the compiler would make of the full kTileRows.
 constexpr int kRows = 4;
 // One sequence takes wider panels instead, so that W_hh is read in long runs and a number of h is
-// spread to all lanes less often (for a third of the registers instead of a quarter: 2 to 5 % of a
-// step from H = 256 on with AVX2, at H = 320 and 384 with AVX-512).
+// spread to all lanes less often (12 vectors instead of 8 with AVX-512: 3 to 5 % of a step at
+// H = 320 and 384; 6 instead of 4 with AVX2: 2 to 3 % from H = 256 on).
 constexpr int kVectorsOfOne = kRegisters * 3 / 8;
 
 // First index of the largest logit; a NaN counts as larger than anything, as in torch.argmax.
