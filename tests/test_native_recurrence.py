@@ -160,7 +160,7 @@ def test_many_steps(V: int | None, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("threads", [1, 3, 5])
 @pytest.mark.parametrize(("B", "H"), [(33, 64), (5, 150), (1, 300)])
-@pytest.mark.parametrize("V", [None, 28, 1000])
+@pytest.mark.parametrize("V", [None, 5, 28, 1000])
 def test_thread_counts(threads: int, B: int, H: int, V: int | None, dtype: torch.dtype) -> None:
     torch.set_num_threads(threads)
     check(make(6, B, H, V, dtype=dtype))

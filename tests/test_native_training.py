@@ -11,13 +11,17 @@ from rnnfast.backends import native, reference
 
 NAMES = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")
 # Rows split, columns split, one row (with its norm taken before the gradients; in whole vectors,
-# too), a table with more rows than tokens, and several panels of classes.
+# too; cut between the workers from H = 256 on, with and without that norm and with one step), a
+# table with more rows than tokens, and several panels of classes.
 SHAPES = [
     (35, 32, 64, 28),
     (6, 5, 130, 70),
     (20, 1, 300, 28),
     (35, 1, 200, 5),
     (9, 1, 48, 6),
+    (40, 1, 270, 28),
+    (100, 1, 256, 9),
+    (1, 1, 300, 28),
     (2, 2, 17, 100),
     (1, 1, 1, 1),
     (3, 33, 70, 200),

@@ -45,9 +45,8 @@ class GradientSums : protected Recurrence<Real> {
 
   // What the backward steps of a region write. copies: of h and dz, for the weight gradient;
   // grad_table: where that of the table goes, at once where no other region adds to it and rows
-  // have no padding (one row, H = 512: 1 % of a step).
-  void lay_out_backward(Region<Real>& region, bool bias, bool copies, Real* grad_table) {
-    memory_.take(region.dz, region.kept_steps * region.count * layer_.stride);
+  // have no padding and are not cut (one row, H = 512: 1 % of a step).
+  void lay_out_backward(Region<Real>& region, bool copies, Real* grad_table) {
     if (copies) {
       const int64_t rows = layer_.T * region.count, h_rows = rows + region.count,
                     blocks = (layer_.width + kBlock<Real> - 1) / kBlock<Real>;
@@ -55,7 +54,18 @@ class GradientSums : protected Recurrence<Real> {
       memory_.take(region.dz_panels, rows * layer_.width);
     }
     if (by_table_ && sums_in_place()) region.table_gradient = grad_table;
-    if (by_table_ && !sums_in_place()) memory_.take(region.table_gradient, V_ * layer_.width);
+    if (by_table_ && !sums_in_place() && !this->is_cut())
+      memory_.take(region.table_gradient, V_ * layer_.own_stride);
+  }
+
+  // The rows that a worker writes in each of them, of those that are cut from column `first` on.
+  void lay_out_rows(Region<Real>& region, int64_t first, bool bias) {
+    if (by_table_ && this->is_cut()) {
+      memory_.take(region.table_gradient, V_ * layer_.own_stride);
+      if (region.table_gradient != nullptr) region.table_gradient -= first;
+    }
+    memory_.take(region.dz, region.kept_dz * region.count * layer_.stride);
+    if (this->is_single_row()) memory_.take(region.product, layer_.width);
     if (!bias) return;
     memory_.take(region.bias_gradient, layer_.width);
     memory_.take(region.bias_run, layer_.width);
@@ -69,7 +79,7 @@ class GradientSums : protected Recurrence<Real> {
       clear(region.bias_run, columns);
     }
     if (!by_table_ || (adds_ && sums_in_place())) return;
-    for (int64_t v = 0; v < V_; ++v) clear(region.table_gradient + v * layer_.width, columns);
+    for (int64_t v = 0; v < V_; ++v) clear(region.table_gradient + v * layer_.own_stride, columns);
   }
 
   static void clear(Real* row, Share columns) {
@@ -85,9 +95,12 @@ class GradientSums : protected Recurrence<Real> {
     int64_t group = 0;
     while (worker >= share_of(split_.workers, group, groups_).end) ++group;
     const Share members = share_of(split_.workers, group, groups_);
+    // where h is read as it lies, what the worker has of it
     const Share rows =
-        share_of(layer_.H, worker - members.begin, members.end - members.begin, kTileRows);
-    const Share regions = split_.by_rows ? members : Share{0, 1};
+        this->region_of(worker).h_blocks == nullptr
+            ? this->rows_of_W(worker)
+            : share_of(layer_.H, worker - members.begin, members.end - members.begin, kTileRows);
+    const Share regions = split_.by_rows ? members : Share{worker, worker + 1};
     Real* out = group == 0 ? sum.out : sum.parts + (group - 1) * sum.size;
     for (int64_t i = regions.begin; i < regions.end; ++i) {
       const bool adds = i > regions.begin || (group == 0 && adds_);
@@ -120,32 +133,45 @@ class GradientSums : protected Recurrence<Real> {
   // looks after.
   void sum_inputs(int64_t worker, Real* grad_table, Real* grad_b_h) const {
     const Share columns = this->columns_looked_after(worker);
-    if (grad_b_h != nullptr) add_regions(&Region<Real>::bias_gradient, 0, columns, grad_b_h);
+    if (grad_b_h != nullptr) {
+      add_regions(worker, &Region<Real>::bias_gradient, 0, columns, grad_b_h);
+    }
     if (by_table_) {
       for (int64_t v = 0; !sums_in_place() && v < V_; ++v) {
-        add_regions(&Region<Real>::table_gradient, v * layer_.width, columns,
+        add_regions(worker, &Region<Real>::table_gradient, v * layer_.own_stride, columns,
                     grad_table + v * layer_.H);
       }
     } else if (ids_ != nullptr) {
-      scatter(columns, grad_table);
+      scatter(worker, columns, grad_table);
     }
   }
 
  private:
   // Whether the one region's sums for the table are the result, without padding.
-  bool sums_in_place() const { return num_regions_ == 1 && layer_.width == layer_.H; }
+  bool sums_in_place() const {
+    return num_regions_ == 1 && layer_.width == layer_.H && !this->is_cut();
+  }
 
-  void add_regions(Real* Region<Real>::* part, int64_t offset, Share columns, Real* out) const {
+  // Where the workers' regions are to be summed: all, or the one that they share, as they see it.
+  Share regions_for(int64_t worker) const {
+    return split_.by_rows ? Share{0, split_.workers} : Share{worker, worker + 1};
+  }
+
+  void add_regions(int64_t worker, Real* Region<Real>::* part, int64_t offset, Share columns,
+                   Real* out) const {
+    const Share regions = regions_for(worker);
     for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>) {
-      Vec<Real> sum = load(regions_[0].*part + offset + c);
-      for (int64_t i = 1; i < num_regions_; ++i) sum += load(regions_[i].*part + offset + c);
+      Vec<Real> sum = load(regions_[regions.begin].*part + offset + c);
+      for (int64_t i = regions.begin + 1; i < regions.end; ++i)
+        sum += load(regions_[i].*part + offset + c);
       if (adds_) sum += load_first(out + c, layer_.H - c);
       store_first(out + c, layer_.H - c, sum);
     }
   }
 
   // Adds dz to the rows of its ids, where a table per region would be larger than dz.
-  void scatter(Share columns, Real* grad_table) const {
+  void scatter(int64_t worker, Share columns, Real* grad_table) const {
+    const Share regions = regions_for(worker);
     const int64_t end = this->without_padding(columns).end;
     for (int64_t v = 0; !adds_ && v < V_; ++v)
       clear(grad_table + v * layer_.H, {columns.begin, end});
@@ -154,7 +180,7 @@ class GradientSums : protected Recurrence<Real> {
       for (int64_t c = 0; c < panel.vectors * kLanes<Real>; c += kLanes<Real>) {
         const int64_t column = panel.column + c;
         if (column < columns.begin || column >= columns.end) continue;
-        for (int64_t i = 0; i < num_regions_; ++i)
+        for (int64_t i = regions.begin; i < regions.end; ++i)
           scatter_vector(regions_[i], panel, c, grad_table + column);
       }
     }

@@ -42,7 +42,7 @@ class GramMatrices {
     for (int64_t c = columns.begin; c < columns.end; c += kChunk) {
       const int64_t count = columns.end - c < kChunk ? columns.end - c : kChunk;
       for (int64_t r = 0; r < rows_; ++r)
-        add_products(region.h + c, layer.stride, count, r, part.h + r * rows_);
+        add_products(region.h + c, layer.h_stride, count, r, part.h + r * rows_);
       for (int64_t r = 0; r < tokens; ++r)
         add_products(region.dz + c, layer.stride, count, r, part.z + r * rows_);
     }

@@ -13,9 +13,10 @@ namespace rnnfast::RNNFAST_ISA {
 template <class Real>
 class Inputs {
  public:
-  // Takes T, B, H, V, ids with strides, x and b_h from the arguments of a call.
+  // Takes T, B, H, V, ids with strides, x and b_h from the arguments of a call. stride: of the
+  // rows; is_cut: each worker has its columns of them to itself.
   template <class Args>
-  Inputs(const Args& args, const Real* x)
+  Inputs(const Args& args, const Real* x, int64_t stride, bool is_cut)
       : B_(args.B),
         H_(args.H),
         V_(args.V),
@@ -24,7 +25,8 @@ class Inputs {
         stride_b_(args.ids_stride_b),
         x_(x),
         b_h_(args.b_h),
-        width_(padded<Real>(args.H)),
+        stride_(stride),
+        is_cut_(is_cut),
         by_table_(has_small_table(args)) {}
 
   template <class Args>
@@ -32,13 +34,20 @@ class Inputs {
     return args.ids != nullptr && args.V <= args.T * args.B;
   }
 
-  void lay_out(Workspace& memory) { memory.take(table_, by_table_ ? V_ * width_ : 0); }
+  void lay_out(Workspace& memory) { memory.take(table_, by_table_ && !is_cut_ ? V_ * stride_ : 0); }
 
   void lay_out(Workspace& memory, int64_t T, Region<Real>& region) const {
     region.inputs = table_;
     region.slots_stride = by_table_ ? region.count : 0;
-    if (!by_table_) memory.take(region.inputs, region.count * width_);
+    if (!by_table_ && !is_cut_) memory.take(region.inputs, region.count * stride_);
     memory.take(region.slots, (by_table_ ? T : 1) * region.count);
+  }
+
+  // Where a row is cut: the worker's columns, from `first` on.
+  void lay_out_rows(Workspace& memory, Region<Real>& region, int64_t first) const {
+    if (!is_cut_) return;
+    memory.take(region.inputs, (by_table_ ? V_ : 1) * stride_);
+    if (region.inputs != nullptr) region.inputs -= first;
   }
 
   // A worker's part: `rows` of its region, and some columns of the table.
@@ -48,7 +57,7 @@ class Inputs {
       return;
     }
     copy_ids(ids_, stride_t_, stride_b_, T, region, rows);
-    for (int64_t v = 0; v < V_; ++v) add_bias(x_ + v * H_, table_ + v * width_, columns);
+    for (int64_t v = 0; v < V_; ++v) add_bias(x_ + v * H_, region.inputs + v * stride_, columns);
   }
 
   // The strip of step t, in the given columns.
@@ -58,7 +67,7 @@ class Inputs {
       const int64_t batch_row = region.first + n;
       const int64_t row =
           ids_ != nullptr ? ids_[t * stride_t_ + batch_row * stride_b_] : t * B_ + batch_row;
-      add_bias(x_ + row * H_, region.inputs + n * width_, columns);
+      add_bias(x_ + row * H_, region.inputs + n * stride_, columns);
     }
   }
 
@@ -87,7 +96,8 @@ class Inputs {
   int64_t stride_t_, stride_b_;
   const Real* x_;
   const Real* b_h_;
-  int64_t width_;
+  int64_t stride_;
+  bool is_cut_;
   bool by_table_;
   Real* table_ = nullptr;
 };

@@ -19,9 +19,10 @@ class Backward : GradientSums<Real> {
         readout_(args.classes),
         W_hh_{args.grad_W_hh, nullptr, args.H * args.H},
         W_hq_{args.grad_W_hq, nullptr, args.H * args.classes} {
-    this->allocate([&] { lay_out_shared(); },
-                   [&](Region<Real>& region) { lay_out_region(region); });
-    layer_.num_products = 1;
+    this->allocate([&] { lay_out_shared(); }, [&](Region<Real>& region) { lay_out_region(region); },
+                   [&](Region<Real>& region, int64_t first) {
+                     this->lay_out_rows(region, first, args_.grad_b_h != nullptr);
+                   });
   }
 
   void run() const {
@@ -49,7 +50,7 @@ class Backward : GradientSums<Real> {
   }
 
   void lay_out_region(Region<Real>& region) {
-    this->lay_out_backward(region, args_.grad_b_h != nullptr, true, args_.grad_x);
+    this->lay_out_backward(region, true, args_.grad_x);
     if (reads_out()) readout_.lay_out(memory_, layer_, region);
     if (by_table_) {
       region.slots_stride = region.count;

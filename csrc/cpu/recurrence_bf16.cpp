@@ -21,8 +21,9 @@ struct RoundedForwardTile : ForwardTile<float> {
     Tile<float, Rows, Vectors> tile;
     const int32_t* slot = region.slots + t * region.slots_stride + row;
     const float* inputs = region.inputs + panel.column;
-    tile.each(
-        [&](int i, int j, int c) { tile.at[i][j] = load(inputs + slot[i] * layer.width + c); });
+    tile.each([&](int i, int j, int c) {
+      tile.at[i][j] = load(inputs + slot[i] * layer.own_stride + c);
+    });
     tile.multiply(depth_of<Pair>(layer.H), before, pairs_stride, W);
     activate(tile);
     tile.store_rows(after + panel.column / 2, pairs_stride);
@@ -36,7 +37,7 @@ class RoundedForward : Recurrence<float> {
   explicit RoundedForward(const RnnForwardArgs<float>& args)
       : Recurrence(args.T, args.B, args.H, args.relu),
         args_(args),
-        inputs_(args, args.x),
+        inputs_(args, args.x, layer_.own_stride, is_cut()),
         // a cache line more: rows a power of two apart evict each other
         stride_(layer_.width / 2 + 64 / static_cast<int64_t>(sizeof(Pair))) {
     allocate(
@@ -47,6 +48,9 @@ class RoundedForward : Recurrence<float> {
         [&](Region<float>& region) {
           memory_.take(region.h, 2 * region.count * stride_);
           inputs_.lay_out(memory_, args.T, region);
+        },
+        [&](Region<float>& region, int64_t first) {
+          inputs_.lay_out_rows(memory_, region, first);
         });
   }
 

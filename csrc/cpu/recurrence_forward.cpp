@@ -17,12 +17,16 @@ class Forward : Recurrence<Real> {
   explicit Forward(const RnnForwardArgs<Real>& args)
       : Base(args.T, args.B, args.H, args.relu),
         args_(args),
-        inputs_(args, args.x),
+        inputs_(args, args.x, layer_.own_stride, this->is_cut()),
         readout_(args.H, args.classes) {
-    this->allocate([&] { inputs_.lay_out(memory_), readout_.lay_out(memory_); },
+    this->allocate([&] { lay_out_shared(); },
                    [&](Region<Real>& region) {
-                     memory_.take(region.h, 2 * region.count * layer_.stride);
+                     if (this->is_cut()) region.kept_h = args.T + 1;
                      inputs_.lay_out(memory_, args.T, region);
+                   },
+                   [&](Region<Real>& region, int64_t first) {
+                     this->take_h(region, first);
+                     inputs_.lay_out_rows(memory_, region, first);
                    });
   }
 
@@ -31,17 +35,27 @@ class Forward : Recurrence<Real> {
       team.each([&](int64_t worker) { prepare(worker); });
       team.sync();
       this->each_step(team, 0, args_.T, 1, [&](int64_t worker, int64_t t) { step(worker, t); });
+      if (this->is_cut()) {
+        team.each([&](int64_t worker) { copy_states(worker); });
+        team.sync();
+      }
       team.each([&](int64_t worker) { finish(worker); });
     });
   }
 
  private:
+  void lay_out_shared() {
+    this->lay_out_products();
+    inputs_.lay_out(memory_);
+    readout_.lay_out(memory_);
+  }
+
   void prepare(int64_t worker) const {
     this->pack_rows(layer_, args_.W_hh, worker);
     this->multiply_forward(layer_, args_.W_hh, worker, args_.h0, 0);
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
-    this->copy_initial_state(args_.h0, region, rows);
+    this->copy_initial_state(args_.h0, worker);
     inputs_.prepare(args_.T, region, rows, this->columns_looked_after(worker));
     readout_.prepare(args_.W_hq, args_.b_q, worker, split_.workers);
   }
@@ -49,23 +63,32 @@ class Forward : Recurrence<Real> {
   void step(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
     inputs_.prepare_step(t, region, this->columns_of(worker));
+    Real* const hs = this->is_cut() ? nullptr : args_.hs;
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
-      run_tile(rows, panel.vectors, ForwardTile<Real>{layer_, region, t, row, panel, args_.hs});
+      run_tile(rows, panel.vectors, ForwardTile<Real>{layer_, region, t, row, panel, hs});
     });
     if (t + 1 < args_.T) {
       this->multiply_forward(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
     }
     if (split_.by_rows) {
-      read_out(region.h_at(layer_, t + 1), layer_.stride,
+      read_out(region.h_at(layer_, t + 1), layer_.h_stride,
                {t * args_.B + region.first, t * args_.B + region.first + region.count});
+    }
+  }
+
+  // The worker's columns of h_1 to h_T to hs.
+  void copy_states(int64_t worker) const {
+    for (int64_t t = 0; t < args_.T; ++t) {
+      this->copy_columns(this->region_of(worker).h_at(layer_, t + 1), this->rows_of_W(worker),
+                         args_.hs + t * args_.H);
     }
   }
 
   // In a split by columns a worker does not have whole rows of h until all have come to the end.
   void finish(int64_t worker) const {
+    const Share rows = share_of(args_.T * args_.B, worker, split_.workers);
     this->copy_last_state(worker, args_.hs, args_.h_last);
     if (split_.by_rows) return;
-    const Share rows = share_of(args_.T * args_.B, worker, split_.workers);
     read_out(args_.hs + rows.begin * args_.H, args_.H, rows);
   }
 

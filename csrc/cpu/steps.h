@@ -42,12 +42,14 @@ struct Layer {
   int64_t T, B, H;
   bool relu;  // asked at run time, once per tile: no second copy of every tile size
   Panels panels;
-  int64_t width;      // H, padded
-  int64_t stride;     // of rows in h and dz: a cache line more, as rows a power of two apart evict
-                      // each other
-  Real* W = nullptr;  // packed: W_hh forward, its transpose backward; null for a single row, ...
-  // ... whose product with the matrix is the sum of these, [2][num_products][products_stride], the
-  // first or the second for even and odd t
+  int64_t width;       // H, padded
+  int64_t stride;      // of rows in dz: a cache line more, as rows a power of two apart evict each
+                       // other
+  int64_t h_stride;    // of rows in h
+  int64_t own_stride;  // of rows in what a worker keeps for its columns: inputs, table_gradient
+  Real* W = nullptr;   // packed: W_hh forward, its transpose backward; null for a single row, ...
+  // ... whose product h_t W_hh is the sum of these, [2][num_products][products_stride], the first
+  // or the second for even and odd t
   Real* products = nullptr;
   int64_t num_products = 0, products_stride = 0;
 
@@ -58,18 +60,24 @@ struct Layer {
         relu(relu),
         panels(Panels::of<Real>(H, split.by_rows ? 1 : split.workers)),
         width(padded<Real>(H)),
-        stride(width + 64 / static_cast<int64_t>(sizeof(Real))) {}
+        stride(with_gap(width)),
+        h_stride(stride),
+        own_stride(width) {}
+
+  static int64_t with_gap(int64_t columns) {
+    return columns + 64 / static_cast<int64_t>(sizeof(Real));
+  }
 
   Real* product(int64_t t, int64_t i) const {
     return products + ((t & 1) * num_products + i) * products_stride;
   }
 
-  // tile += (rows of a) times the panel of the matrix, at step t
+  // tile += (rows of h_t, from h on) W_hh, in a panel of columns
   template <class TileOfAnySize>
-  RNNFAST_INLINE void multiply(TileOfAnySize& tile, const Real* a, const Panel& panel,
+  RNNFAST_INLINE void multiply(TileOfAnySize& tile, const Real* h, const Panel& panel,
                                int64_t t) const {
     if (products == nullptr) {
-      tile.multiply(H, a, stride, W + H * panel.column);
+      tile.multiply(H, h, h_stride, W + H * panel.column);
     } else if constexpr (TileOfAnySize::kRows == 1) {
       for (int64_t i = 0; i < num_products; ++i) {
         tile.add_rows(product(t, i) + panel.column, 0, tile.kColumns);
@@ -78,14 +86,15 @@ struct Layer {
   }
 };
 
-// Batch rows [first, first + count) at all time steps: one worker's own, or everybody's in a split
-// by columns.
+// Batch rows [first, first + count) at all time steps, as one worker sees them: its own, or
+// everybody's in a split by columns.
 template <class Real>
 struct Region {
   int64_t first = 0, count = 0;
-  int64_t kept_steps = 2;  // of h and dz: the last 2, or all T + 1
-  Real* h = nullptr;       // [kept_steps][count][stride]
-  Real* dz = nullptr;      // [kept_steps][count][stride]
+  int64_t kept_h = 2, kept_dz = 2;  // steps of them: the last 2, or all T + 1
+  Real* h = nullptr;                // [kept_h][count][h_stride]
+  Real* dz = nullptr;               // [kept_dz][count][stride]
+  Real* product = nullptr;  // [width]: of a single row, dz_{t+1} W_hh^T in the worker's columns
   // Copies for the weight gradient, of blocks of (T + 1) * count rows and of panels of T * count;
   // or null, where h and dz themselves serve.
   Real* h_blocks = nullptr;
@@ -100,10 +109,10 @@ struct Region {
   Real* bias_run = nullptr;       // [width]: the same over the last few steps
 
   RNNFAST_INLINE Real* h_at(const Layer<Real>& layer, int64_t t) const {
-    return h + slot(t) * count * layer.stride;
+    return h + slot(t, kept_h) * count * layer.h_stride;
   }
   RNNFAST_INLINE Real* dz_at(const Layer<Real>& layer, int64_t t) const {
-    return dz + slot(t) * count * layer.stride;
+    return dz + slot(t, kept_dz) * count * layer.stride;
   }
   // Where row `row` of step t lies in the copy of h, for each vector of a tile. Looked up together:
   // after a store the compiler would do it anew for the next (H = 64: 0.7 % of a step).
@@ -118,10 +127,21 @@ struct Region {
     }
     return blocks;
   }
+  // tile += (some rows of dz_t) W_hh^T, in a panel of the worker's columns
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void add_product(TileOfAnySize& tile, const Layer<Real>& layer, int64_t t,
+                                  int64_t row, const Panel& panel) const {
+    if (product == nullptr) {
+      tile.multiply(layer.H, dz_at(layer, t) + row * layer.stride, layer.stride,
+                    layer.W + layer.H * panel.column);
+    } else if constexpr (TileOfAnySize::kRows == 1) {
+      tile.add_rows(product + panel.column, 0, tile.kColumns);
+    }
+  }
   // The rows that a weight gradient is made of.
   LeftMatrix<Real> all_h(const Layer<Real>& layer) const {
     return h_blocks != nullptr ? LeftMatrix<Real>::in_blocks(h_blocks, (layer.T + 1) * count)
-                               : LeftMatrix<Real>::as_it_lies(h, layer.stride);
+                               : LeftMatrix<Real>::as_it_lies(h, layer.h_stride);
   }
   RightMatrix<Real> all_dz(const Layer<Real>& layer) const {
     return dz_panels != nullptr ? RightMatrix<Real>::in_panels(dz_panels, layer.T * count)
@@ -129,7 +149,7 @@ struct Region {
   }
 
  private:
-  int64_t slot(int64_t t) const { return kept_steps == 2 ? t & 1 : t; }
+  static int64_t slot(int64_t t, int64_t kept) { return kept == 2 ? t & 1 : t; }
 };
 
 // h_{t+1} = act(u_t + h_t W_hh + b_h) for some rows and one panel of columns.
@@ -146,11 +166,12 @@ struct ForwardTile {
     Tile<Real, Rows, Vectors> tile;
     const int32_t* slot = region.slots + t * region.slots_stride + row;
     const Real* inputs = region.inputs + panel.column;
-    tile.each(
-        [&](int i, int j, int c) { tile.at[i][j] = load(inputs + slot[i] * layer.width + c); });
-    layer.multiply(tile, region.h_at(layer, t) + row * layer.stride, panel, t);
+    tile.each([&](int i, int j, int c) {
+      tile.at[i][j] = load(inputs + slot[i] * layer.own_stride + c);
+    });
+    layer.multiply(tile, region.h_at(layer, t) + row * layer.h_stride, panel, t);
     activate(tile);
-    tile.store_rows(region.h_at(layer, t + 1) + row * layer.stride + panel.column, layer.stride,
+    tile.store_rows(region.h_at(layer, t + 1) + row * layer.h_stride + panel.column, layer.h_stride,
                     tile.kColumns);
     if (region.h_blocks != nullptr) store_blocks(tile);
     if (hs != nullptr) {
@@ -219,9 +240,7 @@ struct BackwardTile {
       tile.add_rows(dense.h_last + batch_row * layer.H + panel.column, layer.H, panel.columns_left);
     }
     if (readout != nullptr) add_readout(tile);
-    if (t < layer.T - 1) {
-      layer.multiply(tile, region.dz_at(layer, t + 1) + row * layer.stride, panel, t);
-    }
+    if (t < layer.T - 1) region.add_product(tile, layer, t + 1, row, panel);
     times_derivative(tile);
     tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride,
                     tile.kColumns);
@@ -255,9 +274,9 @@ struct BackwardTile {
       const auto blocks = region.template blocks_at<TileOfAnySize>(layer, t + 1, row, panel);
       times_derivative(tile, [&](int i, int j) { return load(blocks[j] + i * kBlock<Real>); });
     } else {
-      const Real* h = region.h_at(layer, t + 1) + row * layer.stride + panel.column;
-      times_derivative(tile,
-                       [&](int i, int j) { return load(h + i * layer.stride + j * kLanes<Real>); });
+      const Real* h = region.h_at(layer, t + 1) + row * layer.h_stride + panel.column;
+      times_derivative(
+          tile, [&](int i, int j) { return load(h + i * layer.h_stride + j * kLanes<Real>); });
     }
   }
 
@@ -277,9 +296,9 @@ struct BackwardTile {
       const int32_t* slot = region.slots + t * region.slots_stride + row;
       // Locals: a field would be read anew after each store (H = 64: 1 % of a step).
       Real* const sums = region.table_gradient + panel.column;
-      const int64_t width = layer.width;
+      const int64_t stride = layer.own_stride;
       tile.each([&](int i, int j, int c) {
-        Real* sum = sums + slot[i] * width + c;
+        Real* sum = sums + slot[i] * stride + c;
         store(sum, load(sum) + tile.at[i][j]);
       });
     }
@@ -319,7 +338,7 @@ struct InitialStateTile {
   void run() const {
     Tile<Real, Rows, Vectors> tile;
     tile.clear();
-    layer.multiply(tile, region.dz_at(layer, 0) + row * layer.stride, panel, -1);
+    region.add_product(tile, layer, 0, row, panel);
     tile.store_rows(grad_h0 + (region.first + row) * layer.H + panel.column, layer.H,
                     panel.columns_left);
   }

@@ -17,6 +17,7 @@ struct Tally {
   LossSum loss;
   double squares;  // of its share of the gradients
   Real* strip;     // logits of some rows, where they are not kept for the way back
+  Real* h;         // [its share of T][stride]: rows to read out, whole, where they are cut
 };
 
 template <class Real>
@@ -30,7 +31,7 @@ class TrainStep : GradientSums<Real> {
   TrainStep(const CrossEntropyArgs<Real>& args, bool moves_parameters)
       : Base(args, args.adds_gradients),
         args_(args),
-        inputs_(args, args.W_xh),
+        inputs_(args, args.W_xh, layer_.own_stride, this->is_cut()),
         readout_(args.H, args.V),
         one_hots_{static_cast<Real>(args.T * args.B), readout_.width, nullptr},
         readout_backward_(args.V),
@@ -38,8 +39,12 @@ class TrainStep : GradientSums<Real> {
         norm_first_(moves_parameters && norm_is_cheap()),
         W_hh_{args.grad_W_hh, nullptr, args.H * args.H},
         W_hq_{args.grad_W_hq, nullptr, args.H * args.V} {
-    this->allocate([&] { lay_out_shared(); },
-                   [&](Region<Real>& region) { lay_out_region(region); });
+    this->allocate([&] { lay_out_shared(); }, [&](Region<Real>& region) { lay_out_region(region); },
+                   [&](Region<Real>& region, int64_t first) {
+                     this->take_h(region, first);
+                     inputs_.lay_out_rows(memory_, region, first);
+                     if (wants_gradients()) this->lay_out_rows(region, first, true);
+                   });
   }
 
   int64_t workers() const { return split_.workers; }
@@ -149,6 +154,7 @@ class TrainStep : GradientSums<Real> {
   }
 
   void lay_out_shared() {
+    this->lay_out_products();
     inputs_.lay_out(memory_);
     readout_.lay_out(memory_);
     one_hots_.lay_out(memory_);
@@ -157,11 +163,14 @@ class TrainStep : GradientSums<Real> {
       memory_.start_page();
       Tally<Real> tally{};
       if (!wants_gradients()) memory_.take(tally.strip, kRows * readout_.width);
+      if (this->is_cut()) {
+        const Share rows = share_of(args_.T, worker, split_.workers);
+        memory_.take(tally.h, (rows.end - rows.begin) * layer_.stride);
+      }
       if (tallies_ != nullptr) tallies_[worker] = tally;
     }
     if (!wants_gradients()) return;
     backward_layer_ = layer_;
-    backward_layer_.num_products = 1;
     if (!this->is_single_row()) memory_.take(backward_layer_.W, args_.H * layer_.width);
     readout_backward_.lay_out(memory_, layer_, split_.workers);
     if (norm_first_) gram_.lay_out(memory_, (args_.T + 1) * args_.B, split_.workers);
@@ -170,11 +179,11 @@ class TrainStep : GradientSums<Real> {
   }
 
   void lay_out_region(Region<Real>& region) {
-    region.kept_steps = split_.by_rows && !norm_first_ ? 2 : args_.T + 1;
-    memory_.take(region.h, region.kept_steps * region.count * layer_.stride);
+    if (norm_first_) region.kept_dz = args_.T + 1;
+    if (norm_first_ || !split_.by_rows) region.kept_h = args_.T + 1;
     inputs_.lay_out(memory_, args_.T, region);
     if (!wants_gradients()) return;
-    this->lay_out_backward(region, true, !norm_first_, args_.grad_W_xh);
+    this->lay_out_backward(region, !norm_first_, args_.grad_W_xh);
     readout_backward_.lay_out(memory_, layer_, region);
   }
 
@@ -185,7 +194,7 @@ class TrainStep : GradientSums<Real> {
     if (worker == split_.workers - 1) one_hots_.prepare();
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
-    this->copy_initial_state(args_.h0, region, rows);
+    this->copy_initial_state(args_.h0, worker);
     inputs_.prepare(args_.T, region, rows, this->columns_looked_after(worker));
     if (!wants_gradients()) return;
     this->pack_columns(backward_layer_, args_.W_hh, worker);
@@ -212,13 +221,27 @@ class TrainStep : GradientSums<Real> {
     const Region<Real>& region = this->region_of(worker);
     if (!split_.by_rows) {
       const Share rows = share_of(args_.T * region.count, worker, split_.workers);
-      read_out(worker, rows, region.h + (region.count + rows.begin) * layer_.stride);
+      const Real* h = region.h + (region.count + rows.begin) * layer_.h_stride;
+      if (this->is_cut()) {
+        gather_h(rows, tallies_[worker].h);
+        h = tallies_[worker].h;
+      }
+      read_out(worker, rows, h);
     }
-    const Share rows = this->share_in_region(region.count, worker);
-    for (int64_t n = rows.begin; n < rows.end; ++n) {
-      std::memcpy(args_.h_last + (region.first + n) * args_.H,
-                  region.h_at(layer_, args_.T) + n * layer_.stride,
-                  static_cast<size_t>(args_.H) * sizeof(Real));
+    for (int64_t n = 0; n < region.count; ++n) {
+      this->copy_columns(region.h_at(layer_, args_.T) + n * layer_.h_stride,
+                         this->without_padding(this->columns_of(worker)),
+                         args_.h_last + (region.first + n) * args_.H);
+    }
+  }
+
+  // h after each of some steps, whole, from the columns that each worker has.
+  void gather_h(Share steps, Real* out) const {
+    for (int64_t t = steps.begin; t < steps.end; ++t, out += layer_.stride) {
+      for (int64_t worker = 0; worker < split_.workers; ++worker) {
+        this->copy_columns(this->region_of(worker).h_at(layer_, t + 1), this->rows_of_W(worker),
+                           out);
+      }
     }
   }
 
@@ -275,6 +298,7 @@ class TrainStep : GradientSums<Real> {
 
   // The weights may move at once: descents are those of W_hh and W_hq, or null.
   void sum_weights(int64_t worker, const Descent<Real>* descents) const {
+    if (norm_first_) this->fetch_dz(worker, 0);  // the last that nobody has fetched yet
     this->sum_group(W_hh_, worker, [&](const Region<Real>& region, Real* out) {
       WeightGradient<Real> gradient = this->recurrent_gradient(region, out);
       if (descents != nullptr) gradient.descent = &descents[0];
