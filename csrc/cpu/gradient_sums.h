@@ -54,16 +54,12 @@ class GradientSums : protected Recurrence<Real> {
       memory_.take(region.dz_panels, rows * layer_.width);
     }
     if (by_table_ && sums_in_place()) region.table_gradient = grad_table;
-    if (by_table_ && !sums_in_place() && !this->is_cut())
-      memory_.take(region.table_gradient, V_ * layer_.own_stride);
   }
 
   // The rows that a worker writes in each of them, of those that are cut from column `first` on.
   void lay_out_rows(Region<Real>& region, int64_t first, bool bias) {
-    if (by_table_ && this->is_cut()) {
-      memory_.take(region.table_gradient, V_ * layer_.own_stride);
-      if (region.table_gradient != nullptr) region.table_gradient -= first;
-    }
+    if (by_table_ && !sums_in_place())
+      memory_.take(region.table_gradient, V_ * layer_.own_stride, first);
     memory_.take(region.dz, region.kept_dz * region.count * layer_.stride);
     if (this->is_single_row()) memory_.take(region.product, layer_.width);
     if (!bias) return;

@@ -39,15 +39,13 @@ class Inputs {
   void lay_out(Workspace& memory, int64_t T, Region<Real>& region) const {
     region.inputs = table_;
     region.slots_stride = by_table_ ? region.count : 0;
-    if (!by_table_ && !is_cut_) memory.take(region.inputs, region.count * stride_);
     memory.take(region.slots, (by_table_ ? T : 1) * region.count);
   }
 
-  // Where a row is cut: the worker's columns, from `first` on.
+  // The strip, and the table too where rows are cut: from column `first` on.
   void lay_out_rows(Workspace& memory, Region<Real>& region, int64_t first) const {
-    if (!is_cut_) return;
-    memory.take(region.inputs, (by_table_ ? V_ : 1) * stride_);
-    if (region.inputs != nullptr) region.inputs -= first;
+    if (by_table_ && !is_cut_) return;
+    memory.take(region.inputs, (by_table_ ? V_ : region.count) * stride_, first);
   }
 
   // A worker's part: `rows` of its region, and some columns of the table.

@@ -63,8 +63,7 @@ class Recurrence {
 
   // The region's rows of h, from column `first` on.
   void take_h(Region<Real>& region, int64_t first) {
-    memory_.take(region.h, region.kept_h * region.count * layer_.h_stride);
-    if (region.h != nullptr) region.h -= first;
+    memory_.take(region.h, region.kept_h * region.count * layer_.h_stride, first);
   }
 
   Region<Real>& region_of(int64_t worker) const { return regions_[worker]; }

@@ -100,11 +100,11 @@ struct Region {
   Real* h_blocks = nullptr;
   Real* dz_panels = nullptr;
   Real* dlogits = nullptr;   // panels of T * count rows: of the readout, or null
-  Real* inputs = nullptr;    // [*][width]: u + b_h; row n takes, at step t, ...
+  Real* inputs = nullptr;    // [*][own_stride]: u + b_h; row n takes, at step t, ...
   int32_t* slots = nullptr;  // ... inputs[slots[t * slots_stride + n]]
   int64_t slots_stride = 0;
   Real* table_gradient =
-      nullptr;  // [V][width]: dz added to row slots[t * slots_stride + n], or null
+      nullptr;  // [V][own_stride]: dz added to row slots[t * slots_stride + n], or null
   Real* bias_gradient = nullptr;  // [width]: sum of dz, or null
   Real* bias_run = nullptr;       // [width]: the same over the last few steps
 

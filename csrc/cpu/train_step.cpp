@@ -230,8 +230,7 @@ class TrainStep : GradientSums<Real> {
     }
     for (int64_t n = 0; n < region.count; ++n) {
       this->copy_columns(region.h_at(layer_, args_.T) + n * layer_.h_stride,
-                         this->without_padding(this->columns_of(worker)),
-                         args_.h_last + (region.first + n) * args_.H);
+                         this->rows_of_W(worker), args_.h_last + (region.first + n) * args_.H);
     }
   }
 

@@ -30,6 +30,12 @@ class Workspace {
   void take(Element*& part, int64_t count) {
     part = static_cast<Element*>(take_bytes(static_cast<size_t>(count) * sizeof(Element)));
   }
+  // ... of elements from number `first` on.
+  template <class Element>
+  void take(Element*& part, int64_t count, int64_t first) {
+    take(part, count);
+    if (part != nullptr) part -= first;
+  }
   // Moves on to a new page: what one worker writes must not share a page with what another writes,
   // or the hardware prefetchers pull lines to and fro (2.6 times slower at H=64 on cores far
   // apart).
