@@ -1,6 +1,6 @@
 """Builds rnnfast/_C.so with ninja and without torch; the rest of the package is in pyproject.toml.
 
-The operators speak LibTorch's stable C ABI, which csrc/torch_abi.h declares, so the build needs no
+The operators speak LibTorch's stable C ABI, which csrc/torch/abi.h declares, so the build needs no
 torch and one library serves every torch from 2.11 on. Where it cannot be built, the package
 installs without it and runs on its torch reference; RNNFAST_REQUIRE=native makes that an error.
 """
@@ -66,17 +66,17 @@ def instruction_sets() -> dict[str, str]:
 def object_files() -> list[tuple[str, Path, str]]:
     """(object, source, flags), in link order."""
     shared = [
-        *sorted(CSRC.glob("*.cpp")),
-        *sorted((CSRC / "cuda").glob("*.cpp")),
+        *sorted((CSRC / "ops").glob("*.cpp")),
+        *sorted((CSRC / "cuda" / "host").glob("*.cpp")),
         *(CSRC / "cpu" / name for name in SHARED_SOURCES),
     ]
     kernels = sorted(set((CSRC / "cpu").glob("*.cpp")) - set(shared))
-    objects = [(f"{source.stem}.o", source, CXXFLAGS) for source in shared]
+    objects = [(f"{source.stem}.o", source, f"{CXXFLAGS} -I{CSRC}") for source in shared]
     if device_sources():
         embedded = BUILD / "device_sources.cpp"
         objects.append((f"{embedded.stem}.o", embedded, f"{CXXFLAGS} -I{CSRC}"))
     for isa, isa_flags in instruction_sets().items():
-        flags = f"{CXXFLAGS} {isa_flags} -DRNNFAST_ISA={isa}"
+        flags = f"{CXXFLAGS} -I{CSRC} {isa_flags} -DRNNFAST_ISA={isa}"
         own = [source for source in kernels if isa != "avx512_bf16" or source.match("*_bf16.cpp")]
         objects += [(f"{source.stem}.{isa}.o", source, flags) for source in own]
     return objects
@@ -88,7 +88,7 @@ def device_sources() -> list[Path]:
     They become part of the library, so that the launcher's view of a kernel's parameters and the
     kernel's own cannot differ.
     """
-    folder = CSRC / "cuda"
+    folder = CSRC / "cuda" / "device"
     found, waiting = set[Path](), sorted(folder.glob("*.cu"))
     while waiting:
         path = waiting.pop()
@@ -99,14 +99,14 @@ def device_sources() -> list[Path]:
 
 
 def write_device_sources(target: Path) -> None:
-    """C++ that defines csrc/cuda/sources.h; untouched where it would not change."""
+    """C++ that defines csrc/cuda/host/sources.h; untouched where it would not change."""
     sources = device_sources()
     rows = [
         f'    {{"{path.name}", R"rnnfast({path.read_text(encoding="utf-8")})rnnfast"}},\n'
         for path in sources
     ]
     text = (
-        '#include "cuda/sources.h"\n\nnamespace rnnfast::cuda {\n\n'
+        '#include "cuda/host/sources.h"\n\nnamespace rnnfast::cuda {\n\n'
         f"const Source kSources[] = {{\n{''.join(rows)}}};\n"
         f"const size_t kNumSources = {len(rows)};\n\n}}  // namespace rnnfast::cuda\n"
     )

@@ -1,9 +1,9 @@
-"""Writes rnnfast/variants.json: the shapes of the recurrence's kernel that are worth having.
+"""Writes recurrence_variants.json: the shapes of the recurrence's kernel worth having.
 
     python bench/variants.py [--write]
 
 For devices of each kind, sizes and products it takes the shape that is fastest by the model of
-rnnfast/plans.py and compiles without spills for every architecture that it can run on, by NVRTC
+choose_recurrence.py and compiles without spills for every architecture that it can run on, by NVRTC
 and, where it is on the PATH, by nvcc; it keeps one already taken where that is nearly as fast. What
 no call prefers in the end is dropped. Needs no GPU; takes some minutes.
 """
@@ -21,17 +21,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rnnfast import images, launcher, nvrtc, plans
 from rnnfast.backends import native
-from rnnfast.launcher import Limits, Question
-from rnnfast.plans import Choice
-from rnnfast.precision import EXACTNESS
-from rnnfast.variants import PRODUCTS, Facts, Variant, facts_of
+from rnnfast.backends.cuda import bridge, choose_recurrence, image_cache, nvrtc
+from rnnfast.backends.cuda.bridge import Limits, Question
+from rnnfast.backends.cuda.choose_recurrence import Choice
+from rnnfast.backends.cuda.kernel_table import PRODUCTS, Facts, Variant, facts_of
+from rnnfast.backends.cuda.precision import EXACTNESS
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from resources import compile_by_nvcc
 
-TABLE = Path(plans.__file__).parent / "variants.json"
+TABLE = Path(choose_recurrence.__file__).parent / "recurrence_variants.json"
 DEVICES = {
     "A100": Limits(80, 108, 163 * 1024),
     "RTX 4090": Limits(89, 128, 99 * 1024),
@@ -106,7 +106,7 @@ def architectures(variant: Variant, operation: str) -> list[str]:
 
 def compilers() -> Iterator[Callable[[str, str, str], nvrtc.Compiled]]:
     """The faster one first: what spills there need not be compiled again."""
-    yield lambda unit, options, arch: images.image(unit, options, arch, launcher.sources())
+    yield lambda unit, options, arch: image_cache.image(unit, options, arch, bridge.sources())
     if shutil.which("nvcc"):
         yield compile_by_nvcc
 
@@ -126,8 +126,10 @@ def select() -> list[Variant]:
     for question, limits, product in tqdm(calls(), disable=None):
         # every product has to beat those that are more exact
         best = fastest(taken, question, limits, product)
-        best_so_far = best.microseconds if best else plans.by_steps(question, limits)
-        choices = plans.fitting(shapes(question.H, PRODUCTS.index(product)), question, limits)
+        best_so_far = best.microseconds if best else choose_recurrence.by_steps(question, limits)
+        choices = choose_recurrence.fitting(
+            shapes(question.H, PRODUCTS.index(product)), question, limits
+        )
         for choice in sorted(choices, key=lambda choice: choice.microseconds):
             if choice.microseconds * NEARLY >= best_so_far:
                 break
@@ -145,9 +147,11 @@ def fastest(
 ) -> Choice | None:
     """Of those taken, none less exact than `product`; None: step by step is faster."""
     rows = [v for v in taken if v.hp == question.H and v.is_allowed(product)]
-    choices = plans.fitting(rows, question, limits)
+    choices = choose_recurrence.fitting(rows, question, limits)
     best = min(choices, key=lambda choice: choice.microseconds, default=None)
-    return best if best and best.microseconds < plans.by_steps(question, limits) else None
+    return (
+        best if best and best.microseconds < choose_recurrence.by_steps(question, limits) else None
+    )
 
 
 def as_json(table: list[Variant]) -> str:
@@ -165,7 +169,7 @@ def main() -> None:
     options = parser.parse_args()
     if error := native.load_error():
         raise SystemExit(error)
-    with images.quietly():
+    with image_cache.quietly():
         text = as_json(select())
     if options.write:
         TABLE.write_text(text)

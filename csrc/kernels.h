@@ -1,4 +1,4 @@
-// The interface between the operators (ops.cpp) and the kernels (cpu/): raw pointers and sizes, no
+// The interface between the operators (ops/) and the kernels (cpu/): raw pointers and sizes, no
 // tensors.
 //
 // Letters: T steps, B batch, H hidden, V vocabulary. Every array is contiguous in the order given
@@ -11,8 +11,8 @@
 
 namespace rnnfast {
 
-// The thread pool the kernels run on. ops.cpp hands over torch's own once, at load time, so that no
-// second pool competes with it; without one, everything runs on the calling thread.
+// The thread pool the kernels run on. ops/schemas.cpp hands over torch's own once, at load time, so
+// that no second pool competes with it; without one, everything runs on the calling thread.
 struct ThreadPool {
   // Calls body(begin, end, context) on disjoint chunks that cover [0, tasks) and returns when all
   // are done. The chunks run at the same time, or [0, tasks) is one single chunk: the kernels'

@@ -3,12 +3,12 @@
 A drop-in for the character RNN of Dive into Deep Learning, chapter 8: change one import.
 """
 
-from rnnfast.concise import RNNModel
+from rnnfast.book.concise import RNNModel
+from rnnfast.book.generation import predict_ch8
+from rnnfast.book.scratch import RNNModelScratch, get_params, init_rnn_state, rnn
+from rnnfast.book.training import grad_clipping, train_ch8, train_epoch_ch8
 from rnnfast.dispatch import BackendError, FallbackWarning, explain, use_backend
-from rnnfast.generation import predict_ch8
-from rnnfast.scratch import RNNModelScratch, get_params, init_rnn_state, rnn
-from rnnfast.training import grad_clipping, train_ch8, train_epoch_ch8
-from rnnfast.updates import clip_grad_norm_
+from rnnfast.optim import clip_grad_norm_
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from rnnfast.cli import main
+from rnnfast.program.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from rnnfast.concise import RNNModel
-from rnnfast.corpora import DATA_HUB, DATA_URL, download
-from rnnfast.data import (
+from rnnfast.book.concise import RNNModel
+from rnnfast.book.data import (
     SeqDataLoader,
     Vocab,
     count_corpus,
@@ -23,12 +22,13 @@ from rnnfast.data import (
     seq_data_iter_sequential,
     tokenize,
 )
-from rnnfast.generation import predict_ch8
-from rnnfast.meters import Accumulator, Animator, Timer
-from rnnfast.plotting import plot, pyplot, set_axes, set_figsize, use_svg_display
-from rnnfast.scratch import RNNModelScratch
-from rnnfast.steps import sgd
-from rnnfast.training import grad_clipping, train_ch8, train_epoch_ch8
+from rnnfast.book.generation import predict_ch8
+from rnnfast.book.meters import Accumulator, Animator, Timer
+from rnnfast.book.plotting import plot, pyplot, set_axes, set_figsize, use_svg_display
+from rnnfast.book.scratch import RNNModelScratch
+from rnnfast.book.texts import DATA_HUB, DATA_URL, download
+from rnnfast.book.training import grad_clipping, train_ch8, train_epoch_ch8
+from rnnfast.training.levels import sgd
 
 __all__ = [
     "DATA_HUB",

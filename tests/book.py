@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rnnfast.textbook import Model, clip, rnn
+from rnnfast.book.textbook import Model, clip, rnn
 
 __all__ = ["Model", "clip", "gated_params", "gru", "lstm", "predict", "rnn"]
 

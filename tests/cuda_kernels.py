@@ -7,8 +7,8 @@ import torch
 
 from emulator import build
 from emulator.params import constant, params
-from rnnfast import launcher
 from rnnfast.backends import native
+from rnnfast.backends.cuda import bridge
 
 assert native.load_error() == ""
 
@@ -176,7 +176,7 @@ def decode(
         h0=h0, temperature=temperature, uniforms=uniforms, ids=ids, h_last=h_last,
         wait_limit=wait_limit, error=error,
     )  # fmt: skip
-    shared_bytes = launcher.decode_bytes(shape, H, V, holds)
+    shared_bytes = bridge.decode_bytes(shape, H, V, holds)
     assert shared_bytes > 0, shape
     unit_of("decode", decode_options(shape, holds, relu), bug).launch(
         "decode",

@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from rnnfast import graphs
+from rnnfast.training import graphs
 
 
 @contextmanager

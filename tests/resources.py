@@ -2,8 +2,8 @@
 
     python tests/resources.py [--compiler nvrtc|nvcc] [--arch 90a] [--write]
 
-Compiles every kernel that rnnfast/variants.py lists and compares its registers, its shared memory
-and the instructions of its loop over groups of rows with the committed table, resources.json. Fails
+Compiles every kernel that kernel_table.py lists and compares its registers, its shared memory and
+the instructions of its loop over groups of rows with the committed table, resources.json. Fails
 where one takes more, or spills a register; --write makes the present figures the table. The loop is
 counted where there is an nvdisasm: on the PATH or in Triton's package.
 """
@@ -22,9 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-from rnnfast import launcher, nvrtc, variants
 from rnnfast.backends import native
-from rnnfast.nvrtc import Compiled
+from rnnfast.backends.cuda import bridge, kernel_table, nvrtc
+from rnnfast.backends.cuda.nvrtc import Compiled
 
 TABLE = Path(__file__).parent / "resources.json"
 ARCHS = ("80", "90a", "100", "120")
@@ -32,15 +32,15 @@ ARCHS = ("80", "90a", "100", "120")
 Figures = dict[str, int]  # registers, shared_bytes, loop
 
 
-def kernels(arch: str) -> list[variants.Kernels]:
+def kernels(arch: str) -> list[kernel_table.Kernels]:
     """All of an architecture, one activation of each: the other one is as large."""
-    every = variants.kernels(int(arch.rstrip("a")))
+    every = kernel_table.kernels(int(arch.rstrip("a")))
     return [each for each in every if "RF_RELU=1" not in each.options]
 
 
 def compile_by_nvcc(unit: str, options: str, arch: str) -> Compiled:
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in launcher.sources().items():
+        for name, text in bridge.sources().items():
             Path(folder, name).write_text(text)
         flags = ["-std=c++20", f"-arch=sm_{arch}", "--expt-relaxed-constexpr", "-Xptxas", "-v"]
         command = ["nvcc", "-cubin", *flags, *options.split(), f"{unit}.cu", "-o", "out.cubin"]
@@ -52,7 +52,7 @@ def compile_by_nvcc(unit: str, options: str, arch: str) -> Compiled:
 
 
 def compile_by_nvrtc(unit: str, options: str, arch: str) -> Compiled:
-    return nvrtc.compile_image(unit, launcher.sources(), options.split(), arch)
+    return nvrtc.compile_image(unit, bridge.sources(), options.split(), arch)
 
 
 COMPILERS = {"nvrtc": compile_by_nvrtc, "nvcc": compile_by_nvcc}
@@ -67,7 +67,9 @@ def version_of(compiler: str) -> str:
     return f"nvcc {found[1]}"
 
 
-def measure(compiler: str, arch: str, each: variants.Kernels) -> Iterator[tuple[str, Figures, int]]:
+def measure(
+    compiler: str, arch: str, each: kernel_table.Kernels
+) -> Iterator[tuple[str, Figures, int]]:
     """(name, figures, spilled bytes) of each kernel of a unit."""
     made = COMPILERS[compiler](each.unit, each.options, arch)
     for name, resources in made.resources.items():

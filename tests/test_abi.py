@@ -12,7 +12,7 @@ import torch
 
 from rnnfast.backends import native
 
-ABI_HEADER = Path(__file__).parents[1] / "csrc" / "torch_abi.h"
+ABI_HEADER = Path(__file__).parents[1] / "csrc" / "torch" / "abi.h"
 TORCH_HEADERS = Path(torch.__file__).parent / "include"
 TORCH_SHIM = "#include <torch/csrc/stable/c/shim.h>\n"
 

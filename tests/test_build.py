@@ -33,7 +33,8 @@ def source(tmp_path):
     shutil.copytree(ROOT / "rnnfast", tree / "rnnfast", ignore=ignored)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    files = {"ops.cpp": "", "cpu/shared.h": "constexpr int kShared = 1;\n", "cpu/sum.cpp": KERNEL}
+    files = {"ops/schemas.cpp": "", "cpu/sum.cpp": KERNEL}
+    files["cpu/shared.h"] = "constexpr int kShared = 1;\n"
     files |= {f"cpu/{name}.cpp": "" for name in ("isa", "parallel", "workspace")}
     for name, text in files.items():
         path = tree / "csrc" / name
@@ -80,7 +81,7 @@ def objects_per_set(name):
 
 def test_builds_what_changed_and_nothing_else(source):
     kernels = set(objects_per_set("sum"))
-    assert compiled(build(source)) == kernels | {"ops.o", "isa.o", "parallel.o", "workspace.o"}
+    assert compiled(build(source)) == kernels | {"schemas.o", "isa.o", "parallel.o", "workspace.o"}
     assert (source / LIBRARY).exists()
     assert compiled(build(source)) == set()
     assert (source / LIBRARY).exists()
@@ -119,7 +120,7 @@ def test_a_wheel_never_takes_over_a_stale_library(source, tmp_path):
 @pytest.mark.parametrize("cause", ["no compiler", "broken source"])
 def test_required_means_an_error(source, cause):
     if cause == "broken source":
-        (source / "csrc/ops.cpp").write_text("this is not C++")
+        (source / "csrc/ops/schemas.cpp").write_text("this is not C++")
     done = build(source, **REQUIRED, **(NO_COMPILER if cause == "no compiler" else {}))
     assert done.returncode == 1
     assert "rnnfast: the native library was not built: " in done.stdout
@@ -154,7 +155,7 @@ def test_wheel_is_for_the_platform_and_any_python(source, tmp_path):
     assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {LIBRARY.as_posix(), "rnnfast/py.typed", "rnnfast/backends/native.py"} <= names
-    assert "rnnfast/variants.json" in names
+    assert "rnnfast/backends/cuda/recurrence_variants.json" in names
 
 
 def test_editable_install_builds_into_the_source_tree(source):
@@ -170,17 +171,19 @@ def test_source_distribution_carries_what_the_build_needs(source):
     assert done.returncode == 0, done.stdout
     (archive,) = (source / "dist").glob("*.zip")
     names = {Path(*Path(name).parts[1:]).as_posix() for name in zipfile.ZipFile(archive).namelist()}
-    assert {"setup.py", "csrc/ops.cpp", "csrc/cpu/sum.cpp", "csrc/cpu/shared.h"} <= names
+    assert {"setup.py", "csrc/ops/schemas.cpp", "csrc/cpu/sum.cpp", "csrc/cpu/shared.h"} <= names
 
 
 def test_device_code_becomes_part_of_the_library(source):
-    folder = source / "csrc" / "cuda"
-    folder.mkdir()
+    folder = source / "csrc" / "cuda" / "device"
+    folder.mkdir(parents=True)
     (folder / "scale.cu").write_text('#include "scale.h"\n// R"(not the end)"\n')
     (folder / "scale.h").write_text('#include "deeper.cuh"\n')
     (folder / "deeper.cuh").write_text("// of the device\n")
     (folder / "launch.h").write_text("// of the host\n")
-    (folder / "sources.h").write_text((ROOT / "csrc/cuda/sources.h").read_text())
+    host = source / "csrc" / "cuda" / "host"
+    host.mkdir()
+    (host / "sources.h").write_text((ROOT / "csrc/cuda/host/sources.h").read_text())
     assert "device_sources.o" in compiled(build(source, **REQUIRED))
     library = (source / LIBRARY).read_bytes()
     assert b'// R"(not the end)"' in library
@@ -193,7 +196,7 @@ def test_device_code_becomes_part_of_the_library(source):
 
 
 def test_library_finds_the_torch_that_is_loaded(source):
-    (source / "csrc/ops.cpp").write_text(
+    (source / "csrc/ops/schemas.cpp").write_text(
         'extern "C" int aoti_torch_dtype_int64();\n'
         'extern "C" __attribute__((visibility("default"))) int answer() {\n'
         "  return aoti_torch_dtype_int64();\n"

@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 import resources
-from rnnfast import cli, decode_plans, images, launcher, nvrtc, variants
 from rnnfast.backends import native
+from rnnfast.backends.cuda import bridge, choose_decode, image_cache, kernel_table, nvrtc
+from rnnfast.program import cli
 
 pytestmark = [
     pytest.mark.skipif(bool(native.load_error()), reason=native.load_error()),
@@ -19,10 +20,10 @@ pytestmark = [
 def _two_kernels(tmp_path, monkeypatch):
     """The table's first row and one small unit."""
     monkeypatch.setenv("RNNFAST_CACHE", str(tmp_path))
-    first = variants.table()[0]
-    monkeypatch.setattr(variants, "table", lambda: (first,))
-    monkeypatch.setattr(decode_plans, "TABLE", ())
-    monkeypatch.setattr(variants, "UNITS", {"steps": variants.UNITS["steps"][:1]})
+    first = kernel_table.table()[0]
+    monkeypatch.setattr(kernel_table, "table", lambda: (first,))
+    monkeypatch.setattr(choose_decode, "TABLE", ())
+    monkeypatch.setattr(kernel_table, "UNITS", {"streamed": kernel_table.UNITS["streamed"][:1]})
 
 
 def test_build_fills_the_cache_and_prints_json(capsys, monkeypatch):
@@ -37,7 +38,7 @@ def test_build_fills_the_cache_and_prints_json(capsys, monkeypatch):
         assert row["spill_bytes"] == 0
         if row["unit"] == "recurrence":
             assert row["shared_bytes"] > 0
-            assert images.is_cached(row["unit"], row["options"], "80", launcher.sources())
+            assert image_cache.is_cached(row["unit"], row["options"], "80", bridge.sources())
     assert "compiling" not in printed.err
     monkeypatch.setattr(nvrtc, "compile_image", None)
     assert cli.main(["build", "--arch", "80"]) == 0

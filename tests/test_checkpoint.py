@@ -14,8 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rnnfast import checkpoint
-from rnnfast.checkpoint import PARAM_NAMES, Checkpoint, CheckpointError, Settings, load, save
+from rnnfast.program import checkpoint
+from rnnfast.program.checkpoint import (
+    PARAM_NAMES,
+    Checkpoint,
+    CheckpointError,
+    Settings,
+    load,
+    save,
+)
 
 in_one_directory = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150

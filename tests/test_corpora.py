@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rnnfast import corpora, data
+from rnnfast.book import data, texts
 from texts import skip_without_book
 
 CONTENT = b"the time machine by h g wells\n" * 50
@@ -52,7 +52,7 @@ def web(monkeypatch: pytest.MonkeyPatch):
     }
     for name in ("good", "page", "cut", "missing"):
         url = f"http://127.0.0.1:{server.server_port}/{name}.txt"
-        monkeypatch.setitem(corpora.DATA_HUB, name, (url, SHA1))
+        monkeypatch.setitem(texts.DATA_HUB, name, (url, SHA1))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
     yield server
     server.shutdown()
@@ -63,15 +63,15 @@ def web(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_good_file_is_fetched_once_into_the_users_cache(lonely, web, tmp_path):
-    path = corpora.download("good")
+    path = texts.download("good")
     assert path == str(tmp_path / "cache" / "rnnfast" / "good.txt")
     assert Path(path).read_bytes() == CONTENT
-    assert corpora.download("good") == path
+    assert texts.download("good") == path
     assert web.requests == ["/good.txt"]
 
 
 def test_a_given_directory_is_made_and_filled(lonely, web):
-    assert Path(corpora.download("good", "new/dir")).parent == Path("new/dir")
+    assert Path(texts.download("good", "new/dir")).parent == Path("new/dir")
     assert list(Path("new/dir").iterdir()) == [Path("new/dir/good.txt")]
 
 
@@ -83,7 +83,7 @@ def test_the_order_of_the_places(lonely, web, tmp_path, monkeypatch):
         if place == named:
             monkeypatch.setenv("RNNFAST_DATA", str(named))
         (place / "good.txt").write_bytes(CONTENT)
-        found = corpora.download("good", given if place == given else None)
+        found = texts.download("good", given if place == given else None)
         assert Path(found).resolve().parent == place
     assert web.requests == []
 
@@ -91,13 +91,13 @@ def test_the_order_of_the_places(lonely, web, tmp_path, monkeypatch):
 def test_without_xdg_the_cache_is_in_the_home_directory(lonely, web, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(lonely))
-    assert Path(corpora.download("good")).parent == lonely / ".cache" / "rnnfast"
+    assert Path(texts.download("good")).parent == lonely / ".cache" / "rnnfast"
 
 
 @pytest.mark.parametrize("name", ["page", "cut", "missing"])
 def test_what_does_not_arrive_whole_leaves_nothing(lonely, web, name, tmp_path):
     with pytest.raises(ConnectionError, match=rf"{name}\.txt .*put the file at .*RNNFAST_DATA"):
-        corpora.download(name)
+        texts.download(name)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
@@ -105,7 +105,7 @@ def test_no_server_at_all(lonely, web):
     web.shutdown()
     web.server_close()
     with pytest.raises(ConnectionError, match="could not be fetched"):
-        corpora.download("good")
+        texts.download("good")
 
 
 def test_a_damaged_file_is_named_and_kept(lonely, web, tmp_path):
@@ -113,7 +113,7 @@ def test_a_damaged_file_is_named_and_kept(lonely, web, tmp_path):
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"sorry\n")
     with pytest.raises(ValueError, match=rf"{damaged} is damaged .*{SHA1}"):
-        corpora.download("good")
+        texts.download("good")
     assert damaged.read_bytes() == b"sorry\n"
     assert web.requests == []
 
@@ -121,24 +121,24 @@ def test_a_damaged_file_is_named_and_kept(lonely, web, tmp_path):
 def test_a_directory_that_cannot_be_written(lonely, web):
     Path("file").write_text("in the way")
     with pytest.raises(OSError, match=r"file/sub/good\.txt could not be written"):
-        corpora.download("good", "file/sub")
+        texts.download("good", "file/sub")
     assert Path("file").read_text() == "in the way"
 
 
 def test_rnnfast_data_must_be_a_directory(lonely, web, monkeypatch):
     monkeypatch.setenv("RNNFAST_DATA", "nowhere")
     with pytest.raises(ValueError, match="RNNFAST_DATA is 'nowhere', which must be"):
-        corpora.download("good")
+        texts.download("good")
 
 
 def test_an_unknown_name(lonely):
     with pytest.raises(ValueError, match=r"name is 'best'.*time_machine"):
-        corpora.download("best")
+        texts.download("best")
 
 
 def test_many_at_once_meet_no_half_file(lonely, web):
     with ThreadPoolExecutor(16) as pool:
-        paths = list(pool.map(lambda _: corpora.download("good"), range(32)))
+        paths = list(pool.map(lambda _: texts.download("good"), range(32)))
     assert {Path(path).read_bytes() for path in paths} == {CONTENT}
     assert len(set(paths)) == 1
     assert [str(path) for path in Path(paths[0]).parent.iterdir()] == paths[:1]
@@ -151,7 +151,7 @@ def test_the_corpus_of_the_book():
     skip_without_book()
     corpus = data.load_corpus("time_machine", 1000)
     assert (corpus.name, corpus.note, len(corpus.ids)) == ("time_machine", "", 1000)
-    assert corpus.sha1 == corpora.DATA_HUB["time_machine"][1]
+    assert corpus.sha1 == texts.DATA_HUB["time_machine"][1]
     assert data.default_corpus(1000).sha1 == corpus.sha1
 
 
@@ -216,7 +216,7 @@ def test_a_file_that_is_no_text(tmp_path, content, error, message):
 
 
 def test_docs_stand_in_for_a_book_that_cannot_be_had(lonely, web, monkeypatch):
-    monkeypatch.setitem(corpora.DATA_HUB, "time_machine", corpora.DATA_HUB["missing"])
+    monkeypatch.setitem(texts.DATA_HUB, "time_machine", texts.DATA_HUB["missing"])
     corpus = data.default_corpus(100)
     assert corpus.name == "docs"
     assert len(corpus.ids) == 100

@@ -14,10 +14,11 @@ import models
 import rnnfast
 from compare import assert_close_to_f64
 from emulator import build
-from rnnfast import BackendError, dispatch, functional, launcher, plans, use_backend
+from rnnfast import BackendError, dispatch, functional, use_backend
 from rnnfast.backends import cuda, native, reference
-from rnnfast.launcher import DriverError, Question
-from rnnfast.variants import PRODUCTS
+from rnnfast.backends.cuda import bridge, choose_recurrence
+from rnnfast.backends.cuda.bridge import DriverError, Question
+from rnnfast.backends.cuda.kernel_table import PRODUCTS
 from test_native_recurrence import NAMES, Problem, make, run, truth_of
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
@@ -30,12 +31,12 @@ def _emulated():
     from emulator import cuda as emulated
 
     assert native.load_error() == ""
-    make_image = launcher.make_image
+    make_image = bridge.make_image
     emulated.start()
     assert cuda.load_error() == ""
     yield
     emulated.stop()
-    launcher.make_image = make_image
+    bridge.make_image = make_image
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def driver():
     emulated.driver().emulated_driver_next_launch(0)
     torch.set_float32_matmul_precision("highest")
     try:
-        launcher.check(0)
+        bridge.check(0)
     except DriverError as left_over:
         raise AssertionError("a test left an error in the error word") from left_over
 
@@ -74,7 +75,7 @@ def test_one_block(T, B, H, V, relu):
 def test_clusters(V, seed, driver):
     driver.emulated_driver_seed(seed)
     p = make(4, 3, 200, V)
-    assert plans.choose(question(p)).geometry.cluster > 1
+    assert choose_recurrence.choose(question(p)).geometry.cluster > 1
     check(p)
 
 
@@ -84,7 +85,10 @@ def test_products_differ_as_their_names_say(monkeypatch):
     truth = truth_of(p)
     for product in ("FFMA", "3xTF32", "TF32", "FFMA"):
         monkeypatch.setenv("RNNFAST_CUDA_PRODUCT", product)
-        assert f"-DRF_PRODUCT={PRODUCTS.index(product)} " in plans.choose(question(p)).options
+        assert (
+            f"-DRF_PRODUCT={PRODUCTS.index(product)} "
+            in choose_recurrence.choose(question(p)).options
+        )
         got = run(cuda, p)
         found = {name: (got[name] - truth[name]).abs().max() for name in NAMES}
         assert found == errors.setdefault(product, found)
@@ -103,7 +107,7 @@ def test_an_unknown_product_is_an_error_of_the_call(monkeypatch):
 @pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])
 @pytest.mark.parametrize("V", [None, 5])
 def test_step_by_step(V, relu, dtype, monkeypatch):
-    monkeypatch.setattr(plans, "by_steps", lambda question, limits: 0.0)
+    monkeypatch.setattr(choose_recurrence, "by_steps", lambda question, limits: 0.0)
     with other_plans():
         check(make(6, 3, 17, V, relu=relu, dtype=dtype))
 
@@ -120,10 +124,10 @@ class other_plans:  # noqa: N801
 
     def __enter__(self):
         other_plans.last += 1
-        launcher.use_plans(other_plans.last)
+        bridge.use_plans(other_plans.last)
 
     def __exit__(self, *_):
-        launcher.use_plans(0)
+        bridge.use_plans(0)
 
 
 def strided(t):
@@ -308,15 +312,15 @@ def test_a_first_use_inside_a_capture_asks_for_a_warm_up(driver):
 
 def test_an_image_that_cannot_be_made_says_why(monkeypatch):
     def fail(*_):
-        raise rnnfast.nvrtc.CompilerError("no compiler today")
+        raise rnnfast.backends.cuda.nvrtc.CompilerError("no compiler today")
 
-    monkeypatch.setattr(launcher, "make_image", fail)
+    monkeypatch.setattr(bridge, "make_image", fail)
     with pytest.raises(RuntimeError, match="CompilerError: no compiler today"):
         forward(x=torch.zeros(5, 100), W_hh=torch.eye(100), b_h=None, h0=torch.zeros(3, 100))
 
 
 def test_an_image_that_is_none_is_refused(monkeypatch):
-    monkeypatch.setattr(launcher, "make_image", lambda *_: b"nonsense" * 100)
+    monkeypatch.setattr(bridge, "make_image", lambda *_: b"nonsense" * 100)
     with pytest.raises(RuntimeError, match=r"image of kernel .* does not load: .*INVALID_IMAGE"):
         forward(x=torch.zeros(5, 101), W_hh=torch.eye(101), b_h=None, h0=torch.zeros(3, 101))
 

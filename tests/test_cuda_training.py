@@ -8,8 +8,9 @@ import rnnfast
 from compare import assert_close_to_f64
 from decoding import ARGMAX_LOGITS, check_greedy, check_sampled, constant_logits, make
 from emulator import build
-from rnnfast import decode_plans, functional, launcher, use_backend
+from rnnfast import functional, use_backend
 from rnnfast.backends import cuda, native, reference
+from rnnfast.backends.cuda import bridge, choose_decode
 from test_native_training import check, loss_and_gradients, whole_step
 from test_native_training import make as make_network
 
@@ -23,13 +24,13 @@ def driver():
     from emulator import cuda as emulated
 
     assert native.load_error() == ""
-    make_image = launcher.make_image
+    make_image = bridge.make_image
     emulated.start()
     assert cuda.load_error() == ""
     yield emulated.driver()
     emulated.driver().emulated_driver_capturing(0)
     emulated.stop()
-    launcher.make_image = make_image
+    bridge.make_image = make_image
 
 
 # T, B, H, V; a table with more rows than tokens, long rows of logits, one of everything.
@@ -195,7 +196,7 @@ def test_generation_in_float64(relu):
 
 def test_generation_among_more_classes_than_a_block_has_room_for(monkeypatch):
     """Which takes 58,000 on an H200."""
-    monkeypatch.setattr(decode_plans, "choose", lambda question: None)
+    monkeypatch.setattr(choose_decode, "choose", lambda question: None)
     model, u = make(2, 9, 211), torch.rand(4, 2, dtype=F64)
     check_greedy(model, *model.decode(4, backend=cuda))
     check_sampled(model, u, 0.7, *model.decode(4, 0.7, u, backend=cuda))
@@ -228,7 +229,7 @@ def test_generation_reports_what_is_out_of_range(uniforms, first, message, dtype
         model.decode(2, backend=cuda)
     model.first = torch.tensor([0, 1, 2])
     model.decode(2, backend=cuda)
-    launcher.check(0)
+    bridge.check(0)
 
 
 # ---- as users call it

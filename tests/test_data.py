@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from rnnfast import data
+from rnnfast.book import data
 from texts import skip_without_book
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from rnnfast import decode_plans, launcher
 from rnnfast.backends import native
-from rnnfast.launcher import Limits, Question
+from rnnfast.backends.cuda import bridge, choose_decode
+from rnnfast.backends.cuda.bridge import Limits, Question
 
 H200 = Limits(90, 132, 227 * 1024)
 A100 = Limits(80, 108, 163 * 1024)
@@ -19,7 +19,7 @@ def question(H, B=1, V=28):
 
 
 def decide(asked, limits, clusters=7):
-    return decode_plans.decide(asked, limits, lambda plan: clusters)
+    return choose_decode.decide(asked, limits, lambda plan: clusters)
 
 
 @pytest.mark.parametrize("limits", [H200, A100, SMALL, RTX5090])
@@ -62,7 +62,7 @@ def test_more_sequences_than_clusters_share_them():
 
 
 def test_a_cluster_that_the_device_refuses_is_passed_over():
-    plan = decode_plans.decide(question(512), H200, lambda plan: plan.geometry.cluster < 8)
+    plan = choose_decode.decide(question(512), H200, lambda plan: plan.geometry.cluster < 8)
     assert plan.options.startswith("-DRF_HP=0 -DRF_CLUSTER=1 ")
 
 
@@ -71,7 +71,7 @@ def test_too_many_classes_for_any_block():
 
 
 def test_every_row_of_the_table_is_a_shape_of_the_kernel():
-    for variant in decode_plans.TABLE:
+    for variant in choose_decode.TABLE:
         for rows in (1, variant.most_rows):
-            assert launcher.decode_bytes(variant.macros(rows), variant.hp or 100, 1, True) > 0
-    assert launcher.decode_bytes((64, 3, 1, 1, 0), 10, 1, True) == -1
+            assert bridge.decode_bytes(variant.macros(rows), variant.hp or 100, 1, True) > 0
+    assert bridge.decode_bytes((64, 3, 1, 1, 0), 10, 1, True) == -1

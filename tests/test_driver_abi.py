@@ -9,7 +9,7 @@ import pytest
 
 from test_abi import compiler_messages
 
-DRIVER = Path(__file__).parents[1] / "csrc" / "cuda" / "driver.h"
+DRIVER = Path(__file__).parents[1] / "csrc" / "cuda" / "host" / "driver.h"
 
 
 def folders() -> list[Path]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rnnfast.files import replacing
+from rnnfast.backends.files import replacing
 
 
 def names(directory: Path) -> list[str]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import models
-from rnnfast import FallbackWarning, dispatch, functional, updates, use_backend
+from rnnfast import FallbackWarning, dispatch, functional, optim, use_backend
 from rnnfast.backends import native
 
 T, B, V, H = 4, 3, 5, 6
@@ -295,16 +295,16 @@ def test_clip_grad_norm_is_torchs(backend, max_norm):
     others = [leaf.detach().clone().requires_grad_(True) for leaf in leaves]
     for leaf, other in zip(leaves[:2], others, strict=False):
         other.grad = leaf.grad.clone()
-    got = updates.clip_grad_norm_(leaves, max_norm)
+    got = optim.clip_grad_norm_(leaves, max_norm)
     want = torch.nn.utils.clip_grad_norm_(others, max_norm)
     torch.testing.assert_close(got, want)
     for leaf, other in zip(leaves[:2], others, strict=False):
         torch.testing.assert_close(leaf.grad, other.grad)
-    assert updates.clip_grad_norm_([], 1.0) == 0
-    assert updates.clip_grad_norm_(leaves[0], 1.0, norm_type=float("inf")) <= 3
+    assert optim.clip_grad_norm_([], 1.0) == 0
+    assert optim.clip_grad_norm_(leaves[0], 1.0, norm_type=float("inf")) <= 3
     leaves[0].grad[0, 0] = float("nan")
     with pytest.raises(RuntimeError, match="non-finite"):
-        updates.clip_grad_norm_(leaves, 1.0, error_if_nonfinite=True)
+        optim.clip_grad_norm_(leaves, 1.0, error_if_nonfinite=True)
 
 
 def test_clipping_is_seen_by_version_counters(backend):
@@ -312,6 +312,6 @@ def test_clipping_is_seen_by_version_counters(backend):
     leaf = torch.ones(3, requires_grad=True)
     leaf.grad = torch.ones(3)
     before = leaf.grad._version
-    updates.clip_grads_([leaf.grad], 0.5, d2l=True)
+    optim.clip_grads_([leaf.grad], 0.5, d2l=True)
     assert leaf.grad._version > before
     assert dispatch.active_transform() == ""

@@ -7,9 +7,11 @@ import models
 import rnnfast
 from emulator import build
 from fake_cuda import FakeCuda, pretended
-from rnnfast import functional, launcher, steps, train_epoch_ch8
+from rnnfast import functional, train_epoch_ch8
 from rnnfast.backends import cuda as backend
 from rnnfast.backends import native
+from rnnfast.backends.cuda import bridge
+from rnnfast.training import levels
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 
@@ -22,12 +24,12 @@ def _emulated():
     from emulator import cuda as emulated
 
     assert native.load_error() == ""
-    make_image = launcher.make_image
+    make_image = bridge.make_image
     emulated.start()
     assert backend.load_error() == ""
     yield
     emulated.stop()
-    launcher.make_image = make_image
+    bridge.make_image = make_image
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_kernels_are_captured_and_replayed_with_the_same_numbers(devices):
 @pytest.mark.parametrize("graph", ["0", "1"])
 @pytest.mark.parametrize("momentum", [0, 0.5])
 def test_ignored_targets_are_left_out_at_every_level(devices, monkeypatch, graph, momentum):
-    monkeypatch.setattr(steps, "_tells_at_once", lambda tensor: False)  # as a GPU's tensors
+    monkeypatch.setattr(levels, "_tells_at_once", lambda tensor: False)  # as a GPU's tensors
     monkeypatch.setenv("RNNFAST_GRAPH", graph)
     net, _ = models.pair(V, H)
     twin = models.ours(models.copies(net.params))
@@ -89,7 +91,7 @@ def test_ignored_targets_are_left_out_at_every_level(devices, monkeypatch, graph
     assert got == pytest.approx(_plainly(twin, batches, its), rel=1e-5)
     for p, q in zip(net.params, twin.params, strict=True):
         torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-4)
-    launcher.check(0)
+    bridge.check(0)
 
 
 @pytest.mark.parametrize("graph", ["0", "1"])
@@ -104,4 +106,4 @@ def test_what_a_kernel_complains_about_ends_the_epoch(devices, monkeypatch, grap
 
     with pytest.raises(RuntimeError, match="id"):
         train_epoch_ch8(net, batches(), LOSS, torch.optim.SGD(net.params, 0.1), "cpu", False)
-    launcher.check(0)
+    bridge.check(0)

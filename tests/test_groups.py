@@ -4,11 +4,12 @@ import pytest
 import torch
 
 import models
-from rnnfast import train_epoch_ch8, training
+from rnnfast import train_epoch_ch8
 from rnnfast.backends import native, reference
-from rnnfast.checkpoint import Settings
-from rnnfast.commands.run import Run
-from rnnfast.data import load_corpus
+from rnnfast.book import training
+from rnnfast.book.data import load_corpus
+from rnnfast.program.checkpoint import Settings
+from rnnfast.program.run import Run
 
 T, B, V, H = 6, 4, 7, 12
 

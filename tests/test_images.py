@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rnnfast import images, nvrtc
-from rnnfast.nvrtc import CompilerError, Resources
+from rnnfast.backends.cuda import image_cache, nvrtc
+from rnnfast.backends.cuda.nvrtc import CompilerError, Resources
 
 SOURCES = {
     "scale.cu": (
@@ -30,15 +30,15 @@ needs_compiler = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RNNFAST_CACHE", str(tmp_path))
-    images._warn_not_kept.cache_clear()
+    image_cache._warn_not_kept.cache_clear()
 
 
 def image(arch="80", options=FACTOR, sources=SOURCES):
-    return images.image("scale", options, arch, sources)
+    return image_cache.image("scale", options, arch, sources)
 
 
 def entries():
-    return sorted(images.directory().iterdir())
+    return sorted(image_cache.directory().iterdir())
 
 
 @needs_compiler
@@ -58,7 +58,7 @@ def test_one_line_announces_a_compilation(capsys):
     image()
     assert capsys.readouterr().err == "rnnfast: compiling scale.cu for sm_80, once: -DFACTOR=3\n"
     image()
-    with images.quietly():
+    with image_cache.quietly():
         image("90a")
     assert capsys.readouterr().err == ""
 
@@ -96,7 +96,7 @@ def test_a_damaged_entry_is_compiled_anew(damage):
             damage
         ]
     )
-    assert not images.is_cached("scale", FACTOR, "80", SOURCES)
+    assert not image_cache.is_cached("scale", FACTOR, "80", SOURCES)
     assert image() == made
     assert entry.read_bytes() == data
 
@@ -129,14 +129,14 @@ def test_processes_at_once_leave_one_whole_entry(tmp_path):
     ]
     assert [process.communicate(timeout=120)[0].strip() for process in running] == ["ok", "ok"]
     assert len(entries()) == 1
-    assert images.is_cached("scale", FACTOR, "80", SOURCES)
+    assert image_cache.is_cached("scale", FACTOR, "80", SOURCES)
 
 
 @needs_compiler
 def test_the_compiler_says_what_is_wrong():
     with pytest.raises(CompilerError, match=r"(?s)scale.cu for sm_80.*FACTOR.*undefined"):
         image(options="")
-    assert entries() == [] if images.directory().exists() else True
+    assert entries() == [] if image_cache.directory().exists() else True
 
 
 @needs_compiler

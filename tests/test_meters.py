@@ -10,7 +10,7 @@ import matplotlib
 import pytest
 import torch
 
-from rnnfast import meters, plotting
+from rnnfast.book import meters, plotting
 
 matplotlib.use("agg")
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rnnfast import precision
 from rnnfast.backends import cuda, native
+from rnnfast.backends.cuda import precision
 
 VARIABLE = "RNNFAST_CUDA_PRODUCT"
 

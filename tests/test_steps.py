@@ -6,8 +6,9 @@ import torch
 import models
 import rnnfast
 from compare import assert_close_to_f64
-from rnnfast import functional, steps, train_epoch_ch8
+from rnnfast import functional, train_epoch_ch8
 from rnnfast.backends import native, reference
+from rnnfast.training import levels
 
 T, B, V, H = 6, 4, 7, 12
 NAMES = ["W_xh", "W_hh", "b_h", "W_hq", "b_q"]
@@ -18,26 +19,26 @@ def _batches(n: int = 4) -> list:
 
 
 def _opaque(net):
-    return lambda batch_size: steps.sgd(net.params, 0.5, batch_size)
+    return lambda batch_size: levels.sgd(net.params, 0.5, batch_size)
 
 
 def _train(level, net, batches, updater, clip=1.0, use_random_iter=False, epochs=2):
     """Train by one level only; the perplexities."""
     loss = torch.nn.CrossEntropyLoss()
-    original = steps.choose
-    steps.choose = lambda net, loss, updater, clip: (level(net, loss, updater, clip), "")
+    original = levels.choose
+    levels.choose = lambda net, loss, updater, clip: (level(net, loss, updater, clip), "")
     try:
         return [
             train_epoch_ch8(net, batches, loss, updater, "cpu", use_random_iter, clip=clip)[0]
             for _ in range(epochs)
         ]
     finally:
-        steps.choose = original
+        levels.choose = original
 
 
 UPDATERS = {
     "optimizer": lambda net: torch.optim.SGD(net.params, 0.5),
-    "book": lambda net: steps.SGD(net.params, 0.5),
+    "book": lambda net: levels.SGD(net.params, 0.5),
     "opaque": _opaque,
 }
 
@@ -47,10 +48,10 @@ UPDATERS = {
 @pytest.mark.parametrize(
     ("level", "updater"),
     [
-        (steps.Loss, "optimizer"),
-        (steps.Loss, "opaque"),
-        (steps.Step, "optimizer"),
-        (steps.Step, "book"),
+        (levels.Loss, "optimizer"),
+        (levels.Loss, "opaque"),
+        (levels.Step, "optimizer"),
+        (levels.Step, "book"),
     ],
 )
 def test_every_level_leaves_the_same_behind(level, updater, clip, use_random_iter):
@@ -58,7 +59,7 @@ def test_every_level_leaves_the_same_behind(level, updater, clip, use_random_ite
     twin = models.ours(models.copies(net.params))
     batches, make = _batches(), UPDATERS[updater]
     got = _train(level, net, batches, make(net), clip, use_random_iter)
-    want = _train(steps.General, twin, batches, make(twin), clip, use_random_iter)
+    want = _train(levels.General, twin, batches, make(twin), clip, use_random_iter)
     assert got == pytest.approx(want, rel=1e-9)
     for name, p, q in zip(NAMES, net.params, twin.params, strict=True):
         torch.testing.assert_close(p, q, msg=lambda m, name=name: f"{name}: {m}")
@@ -67,7 +68,7 @@ def test_every_level_leaves_the_same_behind(level, updater, clip, use_random_ite
 
 
 def _choose(net, loss=None, updater=None, clip=1.0):
-    step, reason = steps.choose(
+    step, reason = levels.choose(
         net,
         loss or torch.nn.CrossEntropyLoss(),
         updater or torch.optim.SGD(net.params, 0.5),
@@ -80,7 +81,7 @@ def test_plain_training_gets_the_whole_step():
     net, _ = models.pair(V, H)
     assert _choose(net) == ("step", "")
     assert "level 'step': loss, gradients, clip and SGD in one call" in str(rnnfast.explain(net))
-    assert _choose(net, updater=steps.SGD(net.params, 0.5)) == ("step", "")
+    assert _choose(net, updater=levels.SGD(net.params, 0.5)) == ("step", "")
     assert _choose(net, loss=torch.nn.CrossEntropyLoss(reduction="none")) == ("step", "")
 
 
@@ -113,12 +114,12 @@ def test_opaque_updaters_schedulers_and_hooks_get_the_loss_in_one_call():
     hooked.register_step_post_hook(lambda *args: None)
     assert _choose(net, updater=hooked)[0] == "loss"
     net.params[0].grad = torch.ones(V, H)
-    assert _choose(net, updater=steps.SGD(net.params, 0.5))[0] == "loss"
+    assert _choose(net, updater=levels.SGD(net.params, 0.5))[0] == "loss"
 
 
 def test_gradients_known_to_be_zero_are_not_read_again(monkeypatch):
     net, _ = models.pair(V, H)
-    updater, loss = steps.SGD(net.params, 0.5), torch.nn.CrossEntropyLoss()
+    updater, loss = levels.SGD(net.params, 0.5), torch.nn.CrossEntropyLoss()
     train_epoch_ch8(net, _batches(), loss, updater, "cpu", False)
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "any", lambda *_: pytest.fail("the device was asked"))
@@ -202,7 +203,7 @@ def test_ignored_targets_are_left_out_at_every_level(updater):
     batches[3][1][1, 0] = -100
     loss = torch.nn.CrossEntropyLoss()
     got = train_epoch_ch8(net, batches, loss, make(net), "cpu", False)[0]
-    want = _train(steps.General, twin, batches, make(twin), epochs=1)[0]
+    want = _train(levels.General, twin, batches, make(twin), epochs=1)[0]
     assert got == pytest.approx(want, rel=1e-9)
     for p, q in zip(net.params, twin.params, strict=True):
         torch.testing.assert_close(p, q)
@@ -234,7 +235,7 @@ def test_the_loss_level_adds_to_gradients_as_autograd_does(before):
         net.params[1].grad = net.params[1].grad.T.contiguous().T
     kept = net.params[0].grad
     version = kept._version if kept is not None else None
-    for level, each in ((steps.Loss, net), (steps.General, twin)):
+    for level, each in ((levels.Loss, net), (levels.General, twin)):
         torch.manual_seed(2)
         _train(level, each, _batches(1), lambda batch_size: None, clip=None, epochs=1)
     assert kept is None or (net.params[0].grad is kept and kept._version > version)
@@ -285,8 +286,8 @@ def test_the_last_gradients_are_there_whatever_gives_the_batches(kind):
     net, _ = models.pair(V, 64)
     twin = models.ours(models.copies(net.params))
     for each, level, batches in (
-        (net, steps.Step, kind(of_one_row())),
-        (twin, steps.General, of_one_row()),
+        (net, levels.Step, kind(of_one_row())),
+        (twin, levels.General, of_one_row()),
     ):
         _train(level, each, batches, torch.optim.SGD(each.params, 0.5), epochs=1)
     for name, p, q in zip(NAMES, net.params, twin.params, strict=True):
@@ -318,7 +319,7 @@ def test_an_epoch_that_fails_at_once_touches_no_gradient():
 def test_parameters_changed_by_a_step_are_seen_by_version_counters():
     net, _ = models.pair(V, H)
     y, _ = net(torch.randint(V, (B, T)), (torch.zeros(B, H),))
-    _train(steps.Step, net, _batches(1), torch.optim.SGD(net.params, 0.5), epochs=1)
+    _train(levels.Step, net, _batches(1), torch.optim.SGD(net.params, 0.5), epochs=1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
 

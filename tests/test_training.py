@@ -10,16 +10,9 @@ import torch
 import book
 import models
 import rnnfast
-from rnnfast import (
-    RNNModel,
-    generation,
-    grad_clipping,
-    predict_ch8,
-    steps,
-    train_ch8,
-    train_epoch_ch8,
-    training,
-)
+from rnnfast import RNNModel, grad_clipping, predict_ch8, train_ch8, train_epoch_ch8
+from rnnfast.book import generation, training
+from rnnfast.training import levels
 
 T, B, V, H = 6, 4, 7, 12
 
@@ -56,13 +49,13 @@ def _books_epoch(net, batches, lr, use_random_iter=False, optimizer=None):
         if optimizer:
             optimizer.step()
         else:
-            steps.sgd(net.params, lr, 1)
+            levels.sgd(net.params, lr, 1)
         losses.append(float(loss) * Y.numel())
     return math.exp(sum(losses) / sum(Y.numel() for _, Y in batches)), losses
 
 
 def _book_updater(net):
-    return lambda batch_size: steps.sgd(net.params, 0.5, batch_size)
+    return lambda batch_size: levels.sgd(net.params, 0.5, batch_size)
 
 
 @pytest.mark.parametrize("use_random_iter", [False, True])
@@ -278,12 +271,12 @@ def test_train_ch8_prints_the_books_lines(module, capsys):
 def test_sgd_is_the_books_and_refuses_missing_gradients():
     p = torch.ones(3, requires_grad=True)
     p.grad = torch.full((3,), 4.0)
-    steps.sgd([p], 0.5, 2)
+    levels.sgd([p], 0.5, 2)
     assert torch.equal(p.detach(), torch.zeros(3))
     assert torch.equal(p.grad, torch.zeros(3))
     p.grad = None
     with pytest.raises(TypeError, match="parameter 0 of shape"):
-        steps.sgd([p], 0.5, 2)
+        levels.sgd([p], 0.5, 2)
 
 
 def test_training_is_deterministic(backend):

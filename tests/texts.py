@@ -4,13 +4,13 @@ import functools
 
 import pytest
 
-from rnnfast import corpora
+from rnnfast.book import texts
 
 
 @functools.cache
 def _why_no_book() -> str:
     try:
-        corpora.download("time_machine")
+        texts.download("time_machine")
     except OSError as error:
         return str(error)
     return ""

@@ -26,7 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from rnnfast.backends import triton
-from rnnfast.kernels_triton import clip_norm, cross_entropy, decode, recurrence, table
+from rnnfast.backends.triton import clip_norm, cross_entropy, embedding, generate, recurrence
 
 TABLE = Path(__file__).with_name("triton_resources.json")
 ARCHITECTURES = (80, 90, 100)
@@ -82,7 +82,7 @@ def noted() -> Iterator[list[Launch]]:
             Launch(kernel, (*signature.items(),), (*fixed.items(),), (*multiples,), num_warps)
         )
 
-    modules = (recurrence, table, cross_entropy, clip_norm, decode)
+    modules = (recurrence, embedding, cross_entropy, clip_norm, generate)
     patches = [mock.patch.object(module, "launch", note) for module in modules]
     for patch in patches:
         patch.start()

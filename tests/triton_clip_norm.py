@@ -23,7 +23,7 @@ def test_clip(d2l, max_norm):
 
 
 def test_clip_of_more_chunks_than_programs(monkeypatch):
-    from rnnfast.kernels_triton import clip_norm
+    from rnnfast.backends.triton import clip_norm
 
     grads = [torch.randn(30_000), torch.randn(5), torch.randn(9000)]
     want = [g.clone() for g in grads]
@@ -79,7 +79,7 @@ def test_clip_of_strided_gradients_touches_nothing_between():
 
 
 def test_many_gradients_and_their_table():
-    from rnnfast.kernels_triton import addresses
+    from rnnfast.backends.triton import addresses
 
     grads = [torch.randn(1 + i % 7) for i in range(40)]
     tables = set(addresses._kept)

@@ -30,7 +30,7 @@ def test_decode(B, H, V, sampled):
 
 
 def test_decode_by_steps(monkeypatch):
-    from rnnfast.kernels_triton import decode
+    from rnnfast.backends.triton import generate
 
     monkeypatch.setattr(decode, "LARGEST", 16)
     model = [p.detach() for p in models.params(28, 33)]

@@ -89,7 +89,7 @@ def test_recurrence_in_one_program(T, B, H, V, relu):
 
 @pytest.mark.parametrize("V", [None, 5])
 def test_recurrence_on_tensor_cores(monkeypatch, V):
-    from rnnfast.kernels_triton import recurrence
+    from rnnfast.backends.triton import recurrence
 
     check(make(4, 19, 33, V, dtype=torch.float16))
     monkeypatch.setattr(recurrence, "TF32_FROM_ROWS", 17)

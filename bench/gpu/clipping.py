@@ -12,7 +12,8 @@ from bench.cases import CLIP
 from bench.gpu import work
 from bench.gpu.stage import Stage
 from bench.summary import quantiles
-from rnnfast import dispatch, textbook, updates
+from rnnfast import dispatch, optim
+from rnnfast.book import textbook
 
 HIDDENS = (512, 64, 256, 1024)
 
@@ -44,7 +45,7 @@ def run(stage: Stage) -> None:
 def _ours(backend: str, grads: list[Tensor], d2l: bool):
     def call() -> None:
         with dispatch.use_backend(backend):
-            updates.clip_grads_(grads, CLIP, d2l=d2l)
+            optim.clip_grads_(grads, CLIP, d2l=d2l)
 
     return call
 

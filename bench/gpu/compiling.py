@@ -15,7 +15,7 @@ from bench.gpu.recurrence import sizes
 from bench.gpu.stage import Stage
 from bench.gpu.training import one_step
 from bench.summary import quantiles
-from rnnfast import textbook
+from rnnfast.book import textbook
 
 SHAPES = ((512, 32, 35), (128, 32, 35))  # compiling one for all three takes about a minute
 

@@ -1,4 +1,4 @@
-"""From times of the kernel's variants to the table that rnnfast/plans.py chooses by."""
+"""From times of the kernel's variants to the table that choose_recurrence.py chooses by."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rnnfast import plans
-from rnnfast.plans import Variant
+from rnnfast.backends.cuda import choose_recurrence
+from rnnfast.backends.cuda.choose_recurrence import Variant
 
 CYCLES_PER_US = 1.9e3  # the table's unit of time, as in plans.py, whatever the clock was
 
@@ -30,7 +30,7 @@ def table(rows: list[dict[str, Any]], file: Path) -> int:
             of_one = measured.setdefault(json.dumps(row["variant"], sort_keys=True), {})
             of_one.setdefault(str(row["capability"]), {})[row["operation"]] = row["cycles"]
     lines = []
-    for variant in plans.table():
+    for variant in choose_recurrence.table():
         row = as_row(variant)
         cycles = measured.get(json.dumps(row, sort_keys=True))
         both = {**variant.cycles, **cycles} if cycles else variant.cycles

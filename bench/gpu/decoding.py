@@ -12,8 +12,9 @@ from bench.gpu import work
 from bench.gpu.peers import CuDNN
 from bench.gpu.stage import Stage
 from bench.summary import quantiles
-from rnnfast import dispatch, functional, textbook
+from rnnfast import dispatch, functional
 from rnnfast.backends import reference
+from rnnfast.book import textbook
 
 HIDDENS = (512, 64, 256, 1024)
 _NEAR_TIE = 1e-3

@@ -11,7 +11,8 @@ from torch import nn
 
 from bench.gpu import work
 from bench.gpu.stage import Stage
-from rnnfast import RNNModelScratch, dispatch, graphs, init_rnn_state, rnn, train_epoch_ch8
+from rnnfast import RNNModelScratch, dispatch, init_rnn_state, rnn, train_epoch_ch8
+from rnnfast.training import graphs
 
 H, B, T = 512, 32, 35
 _PARTS, _STEPS = 20, 500

@@ -8,22 +8,22 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from bench.gpu.stage import Stage
-from rnnfast import images, launcher, nvrtc, variants
-from rnnfast.nvrtc import Compiled
+from rnnfast.backends.cuda import bridge, image_cache, kernel_table, nvrtc
+from rnnfast.backends.cuda.nvrtc import Compiled
 
 
 def run(stage: Stage) -> None:
     if reason := nvrtc.load_error():
         stage.emit(note=f"no image can be compiled: {reason}")
         return
-    capability = 90 if stage.dry else launcher.limits(0).compute_capability
-    wanted = variants.kernels(capability)[: 1 if stage.dry else None]
-    arch, sources = nvrtc.architecture(capability), launcher.sources()
+    capability = 90 if stage.dry else bridge.limits(0).compute_capability
+    wanted = kernel_table.kernels(capability)[: 1 if stage.dry else None]
+    arch, sources = nvrtc.architecture(capability), bridge.sources()
 
-    def compile_one(kernels: variants.Kernels) -> tuple[float, Compiled]:
+    def compile_one(kernels: kernel_table.Kernels) -> tuple[float, Compiled]:
         began = time.monotonic()
-        with images.quietly():
-            made = images.image(kernels.unit, kernels.options, arch, sources)
+        with image_cache.quietly():
+            made = image_cache.image(kernels.unit, kernels.options, arch, sources)
         return time.monotonic() - began, made
 
     with ThreadPoolExecutor(1 if stage.dry else os.cpu_count()) as pool:

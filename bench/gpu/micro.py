@@ -9,10 +9,10 @@ import torch
 from bench.gpu.driver import Driver, Geometry
 from bench.gpu.stage import Stage
 from bench.summary import quantiles
-from rnnfast import nvrtc
+from rnnfast.backends.cuda import nvrtc
 
 _SOURCE = Path(__file__).with_name("micro.cu")
-_PTX = Path(__file__).parents[2] / "csrc" / "cuda" / "ptx.cuh"
+_PTX = Path(__file__).parents[2] / "csrc" / "cuda" / "device" / "ptx.cuh"
 _ROUNDS = 2000  # of what is measured, in one launch
 _WARPS = 8
 _SHARED_KB = (8, 64, 132, 200, 227)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from bench.cases import CLIP, LEARNING_RATE
 from bench.gpu.work import Work
-from rnnfast import dispatch, functional, textbook
+from rnnfast import dispatch, functional
+from rnnfast.book import textbook
 
 
 class Scratch:

@@ -14,7 +14,8 @@ from bench.gpu.peers import CuDNN, Ours, Peer, Scratch
 from bench.gpu.recurrence import sizes
 from bench.gpu.stage import Stage
 from bench.summary import quantiles
-from rnnfast import RNNModelScratch, dispatch, graphs, init_rnn_state, rnn, train_epoch_ch8
+from rnnfast import RNNModelScratch, dispatch, init_rnn_state, rnn, train_epoch_ch8
+from rnnfast.training import graphs
 
 HIDDENS, BATCHES, T = (512, 64, 256, 1024), (32, 1, 256), 35
 _EPOCH = 64  # minibatches of one call of train_epoch_ch8

@@ -1,6 +1,6 @@
 """Every variant of the recurrence's kernel alone: is it right, and how many cycles does it take?
 
-A step takes waves * max(groups * issue, issue + latency) cycles (rnnfast/plans.py). One group of
+A step takes waves * max(groups * issue, issue + latency) cycles (choose_recurrence). One group of
 rows gives issue + latency; as many as fit give issue. `cycles` makes the table of it.
 """
 
@@ -14,10 +14,11 @@ import torch
 from bench.gpu import correct, work
 from bench.gpu.cycles import as_row, cycles_of
 from bench.gpu.stage import Stage
-from rnnfast import dispatch, launcher, plans
+from rnnfast import dispatch
 from rnnfast.backends import reference
-from rnnfast.launcher import Limits, Question
-from rnnfast.plans import PRODUCTS, Choice, Variant
+from rnnfast.backends.cuda import bridge, choose_recurrence
+from rnnfast.backends.cuda.bridge import Limits, Question
+from rnnfast.backends.cuda.choose_recurrence import PRODUCTS, Choice, Variant
 
 OPERATIONS = {"rnn_forward": correct.forward, "rnn_backward": correct.backward}
 # Largest relative error of products that round more than float32 does.
@@ -37,18 +38,18 @@ class Force:
     def __call__(self, choice: Choice) -> None:
         if self._on:
             operation = choice.plan.kernel
-            launcher.start(lambda asked: choice.plan if asked.operation == operation else None)
+            bridge.start(lambda asked: choice.plan if asked.operation == operation else None)
             self._generation += 1
-            launcher.use_plans(self._generation)
+            bridge.use_plans(self._generation)
 
 
 def run(stage: Stage) -> None:
     if not stage.dry and "cuda" not in stage.backends():
         stage.emit(note="the cuda backend does not run here")
         return
-    limits = Limits(90, 4, 232448) if stage.dry else launcher.limits(0)
-    rows = [v for v in plans.table() if v.least_capability <= limits.compute_capability]
-    items = [(v, op) for v in rows for op in OPERATIONS if plans.facts_of(v, op)]
+    limits = Limits(90, 4, 232448) if stage.dry else bridge.limits(0)
+    rows = [v for v in choose_recurrence.table() if v.least_capability <= limits.compute_capability]
+    items = [(v, op) for v in rows for op in OPERATIONS if choose_recurrence.facts_of(v, op)]
     with dispatch.use_backend("cuda" if "cuda" in stage.backends() else "native"):
         _measure(stage, limits, items[:2] if stage.dry else items)
 
@@ -106,7 +107,7 @@ def _times(
 def _fit(
     variant: Variant, question: Question, limits: Limits, clusters: int = _CHECKED_CLUSTERS
 ) -> Choice | None:
-    return next(plans.fitting([variant], question, limits, {variant: clusters}), None)
+    return next(choose_recurrence.fitting([variant], question, limits, {variant: clusters}), None)
 
 
 def _step_us(stage: Stage, operation: str, B: int, H: int) -> float:

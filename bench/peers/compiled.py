@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Problem
 from bench.peers.scratch import copy, tensors
-from rnnfast import textbook
+from rnnfast.book import textbook
 
 Forward = Callable[[Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
 

@@ -12,8 +12,9 @@ from torch import nn
 import rnnfast
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, CharVocab, Floats, Problem
 from bench.peers.scratch import copy, tensors
-from rnnfast import d2l, functional, textbook
+from rnnfast import d2l, functional
 from rnnfast.backends import native
+from rnnfast.book import textbook
 
 
 def make(variant: str, problem: Problem, threads: int) -> Level:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Problem
-from rnnfast import textbook
+from rnnfast.book import textbook
 
 
 def make(variant: str, problem: Problem, threads: int) -> Scratch:

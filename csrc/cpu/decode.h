@@ -13,7 +13,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "../kernels.h"
+#include "kernels.h"
 #include "math.h"
 #include "panels.h"
 #include "parallel.h"

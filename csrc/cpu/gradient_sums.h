@@ -4,7 +4,7 @@
 #pragma once
 
 #include "inputs.h"
-#include "recurrence.h"
+#include "work.h"
 
 namespace rnnfast::RNNFAST_ISA {
 

@@ -6,8 +6,8 @@
 #include <cstring>
 
 #include "readout.h"
+#include "recurrence_tiles.h"
 #include "single_row.h"
-#include "steps.h"
 #include "workspace.h"
 
 namespace rnnfast::RNNFAST_ISA {

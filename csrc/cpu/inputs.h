@@ -5,7 +5,7 @@
 // step, in a strip of one row per batch row that stays in the L1 cache.
 #pragma once
 
-#include "steps.h"
+#include "recurrence_tiles.h"
 #include "workspace.h"
 
 namespace rnnfast::RNNFAST_ISA {

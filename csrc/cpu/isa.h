@@ -10,7 +10,7 @@
 // stands in parallel.cpp and workspace.cpp, which are compiled once.
 #pragma once
 
-#include "../kernels.h"
+#include "kernels.h"
 
 #define RNNFAST_DECLARE_KERNELS(ISA)                     \
   namespace rnnfast::ISA {                               \

@@ -6,7 +6,7 @@
 #include <atomic>
 #include <chrono>
 
-#include "../kernels.h"
+#include "kernels.h"
 
 namespace rnnfast {
 

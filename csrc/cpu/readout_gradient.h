@@ -3,7 +3,7 @@
 // call and the training step.
 #pragma once
 
-#include "steps.h"
+#include "recurrence_tiles.h"
 #include "workspace.h"
 
 namespace rnnfast::RNNFAST_ISA {

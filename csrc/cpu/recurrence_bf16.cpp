@@ -3,7 +3,7 @@
 // states that come out among it.
 #include "inputs.h"
 #include "isa.h"
-#include "recurrence.h"
+#include "work.h"
 
 namespace rnnfast::RNNFAST_ISA {
 

@@ -2,7 +2,7 @@
 #include "inputs.h"
 #include "isa.h"
 #include "readout.h"
-#include "recurrence.h"
+#include "work.h"
 
 namespace rnnfast::RNNFAST_ISA {
 

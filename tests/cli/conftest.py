@@ -11,8 +11,8 @@ import pytest
 import torch
 from program import SMALL
 
-from rnnfast import data
-from rnnfast.cli import main
+from rnnfast.book import data
+from rnnfast.program.cli import main
 
 
 @pytest.fixture(autouse=True)

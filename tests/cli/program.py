@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import rnnfast
-from rnnfast.cli import main
+from rnnfast.program.cli import main
 
 FILES = ["checkpoint.safetensors", "metrics.json", "perplexity.png"]
 SMALL = ["--batch-size", "4", "--num-steps", "5", "--hiddens", "8", "--backend", "reference"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rnnfast.cli import main
+from rnnfast.program.cli import main
 
 
 def test_the_table_has_a_row_per_size(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,10 @@ import pytest
 from program import failure
 
 import rnnfast
-from rnnfast import checkpoint, data, dispatch
-from rnnfast.cli import main
+from rnnfast import dispatch
+from rnnfast.book import data
+from rnnfast.program import checkpoint
+from rnnfast.program.cli import main
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from program import FILES, failure, listing
 
 import rnnfast
-from rnnfast import checkpoint
-from rnnfast.cli import main
-from rnnfast.commands import run as run_module
+from rnnfast.program import checkpoint
+from rnnfast.program import run as run_module
+from rnnfast.program.cli import main
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from program import FILES, SMALL, failure, listing, process, wait_for
 
-from rnnfast import checkpoint
-from rnnfast.cli import main
-from rnnfast.commands import run as run_module
+from rnnfast.program import checkpoint
+from rnnfast.program import run as run_module
+from rnnfast.program.cli import main
 
 
 def test_resumed_is_bit_identical(train: Any, backend: str, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_interrupted_before_the_training(
     def load_corpus(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("rnnfast.commands.train.load_corpus", load_corpus)
+    monkeypatch.setattr("rnnfast.program.train.load_corpus", load_corpus)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
     try:
         assert train() == 130

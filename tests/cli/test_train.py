@@ -10,8 +10,9 @@ import torch
 from program import FILES, listing
 
 import rnnfast
-from rnnfast import checkpoint, corpora, data
-from rnnfast.cli import main
+from rnnfast.book import data, texts
+from rnnfast.program import checkpoint
+from rnnfast.program.cli import main
 
 
 def test_train(train: Any, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +118,7 @@ def test_docs_stands_in_for_the_book(
     def nothing(name: str, cache_dir: object = None) -> str:
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(corpora, "download", nothing)
+    monkeypatch.setattr(texts, "download", nothing)
     words = ["--hiddens", "8", "--epochs", "1", "--backend", "reference"]
     assert main(["train", *words, "--out", str(tmp_path / "out")]) == 0
     lines = capsys.readouterr().out.splitlines()

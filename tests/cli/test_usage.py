@@ -8,7 +8,7 @@ from program import failure, process, usage_error
 
 import rnnfast
 from rnnfast import dispatch
-from rnnfast.cli import main
+from rnnfast.program.cli import main
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_error_of_several_lines_is_one(
     def load_corpus(*_: object) -> None:
         raise RuntimeError("first\n  second")
 
-    monkeypatch.setattr("rnnfast.commands.train.load_corpus", load_corpus)
+    monkeypatch.setattr("rnnfast.program.train.load_corpus", load_corpus)
     assert failure(capsys, train()) == "rnnfast: error: first second"
 
 
@@ -95,7 +95,7 @@ def test_fallback_is_one_line(
     def announce(*_: object) -> None:
         dispatch.warn_fallback("of a test")
 
-    monkeypatch.setattr("rnnfast.commands.train._announce", announce)
+    monkeypatch.setattr("rnnfast.program.train._announce", announce)
     assert train("--epochs", 1) == 0
     line = "rnnfast: warning: rnnfast runs on its slow reference path: of a test"
     assert line in capsys.readouterr().err.splitlines()

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-DEVICE_CODE = ROOT / "csrc" / "cuda"
+DEVICE_CODE = ROOT / "csrc" / "cuda" / "device"
 OUT = ROOT / "build" / "emulator"  # persists: a variant is compiled when it or a header changed
 
 MACHINE = [HERE / name for name in ("emulator.cpp", "machine.cpp", "tensor_cores.cpp")]

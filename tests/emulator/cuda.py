@@ -16,7 +16,8 @@ import re
 import subprocess
 
 from emulator import build
-from rnnfast import dispatch, launcher
+from rnnfast import dispatch
+from rnnfast.backends.cuda import bridge
 
 _KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\(.*?\)\s+)?(\w+)\s*\(", re.DOTALL)
 
@@ -35,7 +36,7 @@ def driver() -> ctypes.CDLL:
 def start() -> None:
     """Let CUDA's backend serve CPU tensors."""
     os.environ["RNNFAST_CUDA_DRIVER"] = driver()._name
-    launcher.make_image = make_image
+    bridge.make_image = make_image
     dispatch.choose.cache_clear()
 
 

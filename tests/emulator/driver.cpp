@@ -4,7 +4,7 @@
 // It refuses what the real driver refuses: clusters that do not divide the grid, more than 8 blocks
 // per cluster or 48 KB of shared memory without asking, an unknown kernel. Kernels run to their end
 // inside the launch. Needs the emulator's own library loaded before.
-#include "../../csrc/cuda/driver.h"
+#include "cuda/host/driver.h"
 
 #include <dlfcn.h>
 #include <elf.h>

@@ -1,5 +1,5 @@
 // RecurrenceShape for the tests: members in its order, as 9 integers.
-#include "recurrence_shape.h"
+#include "cuda/device/recurrence_shape.h"
 
 namespace {
 

@@ -1,0 +1,63 @@
+// Tier L, where W_hh does not fit on the chip: what stands between the matrix products of two
+// steps. One thread per element.
+//
+// Macros, given with -D:
+//   RF_REAL  float or double
+//   RF_RELU  0: tanh, 1: relu
+// Launch: a grid of blocks of 256 threads that covers the elements.
+#include "params.h"
+#include "streamed_params.h"
+
+static_assert(RF_RELU == 0 || RF_RELU == 1);
+
+using namespace rnnfast::cuda;
+using Real = RF_REAL;
+
+__device__ inline long long element() {
+  return static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+// An id that is safe to use; one out of range leaves its code in the error word.
+__device__ inline long long checked(long long id, long long V, int* error) {
+  if (id >= 0 && id < V) return id;
+  *static_cast<volatile int*>(error) = kErrorId;
+  return 0;
+}
+
+__device__ inline Real activate(Real z) {
+#if RF_RELU
+  return z > 0 ? z : (z == z ? Real(0) : z);  // NaN stays
+#else
+  return tanh(z);
+#endif
+}
+
+__device__ inline Real slope(Real h) {
+#if RF_RELU
+  return h > 0 ? Real(1) : Real(0);
+#else
+  return 1 - h * h;
+#endif
+}
+
+extern "C" __global__ void step_forward(const __grid_constant__ StepForwardParams p) {
+  const long long i = element();
+  if (i >= p.B * p.H) return;
+  const long long b = i / p.H, j = i % p.H;
+  const long long row = p.ids == nullptr ? b : checked(p.ids[b * p.ids_stride], p.V, p.error);
+  auto* h = static_cast<Real*>(p.h);
+  Real z = static_cast<const Real*>(p.x)[row * p.H + j] + h[i];
+  if (p.b_h != nullptr) z += static_cast<const Real*>(p.b_h)[j];
+  const Real value = activate(z);
+  h[i] = value;
+  if (p.h_last != nullptr) static_cast<Real*>(p.h_last)[i] = value;
+}
+
+extern "C" __global__ void step_backward(const __grid_constant__ StepBackwardParams p) {
+  const long long i = element();
+  if (i >= p.count) return;
+  Real dh = 0;
+  if (p.grad != nullptr) dh = static_cast<const Real*>(p.grad)[i];
+  if (p.carry != nullptr) dh += static_cast<const Real*>(p.carry)[i];
+  static_cast<Real*>(p.dz)[i] = dh * slope(static_cast<const Real*>(p.h)[i]);
+}

@@ -1,0 +1,219 @@
+// The operators of the layer: the recurrence forward and backward, without and with a readout.
+#include <optional>
+#include <tuple>
+#include <utility>
+
+#include "kernels.h"
+#include "ops/schemas.h"
+#include "torch/arguments.h"
+#include "torch/checks.h"
+
+namespace rnnfast {
+
+namespace {
+
+// The sizes of a call, and its ids as the kernels take them.
+struct Shape {
+  int64_t T, B, H, V;
+  int32_t dtype;
+  Classes ids;
+
+  template <class Args>
+  void fill(Args& args) const {
+    args.T = T;
+    args.B = B;
+    args.H = H;
+    args.V = V;
+    args.ids = ids.values;
+    args.ids_stride_t = ids.stride_t;
+    args.ids_stride_b = ids.stride_b;
+  }
+};
+
+// Of a forward call, whose other arguments must fit.
+Shape forward_shape(const Tensor& x, const std::optional<Tensor>& ids, const Tensor& W_hh,
+                    const std::optional<Tensor>& b_h, const Tensor& h0, int32_t dtype) {
+  if (ids) {
+    require_rank(x, "x", 2, "[V, H]");
+    require_rank(*ids, "ids", 2, "[T, B]");
+  } else {
+    require_rank(x, "x", 3, "[T, B, H]");
+  }
+  const Tensor& steps = ids ? *ids : x;
+  Shape n{steps.size(0), steps.size(1), x.size(x.dim() - 1), x.size(0), dtype, {}};
+  require_at_least(n.T, "T, the number of steps,", 1);
+  require_at_least(n.H, "H, the number of hidden units,", 1);
+  require(W_hh, "W_hh", dtype, "[H, H]", {n.H, n.H});
+  require(b_h, "b_h", dtype, "[H]", {n.H});
+  require(h0, "h0", dtype, "[B, H]", {n.B, n.H});
+  if (ids) n.ids = Classes(*ids, "ids", n.T, n.B, n.V);
+  return n;
+}
+
+template <class Real>
+RnnForwardArgs<Real> forward_arguments(const Shape& n, const Tensor& x, const Tensor& W_hh,
+                                       const std::optional<Tensor>& b_h, const Tensor& h0,
+                                       bool relu, const Tensor& hs, const Tensor& h_last) {
+  RnnForwardArgs<Real> args{};
+  n.fill(args);
+  args.x = x.data<Real>();
+  args.W_hh = W_hh.data<Real>();
+  args.b_h = data_or_null<Real>(b_h);
+  args.h0 = h0.data<Real>();
+  args.relu = relu;
+  args.hs = hs.data<Real>();
+  args.h_last = h_last.data<Real>();
+  return args;
+}
+
+// What reaches the states of a call from outside its steps.
+struct StateGradients {
+  std::optional<Tensor> hs, h_last;
+};
+
+Shape backward_shape(StateGradients& grads, const Tensor& hs, const std::optional<Tensor>& ids,
+                     int64_t V, const Tensor& W_hh, const Tensor& h0) {
+  const int32_t dtype = require_real(hs, "hs");
+  require_rank(hs, "hs", 3, "[T, B, H]");
+  Shape n{hs.size(0), hs.size(1), hs.size(2), V, dtype, {}};
+  require_at_least(n.T, "T, the number of steps,", 1);
+  require_at_least(n.H, "H, the number of hidden units,", 1);
+  require_at_least(V, "V", 0);
+  require(grads.hs, "grad_hs", dtype, "[T, B, H]", {n.T, n.B, n.H});
+  require(grads.h_last, "grad_h_last", dtype, "[B, H]", {n.B, n.H});
+  require(W_hh, "W_hh", dtype, "[H, H]", {n.H, n.H});
+  require(h0, "h0", dtype, "[B, H]", {n.B, n.H});
+  if (ids) n.ids = Classes(*ids, "ids", n.T, n.B, V);
+  make_all_contiguous(grads.hs, grads.h_last);
+  return n;
+}
+
+struct Needs {
+  bool W_hh, b_h, h0;
+};
+
+// The gradients of the recurrence's own arguments.
+struct RecurrenceGradients {
+  RecurrenceGradients(const Shape& n, const std::optional<Tensor>& ids, const Needs& needs)
+      : x(ids ? empty({n.V, n.H}, n.dtype) : empty({n.T, n.B, n.H}, n.dtype)),
+        W_hh(needs.W_hh, {n.H, n.H}, n.dtype),
+        b_h(needs.b_h, {n.H}, n.dtype),
+        h0(needs.h0, {n.B, n.H}, n.dtype) {
+    // No sequence: the kernel has no worker that would clear the table's gradient.
+    if (n.B == 0 && ids) fill_with_zeros(x);
+  }
+
+  template <class Real>
+  RnnBackwardArgs<Real> arguments(const Shape& n, const StateGradients& grads, const Tensor& hs,
+                                  const Tensor& W_hh_value, const Tensor& h0_value,
+                                  bool relu) const {
+    RnnBackwardArgs<Real> args{};
+    n.fill(args);
+    args.grad_hs = data_or_null<Real>(grads.hs);
+    args.grad_h_last = data_or_null<Real>(grads.h_last);
+    args.hs = hs.data<Real>();
+    args.W_hh = W_hh_value.data<Real>();
+    args.h0 = h0_value.data<Real>();
+    args.relu = relu;
+    args.grad_x = x.data<Real>();
+    args.grad_W_hh = W_hh.data<Real>();
+    args.grad_b_h = b_h.data<Real>();
+    args.grad_h0 = h0.data<Real>();
+    return args;
+  }
+
+  Tensor x;
+  OptionalOutput W_hh, b_h, h0;
+};
+
+}  // namespace
+
+template <bool kRounds>
+std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
+                               std::optional<Tensor> b_h, Tensor h0, bool relu) {
+  const int32_t dtype = kRounds ? require_float(x, "x") : require_real(x, "x");
+  const Shape n = forward_shape(x, ids, W_hh, b_h, h0, dtype);
+  make_all_contiguous(x, W_hh, b_h, h0);
+
+  Tensor hs = empty({n.T, n.B, n.H}, dtype), h_last = empty({n.B, n.H}, dtype);
+  with_real(dtype, [&]<class Real>() {
+    forward_kernel<kRounds, Real>()(forward_arguments<Real>(n, x, W_hh, b_h, h0, relu, hs, h_last));
+  });
+  return {std::move(hs), std::move(h_last)};
+}
+
+template std::tuple<Tensor, Tensor> rnn<false>(Tensor, std::optional<Tensor>, Tensor,
+                                               std::optional<Tensor>, Tensor, bool);
+template std::tuple<Tensor, Tensor> rnn<true>(Tensor, std::optional<Tensor>, Tensor,
+                                              std::optional<Tensor>, Tensor, bool);
+
+std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
+                                              std::optional<Tensor> b_h, Tensor W_hq, Tensor b_q,
+                                              Tensor h0, bool relu) {
+  const int32_t dtype = require_real(x, "x");
+  const Shape n = forward_shape(x, ids, W_hh, b_h, h0, dtype);
+  require_rank(W_hq, "W_hq", 2, "[H, V]");
+  const int64_t classes = W_hq.size(1);
+  require(W_hq, "W_hq", dtype, "[H, V]", {n.H, classes});
+  require(b_q, "b_q", dtype, "[V]", {classes});
+  make_all_contiguous(x, W_hh, b_h, W_hq, b_q, h0);
+
+  Tensor logits = empty({n.T * n.B, classes}, dtype);
+  Tensor hs = empty({n.T, n.B, n.H}, dtype), h_last = empty({n.B, n.H}, dtype);
+  with_real(dtype, [&]<class Real>() {
+    auto args = forward_arguments<Real>(n, x, W_hh, b_h, h0, relu, hs, h_last);
+    args.classes = classes;
+    args.W_hq = W_hq.data<Real>();
+    args.b_q = b_q.data<Real>();
+    args.logits = logits.data<Real>();
+    kernels_of<Real>().rnn_forward(args);
+  });
+  return {std::move(logits), std::move(h_last), std::move(hs)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> grad_hs,
+                                                        std::optional<Tensor> grad_h_last,
+                                                        Tensor hs, std::optional<Tensor> ids,
+                                                        int64_t V, Tensor W_hh, Tensor h0,
+                                                        bool relu, bool need_W_hh, bool need_b_h,
+                                                        bool need_h0) {
+  StateGradients grads{std::move(grad_hs), std::move(grad_h_last)};
+  const Shape n = backward_shape(grads, hs, ids, V, W_hh, h0);
+  make_all_contiguous(hs, W_hh, h0);
+
+  RecurrenceGradients out(n, ids, {need_W_hh, need_b_h, need_h0});
+  with_real(n.dtype, [&]<class Real>() {
+    kernels_of<Real>().rnn_backward(out.arguments<Real>(n, grads, hs, W_hh, h0, relu));
+  });
+  return {std::move(out.x), std::move(out.W_hh.tensor), std::move(out.b_h.tensor),
+          std::move(out.h0.tensor)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(
+    Tensor grad_logits, std::optional<Tensor> grad_h_last, std::optional<Tensor> grad_hs, Tensor hs,
+    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor W_hq, Tensor h0, bool relu,
+    bool need_W_hh, bool need_b_h, bool need_h0) {
+  StateGradients grads{std::move(grad_hs), std::move(grad_h_last)};
+  const Shape n = backward_shape(grads, hs, ids, V, W_hh, h0);
+  require_rank(W_hq, "W_hq", 2, "[H, V]");
+  const int64_t classes = W_hq.size(1);
+  require(W_hq, "W_hq", n.dtype, "[H, V]", {n.H, classes});
+  require(grad_logits, "grad_logits", n.dtype, "[T * B, V]", {n.T * n.B, classes});
+  make_all_contiguous(grad_logits, hs, W_hh, W_hq, h0);
+
+  RecurrenceGradients out(n, ids, {need_W_hh, need_b_h, need_h0});
+  Tensor grad_W_hq = empty({n.H, classes}, n.dtype), grad_b_q = empty({classes}, n.dtype);
+  with_real(n.dtype, [&]<class Real>() {
+    auto args = out.arguments<Real>(n, grads, hs, W_hh, h0, relu);
+    args.classes = classes;
+    args.grad_logits = grad_logits.data<Real>();
+    args.W_hq = W_hq.data<Real>();
+    args.grad_W_hq = grad_W_hq.data<Real>();
+    args.grad_b_q = grad_b_q.data<Real>();
+    kernels_of<Real>().rnn_backward(args);
+  });
+  return {std::move(out.x),         std::move(out.W_hh.tensor), std::move(out.b_h.tensor),
+          std::move(out.h0.tensor), std::move(grad_W_hq),       std::move(grad_b_q)};
+}
+
+}  // namespace rnnfast

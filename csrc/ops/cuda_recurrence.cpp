@@ -1,0 +1,201 @@
+// The operators on CUDA tensors: checks, outputs, and which kernels run.
+//
+// Nothing here waits for the device. Ids are checked by the kernels that use them, which leave a
+// code in the device's error word; the next call reads it (cuda/launch.h).
+#include "ops/cuda_recurrence.h"
+
+#include <string>
+#include <utility>
+
+#include "cuda/device/params.h"
+#include "cuda_sums.h"
+#include "ops/schemas.h"
+#include "torch/aten.h"
+#include "torch/checks.h"
+
+namespace rnnfast::cuda {
+
+namespace {
+
+// An output that may not be wanted: then 0 elements.
+Tensor wanted_or_empty(const Call& call, bool wanted, std::initializer_list<int64_t> sizes,
+                       int32_t dtype) {
+  return wanted ? call.empty(sizes, dtype) : call.empty({0}, dtype);
+}
+
+int dtype_bits(const Tensor& tensor) {
+  return tensor.dtype() == aoti_torch_dtype_float64() ? 64 : 32;
+}
+
+// The variant that keeps W_hh on the chip, or null where there is none: float64, large H.
+const Plan* resident_plan(const Call& call, const char* operation, const Tensor& hs, bool relu,
+                          bool ids) {
+  const Plan& plan =
+      plan_for({operation, hs.size(1), hs.size(2), 0, dtype_bits(hs), relu, ids, call.device()},
+               call.stream());
+  return plan.unit.empty() ? nullptr : &plan;
+}
+
+template <class Params>
+void launch_plan(const Call& call, const Plan& plan, Params& params) {
+  params.rows = plan.rows;
+  params.wait_limit = kWaitLimit;
+  params.error = call.error();
+  launch(plan.unit.c_str(), plan.name.c_str(), plan.options, plan.geometry, &params, call.device(),
+         call.stream());
+}
+
+void forward_resident(const Call& call, const Plan& plan, const Forward& f) {
+  RnnForwardParams params{};
+  params.T = f.T;
+  params.B = f.B;
+  params.H = f.H;
+  params.V = f.V;
+  if (f.ids) {
+    params.ids = f.ids->data<const long long>();
+    params.ids_stride_t = f.ids->stride(0);
+    params.ids_stride_b = f.ids->stride(1);
+  }
+  Tensor W_hh = plan.transpose ? transposed(f.W_hh) : same(f.W_hh);
+  call.make_contiguous(W_hh);
+  params.x = f.x.data<float>();
+  params.W_hh = W_hh.data<float>();
+  params.b_h = f.b_h ? f.b_h->data<float>() : nullptr;
+  params.h0 = f.h0.data<float>();
+  params.hs = f.hs.data<float>();
+  params.h_last = f.h_last.data<float>();
+  launch_plan(call, plan, params);
+}
+
+void backward_resident(const Call& call, const Plan& plan, const Backward& b) {
+  RnnBackwardParams params{};
+  params.T = b.T;
+  params.B = b.B;
+  params.H = b.H;
+  params.grad_hs = b.grad_hs ? b.grad_hs->data<float>() : nullptr;
+  params.grad_h_last = b.grad_h_last ? b.grad_h_last->data<float>() : nullptr;
+  params.hs = b.hs.data<float>();
+  params.W_hh = b.W_hh.data<float>();
+  params.dz = b.dz.data<float>();
+  params.grad_h0 = b.grad_h0 != nullptr ? b.grad_h0->data<float>() : nullptr;
+  launch_plan(call, plan, params);
+}
+
+}  // namespace
+
+void forward(const Call& call, const Forward& f) {
+  if (const Plan* plan = resident_plan(call, "rnn_forward", f.hs, f.relu, f.ids.has_value())) {
+    forward_resident(call, *plan, f);
+  } else {
+    forward_by_steps(call, f);
+  }
+}
+
+void backward(const Call& call, const Backward& b) {
+  if (const Plan* plan = resident_plan(call, "rnn_backward", b.hs, b.relu, true)) {
+    backward_resident(call, *plan, b);
+  } else {
+    backward_by_steps(call, b);
+  }
+}
+
+namespace {
+
+std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
+                               std::optional<Tensor> b_h, Tensor h0, bool relu) {
+  const Call call(x, "x");
+  const int32_t dtype = require_real(x, "x");
+  if (ids) {
+    require_rank(x, "x", 2, "[V, H]");
+    require_rank(*ids, "ids", 2, "[T, B]");
+  } else {
+    require_rank(x, "x", 3, "[T, B, H]");
+  }
+  const Tensor& steps = ids ? *ids : x;
+  const int64_t T = steps.size(0), B = steps.size(1);
+  const int64_t V = x.size(0), H = x.size(x.dim() - 1);
+  require_at_least(T, "T, the number of steps,", 1);
+  require_at_least(H, "H, the number of hidden units,", 1);
+  if (ids) require_at_least(V, "V, the number of rows of x,", 1);
+  call.require(ids, "ids", aoti_torch_dtype_int64(), "[T, B]", {T, B});
+  call.require(W_hh, "W_hh", dtype, "[H, H]", {H, H});
+  call.require(b_h, "b_h", dtype, "[H]", {H});
+  call.require(h0, "h0", dtype, "[B, H]", {B, H});
+  call.make_all_contiguous(x, W_hh, b_h, h0);
+
+  Tensor hs = call.empty({T, B, H}, dtype), h_last = call.empty({B, H}, dtype);
+  if (B > 0) {
+    const Forward arguments{T, B, H, V, x, ids, W_hh, b_h, h0, relu, hs, h_last};
+    forward(call, arguments);
+  }
+  return {std::move(hs), std::move(h_last)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> grad_hs,
+                                                        std::optional<Tensor> grad_h_last,
+                                                        Tensor hs, std::optional<Tensor> ids,
+                                                        int64_t V, Tensor W_hh, Tensor h0,
+                                                        bool relu, bool need_W_hh, bool need_b_h,
+                                                        bool need_h0) {
+  const Call call(hs, "hs");
+  const int32_t dtype = require_real(hs, "hs");
+  require_rank(hs, "hs", 3, "[T, B, H]");
+  const int64_t T = hs.size(0), B = hs.size(1), H = hs.size(2);
+  require_at_least(T, "T, the number of steps,", 1);
+  require_at_least(H, "H, the number of hidden units,", 1);
+  require_at_least(V, "V", ids ? 1 : 0);
+  call.require(grad_hs, "grad_hs", dtype, "[T, B, H]", {T, B, H});
+  call.require(grad_h_last, "grad_h_last", dtype, "[B, H]", {B, H});
+  call.require(ids, "ids", aoti_torch_dtype_int64(), "[T, B]", {T, B});
+  call.require(W_hh, "W_hh", dtype, "[H, H]", {H, H});
+  call.require(h0, "h0", dtype, "[B, H]", {B, H});
+  call.make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
+
+  Tensor dz = call.empty({T, B, H}, dtype);
+  Tensor grad_W_hh = wanted_or_empty(call, need_W_hh, {H, H}, dtype);
+  Tensor grad_b_h = wanted_or_empty(call, need_b_h, {H}, dtype);
+  Tensor grad_h0 = wanted_or_empty(call, need_h0, {B, H}, dtype);
+  Tensor grad_table = wanted_or_empty(call, ids.has_value(), {V, H}, dtype);
+  if (B > 0) {
+    const Backward arguments{
+        T, B, H, grad_hs, grad_h_last, hs, W_hh, h0, relu, dz, need_h0 ? &grad_h0 : nullptr};
+    backward(call, arguments);
+    if (need_W_hh) weight_gradient(call, arguments, grad_W_hh);
+    RowSumJobs sums(call, dtype);
+    if (need_b_h) sums.add(dz, T * B, H, grad_b_h);
+    if (ids) sums.add(dz, H, *ids, V, grad_table);
+    sums.run();
+  } else {
+    for (const Tensor* grad : {&grad_W_hh, &grad_b_h, &grad_table}) fill_zero(*grad);
+  }
+  return {std::move(ids ? grad_table : dz), std::move(grad_W_hh), std::move(grad_b_h),
+          std::move(grad_h0)};
+}
+
+void implement(Library library) {
+  library.impl<rnn>("rnn")
+      .impl<rnn_backward>("rnn_backward")
+      .impl<rnn_cross_entropy>("rnn_cross_entropy")
+      .impl<train_step>("train_step_")
+      .impl<clip_grads>("clip_grads_")
+      .impl<decode>("decode");
+}
+
+struct Registration {
+  Registration() { implement(Library::implement("rnnfast", "CUDA")); }
+} const registration;
+
+}  // namespace
+
+}  // namespace rnnfast::cuda
+
+// The same operators for CPU tensors as rnnfast_emulated::*, for a driver that runs kernels on the
+// CPU: the tests' own. Once in a process.
+extern "C" __attribute__((visibility("default"))) void rnnfast_cuda_emulate() {
+  static const bool once = [] {
+    rnnfast::define_operators("rnnfast_emulated");
+    rnnfast::cuda::implement(rnnfast::Library::implement("rnnfast_emulated", "CPU"));
+    return true;
+  }();
+  static_cast<void>(once);
+}

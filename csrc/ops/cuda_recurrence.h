@@ -1,0 +1,64 @@
+// The operators on CUDA tensors, for the registration in cuda_recurrence.cpp.
+#pragma once
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "cuda_call.h"
+#include "torch/abi.h"
+
+namespace rnnfast::cuda {
+
+// Of any wait between blocks, in clock cycles: about ten seconds, then the kernel ends.
+constexpr long long kWaitLimit = 20'000'000'000;
+
+// The arguments of one recurrence, checked and contiguous. h0 is [B, H], W_hh [H, H].
+struct Forward {
+  int64_t T, B, H, V;  // V: rows of the table; unused without ids
+  const Tensor& x;     // [V, H] with ids, [T, B, H] without
+  const std::optional<Tensor>& ids;
+  const Tensor& W_hh;
+  const std::optional<Tensor>& b_h;
+  const Tensor& h0;
+  bool relu;
+  const Tensor& hs;      // [T, B, H]
+  const Tensor& h_last;  // [B, H]
+};
+struct Backward {
+  int64_t T, B, H;
+  const std::optional<Tensor>& grad_hs;      // [T, B, H]
+  const std::optional<Tensor>& grad_h_last;  // [B, H]
+  const Tensor& hs;
+  const Tensor& W_hh;
+  const Tensor& h0;
+  bool relu;
+  const Tensor& dz;       // [T, B, H]
+  const Tensor* grad_h0;  // or null
+};
+
+// In the tier that the plans name.
+void forward(const Call&, const Forward&);
+void backward(const Call&, const Backward&);
+
+// Tier L (cuda_streamed.cpp): one matrix product and one kernel per step, for any H.
+void forward_by_steps(const Call&, const Forward&);
+void backward_by_steps(const Call&, const Backward&);
+
+// grad_W_hh [H, H] = sum_t h_{t-1}^T dz_t as one matrix product over all steps.
+void weight_gradient(const Call&, const Backward&, const Tensor& grad_W_hh);
+
+// cuda_training.cpp
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_cross_entropy(
+    Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q,
+    Tensor h0, bool relu, bool need_grads, bool need_h0);
+Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
+                  Tensor h, double lr, double max_norm, bool relu, bool keep_grads);
+Tensor clip_grads(std::vector<Tensor> grads, double max_norm, bool d2l);
+
+// cuda_decode.cpp
+std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq,
+                                  Tensor b_q, Tensor h0, int64_t steps, double temperature,
+                                  std::optional<Tensor> uniforms, bool relu);
+
+}  // namespace rnnfast::cuda

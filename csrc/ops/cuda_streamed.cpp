@@ -1,0 +1,81 @@
+// The recurrence step by step on a GPU, where W_hh does not fit on the chip: a matrix product of
+// torch's and a kernel of cuda/device/streamed.cu for each step. And the gradient of W_hh from dz.
+#include <string>
+
+#include "cuda/device/streamed_params.h"
+#include "ops/cuda_recurrence.h"
+#include "torch/aten.h"
+
+namespace rnnfast::cuda {
+
+namespace {
+
+std::string options_for(const Tensor& tensor, bool relu) {
+  const bool is_double = tensor.dtype() == aoti_torch_dtype_float64();
+  return std::string(is_double ? "-DRF_REAL=double" : "-DRF_REAL=float") +
+         (relu ? " -DRF_RELU=1" : " -DRF_RELU=0");
+}
+
+// The address of an element, counted from the first of a float32 or float64 tensor.
+void* address(const Tensor& tensor, int64_t element) {
+  const int64_t bytes = tensor.dtype() == aoti_torch_dtype_float64() ? 8 : 4;
+  return tensor.data<char>() + element * bytes;
+}
+
+}  // namespace
+
+void forward_by_steps(const Call& call, const Forward& f) {
+  const int64_t step = f.B * f.H;
+  const std::string options = options_for(f.hs, f.relu);
+  const Tensor W_hh = matrix(f.W_hh, f.H, f.H);
+  for (int64_t t = 0; t < f.T; ++t) {
+    const Tensor before = t == 0 ? matrix(f.h0, f.B, f.H) : matrix(f.hs, f.B, f.H, (t - 1) * step);
+    multiply(before, W_hh, matrix(f.hs, f.B, f.H, t * step));
+    StepForwardParams params{};
+    params.B = f.B;
+    params.H = f.H;
+    params.V = f.V;
+    if (f.ids) {
+      params.ids = f.ids->data<const long long>() + t * f.ids->stride(0);
+      params.ids_stride = f.ids->stride(1);
+    }
+    params.x = address(f.x, f.ids ? 0 : t * step);
+    params.b_h = f.b_h ? f.b_h->data<void>() : nullptr;
+    params.h = address(f.hs, t * step);
+    params.h_last = t == f.T - 1 ? f.h_last.data<void>() : nullptr;
+    params.error = call.error();
+    call.launch_over(step, "streamed", "step_forward", options, params);
+  }
+}
+
+void backward_by_steps(const Call& call, const Backward& b) {
+  const int64_t step = b.B * b.H;
+  const std::string options = options_for(b.hs, b.relu);
+  const Tensor W_hh = matrix(b.W_hh, b.H, b.H), transpose = transposed(W_hh);
+  for (int64_t t = b.T - 1; t >= 0; --t) {
+    StepBackwardParams params{};
+    params.count = step;
+    params.grad = b.grad_hs ? address(*b.grad_hs, t * step) : nullptr;
+    params.h = address(b.hs, t * step);
+    params.dz = address(b.dz, t * step);
+    if (t < b.T - 1) {
+      multiply(matrix(b.dz, b.B, b.H, (t + 1) * step), transpose, matrix(b.dz, b.B, b.H, t * step));
+      params.carry = params.dz;
+    } else if (b.grad_h_last) {
+      params.carry = b.grad_h_last->data<void>();
+    }
+    call.launch_over(step, "streamed", "step_backward", options, params);
+  }
+  if (b.grad_h0 != nullptr) multiply(matrix(b.dz, b.B, b.H), transpose, *b.grad_h0);
+}
+
+void weight_gradient(const Call& call, const Backward& b, const Tensor& grad_W_hh) {
+  // h_{t-1} of all steps in one piece: one product over T B rows
+  const int64_t rows = b.T * b.B;
+  const Tensor before = call.empty({b.T, b.B, b.H}, b.hs.dtype());
+  copy(matrix(before, b.B, b.H), matrix(b.h0, b.B, b.H));
+  copy(matrix(before, rows - b.B, b.H, b.B * b.H), matrix(b.hs, rows - b.B, b.H));
+  multiply(transposed(matrix(before, rows, b.H)), matrix(b.dz, rows, b.H), grad_W_hh);
+}
+
+}  // namespace rnnfast::cuda

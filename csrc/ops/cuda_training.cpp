@@ -1,0 +1,201 @@
+// The operators that train, on CUDA tensors: a dozen launches, no synchronisation, all memory from
+// torch's allocator, so that a step can be captured in a CUDA graph.
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "cuda/device/params.h"
+#include "cuda_clip.h"
+#include "cuda_sums.h"
+#include "gradients.h"
+#include "ops/cuda_recurrence.h"
+#include "torch/aten.h"
+#include "training_arguments.h"
+
+namespace rnnfast::cuda {
+
+namespace {
+
+// A longer row of logits is shared by the eight warps of a block.
+constexpr int64_t kMostClassesPerWarp = 1024;
+
+void require_all_here(const Call& call, const std::string& of, const Params& params) {
+  const char* names[] = {"W_xh", "W_hh", "b_h", "W_hq", "b_q"};
+  for (size_t i = 0; i < params.size(); ++i) {
+    call.require_here(*params[i], (of + names[i]).c_str());
+  }
+}
+
+// The network from its inputs to the loss, and back. All tensors are checked; all but ids and
+// targets are contiguous.
+class Network {
+ public:
+  Network(const Call& call, const Sizes& n, Tensor ids, const Tensor& targets, const Params& params,
+          const Tensor& h0, bool relu)
+      : call_(call),
+        n_(n),
+        rows_(n.T * n.B),
+        ids_(std::move(ids)),
+        targets_(targets),
+        W_xh_(*params[0]),
+        W_hh_(*params[1]),
+        b_h_(same(*params[2])),
+        W_hq_(*params[3]),
+        b_q_(*params[4]),
+        relu_(relu),
+        states_(call.empty({n.T + 1, n.B, n.H}, n.dtype)),
+        h0_(matrix(states_, n.B, n.H)),
+        hs_(view(states_, {n.T, n.B, n.H}, {n.B * n.H, n.H, 1}, n.B * n.H)),
+        logits_(call.empty({rows_, n.V}, n.dtype)),
+        losses_(call.empty({rows_}, n.dtype)) {
+    copy(h0_, h0);  // before all hs: h_{t-1} of all steps in one piece
+  }
+
+  // h_last [B, H], which may be h0's memory; the logits or, where wanted, their gradient.
+  void forward(const Tensor& h_last, bool wants_gradient) {
+    cuda::forward(call_,
+                  {n_.T, n_.B, n_.H, n_.V, W_xh_, ids_, W_hh_, b_h_, h0_, relu_, hs_, h_last});
+    multiply(matrix(hs_, rows_, n_.H), W_hq_, logits_);
+    cross_entropy(wants_gradient);
+  }
+
+  // loss (0-dim) alone.
+  void loss(const Tensor& loss) {
+    RowSumJobs sums(call_, n_.dtype);
+    sums.add(losses_, rows_, 1, loss);
+    sums.run();
+  }
+
+  // loss and all gradients; grad_h0 may be null. After forward() with a gradient.
+  void backward(const Tensor& loss, const Params& grads, const Tensor* grad_h0) {
+    const Tensor hs = matrix(hs_, rows_, n_.H);
+    multiply(transposed(hs), logits_, *grads[3]);
+    std::optional<Tensor> grad_hs = call_.empty({n_.T, n_.B, n_.H}, n_.dtype);
+    multiply(logits_, transposed(W_hq_), matrix(*grad_hs, rows_, n_.H));
+
+    const Tensor dz = call_.empty({n_.T, n_.B, n_.H}, n_.dtype);
+    const std::optional<Tensor> no_grad_h_last;
+    cuda::backward(
+        call_, {n_.T, n_.B, n_.H, grad_hs, no_grad_h_last, hs_, W_hh_, h0_, relu_, dz, grad_h0});
+    multiply(transposed(matrix(states_, rows_, n_.H)), matrix(dz, rows_, n_.H), *grads[1]);
+
+    RowSumJobs sums(call_, n_.dtype);
+    sums.add(dz, n_.H, *ids_, n_.V, *grads[0]);
+    sums.add(dz, rows_, n_.H, *grads[2]);
+    sums.add(logits_, rows_, n_.V, *grads[4]);
+    sums.add(losses_, rows_, 1, loss);
+    sums.run();
+  }
+
+ private:
+  void cross_entropy(bool wants_gradient) {
+    const int64_t warps = n_.V <= kMostClassesPerWarp ? 1 : 8;
+    CrossEntropyParams params{};
+    params.N = rows_;
+    params.V = n_.V;
+    params.B = n_.B;
+    params.targets = targets_.data<const long long>();
+    params.targets_stride_t = targets_.stride(0);
+    params.targets_stride_b = targets_.stride(1);
+    params.bias = b_q_.data<void>();
+    params.logits = logits_.data<void>();
+    params.losses = losses_.data<void>();
+    params.wants_gradient = wants_gradient;
+    params.error = call_.error();
+    const bool is_double = n_.dtype == aoti_torch_dtype_float64();
+    const std::string options = std::string("-DRF_REAL=") + (is_double ? "double" : "float") +
+                                " -DRF_ROW_WARPS=" + std::to_string(warps);
+    call_.launch_over(rows_ * warps * 32, "cross_entropy", "cross_entropy", options, params, 64);
+  }
+
+  const Call& call_;
+  const Sizes n_;
+  const int64_t rows_;
+  const std::optional<Tensor> ids_;
+  const Tensor &targets_, &W_xh_, &W_hh_;
+  const std::optional<Tensor> b_h_;
+  const Tensor &W_hq_, &b_q_;
+  const bool relu_;
+  const Tensor states_, h0_, hs_;  // [T + 1, B, H]: the first, and all others
+  const Tensor logits_, losses_;   // [T B, V], [T B]
+};
+
+void require_classes(const Call& call, const Sizes& n, const Tensor& ids, const Tensor& targets) {
+  call.require(ids, "ids", aoti_torch_dtype_int64(), "[T, B]", {n.T, n.B});
+  call.require(targets, "targets", aoti_torch_dtype_int64(), "[T, B]", {n.T, n.B});
+  require_at_least(n.V, "V, the number of classes,", 1);
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_cross_entropy(
+    Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q,
+    Tensor h0, bool relu, bool need_grads, bool need_h0) {
+  const Call call(W_xh, "W_xh");
+  const Sizes n = sizes_of(ids, W_xh);
+  const Params params = {&W_xh, &W_hh, &b_h, &W_hq, &b_q};
+  require_params(n, "", params);
+  require_all_here(call, "", params);
+  call.require(h0, "h0", n.dtype, "[B, H]", {n.B, n.H});
+  require_classes(call, n, ids, targets);
+  call.make_all_contiguous(W_xh, W_hh, b_h, W_hq, b_q, h0);
+
+  Tensor loss = call.empty({}, n.dtype), h_last = call.empty({n.B, n.H}, n.dtype);
+  const auto grad = [&](bool wanted, std::initializer_list<int64_t> sizes) {
+    return need_grads && wanted ? call.empty(sizes, n.dtype) : call.empty({0}, n.dtype);
+  };
+  Tensor grad_W_xh = grad(true, {n.V, n.H}), grad_W_hh = grad(true, {n.H, n.H});
+  Tensor grad_b_h = grad(true, {n.H}), grad_W_hq = grad(true, {n.H, n.V});
+  Tensor grad_b_q = grad(true, {n.V}), grad_h0 = grad(need_h0, {n.B, n.H});
+  Network network(call, n, std::move(ids), targets, params, h0, relu);
+  network.forward(h_last, need_grads);
+  if (need_grads) {
+    const Params grads = {&grad_W_xh, &grad_W_hh, &grad_b_h, &grad_W_hq, &grad_b_q};
+    network.backward(loss, grads, need_h0 ? &grad_h0 : nullptr);
+  } else {
+    network.loss(loss);
+  }
+  return {std::move(loss),     std::move(h_last),    std::move(grad_W_xh), std::move(grad_W_hh),
+          std::move(grad_b_h), std::move(grad_W_hq), std::move(grad_b_q),  std::move(grad_h0)};
+}
+
+Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
+                  Tensor h, double lr, double max_norm, bool relu,
+                  bool /* keep_grads: the clip takes them from memory anyway */) {
+  const Call call(h, "h");
+  const Params w = five_of(params, "params"), g = five_of(grads, "grads");
+  const Sizes n = sizes_of(ids, *w[0]);
+  require_params(n, "params: ", w);
+  require_params(n, "grads: ", g);
+  require_all_here(call, "params: ", w);
+  require_all_here(call, "grads: ", g);
+  call.require(h, "h", n.dtype, "[B, H]", {n.B, n.H});
+  require_plain({w[0], w[1], w[2], w[3], w[4], g[0], g[1], g[2], g[3], g[4], &h});
+  require_classes(call, n, ids, targets);
+
+  Tensor loss = call.empty({}, n.dtype);
+  Network network(call, n, std::move(ids), targets, w, h, relu);
+  network.forward(h, true);
+  network.backward(loss, g, nullptr);
+  ClipNorm clip(call);
+  for (size_t i = 0; i < w.size(); ++i) clip.add(*g[i], w[i]);
+  clip.run(max_norm, true, nullptr, lr);
+  return loss;
+}
+
+Tensor clip_grads(std::vector<Tensor> grads, double max_norm, bool d2l) {
+  if (grads.empty()) fail("grads is empty; there must be at least one");
+  const Call call(grads[0], "grads[0]");
+  ClipNorm clip(call);
+  for (size_t i = 0; i < grads.size(); ++i) {
+    const std::string name = "grads[" + std::to_string(i) + "]";
+    call.require_here(grads[i], name.c_str());
+    require_scalable(grads[i], i);
+    clip.add(grads[i]);
+  }
+  Tensor norm = call.empty({}, grads[0].dtype());
+  clip.run(max_norm, d2l, &norm);
+  return norm;
+}
+
+}  // namespace rnnfast::cuda

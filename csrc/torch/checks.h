@@ -1,0 +1,139 @@
+// Checks of the operators' arguments. A message names the argument, what it was and what it must
+// be.
+#pragma once
+
+#include <initializer_list>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "torch/abi.h"
+
+namespace rnnfast {
+
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream message;
+  message << "rnnfast: ";
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+inline std::string dtype_name(int32_t dtype) {
+  const std::pair<int32_t, const char*> known[] = {
+      {aoti_torch_dtype_float32(), "float32"}, {aoti_torch_dtype_float64(), "float64"},
+      {aoti_torch_dtype_float16(), "float16"}, {aoti_torch_dtype_bfloat16(), "bfloat16"},
+      {aoti_torch_dtype_int64(), "int64"},     {aoti_torch_dtype_int32(), "int32"},
+      {aoti_torch_dtype_bool(), "bool"},
+  };
+  for (const auto& [value, name] : known) {
+    if (value == dtype) return name;
+  }
+  return "of another dtype";
+}
+
+template <class Sizes>
+std::string shape_text(const Sizes& sizes) {
+  std::ostringstream text;
+  const char* separator = "[";
+  for (const int64_t size : sizes) {
+    text << separator << size;
+    separator = ", ";
+  }
+  return sizes.size() == 0 ? "[]" : text.str() + "]";
+}
+
+// "float32 [4, 5]"
+inline std::string describe(const Tensor& tensor) {
+  std::vector<int64_t> sizes;
+  for (int64_t i = 0; i < tensor.dim(); ++i) sizes.push_back(tensor.size(i));
+  return dtype_name(tensor.dtype()) + " " + shape_text(sizes);
+}
+
+// `shape` is how the documentation writes it: "[B, H]".
+inline void require_rank(const Tensor& tensor, const char* name, int64_t rank, const char* shape) {
+  if (tensor.dim() == rank) return;
+  fail(name, " is ", describe(tensor), "; it must have ", rank, " dimensions, ", shape);
+}
+
+inline void require(const Tensor& tensor, const char* name, int32_t dtype, const char* shape,
+                    std::initializer_list<int64_t> sizes) {
+  bool same = tensor.dtype() == dtype && tensor.dim() == static_cast<int64_t>(sizes.size());
+  for (size_t i = 0; same && i < sizes.size(); ++i) {
+    same = tensor.size(static_cast<int64_t>(i)) == sizes.begin()[i];
+  }
+  if (same) return;
+  fail(name, " is ", describe(tensor), "; it must be ", dtype_name(dtype), " ", shape, " = ",
+       shape_text(sizes));
+}
+
+inline void require(const std::optional<Tensor>& tensor, const char* name, int32_t dtype,
+                    const char* shape, std::initializer_list<int64_t> sizes) {
+  if (tensor) require(*tensor, name, dtype, shape, sizes);
+}
+
+inline void require_at_least(int64_t value, const char* name, int64_t least) {
+  if (value < least) fail(name, " is ", value, "; it must be at least ", least);
+}
+
+inline bool is_real(const Tensor& tensor) {
+  const int32_t dtype = tensor.dtype();
+  return dtype == aoti_torch_dtype_float32() || dtype == aoti_torch_dtype_float64();
+}
+
+// The dtype of the tensor, which decides for all the others.
+inline int32_t require_real(const Tensor& tensor, const char* name) {
+  if (is_real(tensor)) return tensor.dtype();
+  fail(name, " is ", describe(tensor), "; it must be float32 or float64");
+}
+
+inline int32_t require_float(const Tensor& tensor, const char* name) {
+  if (tensor.dtype() == aoti_torch_dtype_float32()) return tensor.dtype();
+  fail(name, " is ", describe(tensor), "; it must be float32");
+}
+
+// How the class numbers of a minibatch lie: [T, B], or [B, T] as data loaders give them.
+enum class Axes { kStepsFirst, kBatchFirst };
+
+// Where a class number outside [0, V) is, in words.
+[[noreturn]] inline void fail_class(const Tensor& ids, const char* name, int64_t V, int64_t r,
+                                    int64_t c, int64_t id) {
+  std::ostringstream where;
+  where << name << "[";
+  if (ids.dim() == 2) where << r << ", ";
+  where << c << "] is " << id;
+  if (id < 0) fail("Class values must be non-negative. ", where.str());
+  fail("Class values must be smaller than num_classes. ", where.str(), ", num_classes is ", V);
+}
+
+// All class numbers are in [0, V): nothing is read before this is known. One or two dimensions, any
+// strides. Looks for none in particular, along the smaller stride, which takes a vector at a time.
+inline void require_classes(const Tensor& ids, const char* name, int64_t V) {
+  const bool plane = ids.dim() == 2;
+  const int64_t rows = plane ? ids.size(0) : 1, columns = ids.size(ids.dim() - 1);
+  const int64_t row_stride = plane ? ids.stride(0) : 0, column_stride = ids.stride(ids.dim() - 1);
+  const auto* values = ids.data<const int64_t>();
+  const auto is_outside = [=](int64_t r, int64_t c) {
+    return static_cast<uint64_t>(values[r * row_stride + c * column_stride]) >=
+           static_cast<uint64_t>(V);
+  };
+  bool any = false;
+  if (plane && row_stride == 1) {
+    for (int64_t c = 0; c < columns; ++c) {
+      for (int64_t r = 0; r < rows; ++r) any |= is_outside(r, c);
+    }
+  } else {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < columns; ++c) any |= is_outside(r, c);
+    }
+  }
+  if (!any) return;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) {
+      if (is_outside(r, c))
+        fail_class(ids, name, V, r, c, values[r * row_stride + c * column_stride]);
+    }
+  }
+}
+
+}  // namespace rnnfast

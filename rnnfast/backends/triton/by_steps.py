@@ -1,0 +1,60 @@
+"""The recurrence where W_hh does not fit one program: a matrix product for each step.
+
+Two launches a step, forward and backward: torch's product with its sum, and what is elementwise.
+"""
+
+import torch
+from torch import Tensor
+
+from rnnfast.backends.triton import embedding
+
+
+def forward(
+    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
+    ids: Tensor | None,  # [T, B]
+    W_hh: Tensor,  # [H, H]
+    b_h: Tensor | None,  # [H]
+    h0: Tensor,  # [B, H]
+    relu: bool,
+    hs: Tensor,  # [T, B, H], or [T + 1, B, H] to have h0 first
+    h_last: Tensor,  # [B, H], may be h0
+) -> None:
+    """Fills hs and h_last."""
+    T = (x if ids is None else ids).shape[0]
+    if hs.shape[0] > T:
+        hs[0].copy_(h0)
+        hs = hs[1:]
+    if ids is not None:
+        embedding.gather(x, ids, b_h, hs)
+    elif b_h is None:
+        hs.copy_(x)
+    else:
+        torch.add(x, b_h, out=hs)
+    h = h0
+    for z in hs.unbind(0):
+        z.addmm_(h, W_hh)
+        h = z.relu_() if relu else z.tanh_()
+    h_last.copy_(h)
+
+
+def backward(
+    grad_hs: Tensor | None,  # [T, B, H]
+    grad_h_last: Tensor | None,  # [B, H]
+    hs: Tensor,  # [T, B, H]
+    W_hh: Tensor,  # [H, H]
+    relu: bool,
+    dz: Tensor,  # [T, B, H]
+    grad_h0: Tensor | None,  # [B, H]
+) -> None:
+    """Fills dz and, where it is given, grad_h0."""
+    slope = (hs > 0).to(hs.dtype) if relu else torch.addcmul(hs.new_ones(()), hs, hs, value=-1)
+    dz.zero_() if grad_hs is None else dz.copy_(grad_hs)
+    if grad_h_last is not None:
+        dz[-1] += grad_h_last
+    after: Tensor | None = None
+    for d, s in zip(reversed(dz.unbind(0)), reversed(slope.unbind(0)), strict=True):
+        if after is not None:
+            d.addmm_(after, W_hh.T)
+        after = d.mul_(s)
+    if grad_h0 is not None:
+        torch.mm(dz[0], W_hh.T, out=grad_h0)

@@ -1,0 +1,116 @@
+"""Continuing a text with a trained network: the book's greedy prediction, and sampling."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnfast import functional
+from rnnfast.book import scratch
+
+
+def predict_ch8(
+    prefix: Any, num_preds: int, net: Any, vocab: Any = None, device: Any = None
+) -> Any:
+    """Continue a prefix by the most probable token, `num_preds` times.
+
+    `predict_ch8(prefix, num_preds, net, vocab, device)` is the first notebook's: prefix is a text
+    (or a list of tokens), the result a string; a token that vocab does not know becomes `<unk>`.
+    `predict_ch8(prefix, num_preds, net, device)` is the second notebook's: prefix holds digits,
+    the result is a list of int.
+
+    Raises IndexError for an empty prefix. torch's random generator is left alone.
+    """
+    if device is None and (vocab is None or isinstance(vocab, (torch.device, str, int))):
+        vocab, device = None, vocab
+    if vocab is None:
+        return _continue([int(token) for token in prefix], num_preds, net, device)
+    return generate(prefix, num_preds, net, vocab, device)
+
+
+def generate(
+    prefix: Sequence[str],
+    num_preds: int,
+    net: Any,
+    vocab: Any,
+    device: Any,
+    *,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> str:
+    """The prefix and `num_preds` more tokens as one string.
+
+    temperature 0 takes the most probable token each time, as `predict_ch8` does; above 0 each token
+    is drawn from softmax(logits / temperature) with `generator` (torch's own by default).
+
+    Raises IndexError for an empty prefix, ValueError for a negative or infinite temperature.
+    """
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}, must be finite and at least 0")
+    ids = _continue(
+        [vocab[token] for token in prefix], num_preds, net, device, temperature, generator
+    )
+    return "".join(operator.itemgetter(*ids)(vocab.idx_to_token))
+
+
+@torch.no_grad()
+def _continue(
+    prefix: list[int],
+    num_preds: int,
+    net: Any,
+    device: Any,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> list[int]:
+    """The prefix's ids and num_preds more."""
+    state = net.begin_state(batch_size=1, device=device)
+    first = prefix[0]  # an empty prefix is an IndexError, as in the book
+    pick = _picker(temperature, generator)
+    if type(net) is scratch.RNNModelScratch and net.forward_fn is scratch.rnn:
+        return prefix + _decode_ours(prefix, num_preds, net, state, temperature, generator)
+    for token in prefix[1:]:
+        _, state = net(torch.tensor([[first]], device=device), state)
+        first = token
+    token_id, chosen = torch.tensor([[first]], device=device), []
+    for _ in range(num_preds):
+        logits, state = net(token_id, state)
+        token_id = pick(logits).reshape(1, 1)
+        chosen.append(token_id)
+    return prefix + [int(each) for each in chosen]
+
+
+def _decode_ours(
+    prefix: list[int],
+    num_preds: int,
+    net: scratch.RNNModelScratch,
+    state: scratch.State,
+    temperature: float,
+    generator: torch.Generator | None,
+) -> list[int]:
+    """The new ids alone: two calls, one for the prefix but its last token and one for the rest."""
+    ids = torch.tensor([prefix], device=net.params[0].device)
+    if len(prefix) > 1:
+        _, state = net(ids[:, :-1], state)
+    params: Any = tuple(net.params)
+    if temperature == 0:
+        new, _ = functional.greedy_decode(ids[0, -1:], state[0], params, num_preds)
+    else:
+        new, _ = functional.sample_decode(
+            ids[0, -1:], state[0], params, num_preds, temperature=temperature, generator=generator
+        )
+    chosen: list[int] = new[:, 0].tolist()
+    return chosen
+
+
+def _picker(temperature: float, generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
+    """From logits [1, V] to an id: the most probable one, or one drawn at a temperature."""
+    if temperature == 0:
+        return lambda logits: logits.argmax(dim=1)
+    return lambda logits: torch.multinomial(
+        torch.softmax(logits / temperature, 1), 1, generator=generator
+    )

@@ -1,0 +1,151 @@
+"""Where a text comes from: the book of chapter 8, Python's documentation, counting, or a file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import re
+from pathlib import Path
+
+from rnnfast.backends.files import replacing
+
+DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
+#: name -> (address, SHA-1 of the file); d2l's programs add their own rows
+DATA_HUB: dict[str, tuple[str, str]] = {
+    "time_machine": (DATA_URL + "timemachine.txt", "090b5e7e70c295757f55df93cb0a180b9691891a"),
+}
+
+#: the sources that have a name; any other is the path of a file
+NAMED = ("time_machine", "docs", "counting")
+
+_NOT_LETTERS = re.compile("[^A-Za-z]+")
+_COUNTING_DIGITS = "0123456789abcde"
+
+
+def download(name: str, cache_dir: str | os.PathLike[str] | None = None) -> str:
+    """The path of a file of `DATA_HUB`; fetched where it is not on this machine yet.
+
+    Looked for in `cache_dir`, in the directory that the variable RNNFAST_DATA names, in `../data`
+    and in the user's cache directory, in this order; what is found must have the SHA-1 of
+    `DATA_HUB`. Fetched into `cache_dir` or else the user's cache directory, checked, and only then
+    given its name.
+
+    Errors: ValueError for an unknown name, a RNNFAST_DATA that is no directory, or a damaged file,
+    which is left as it is; ConnectionError where the file cannot be fetched whole; OSError where
+    it cannot be written.
+    Source: `d2l.download` of d2l 0.17.6, which neither looks elsewhere than in `../data` nor
+    checks what it has fetched.
+    """
+    if name not in DATA_HUB:
+        raise ValueError(f"name is {name!r}, which DATA_HUB does not have: {', '.join(DATA_HUB)}")
+    url, sha1 = DATA_HUB[name]
+    file_name = url.rsplit("/", 1)[-1]
+    for directory in _places(cache_dir):
+        path = directory / file_name
+        if path.exists():
+            _check(path, sha1)
+            return str(path)
+    target = Path(cache_dir or _user_cache()) / file_name
+    _fetch(url, sha1, target)
+    return str(target)
+
+
+def read_bytes(source: str | os.PathLike[str]) -> bytes:
+    """The bytes of a text: of one in `NAMED`, or of the file at a path.
+
+    Errors: those of `download` for the book; FileNotFoundError, IsADirectoryError or
+    PermissionError for a file.
+    """
+    if source == "time_machine":
+        return Path(download("time_machine")).read_bytes()
+    if source == "docs":
+        return _python_documentation().encode()
+    if source == "counting":
+        return _counting_runs().encode()
+    path = Path(source)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory, but the text must be a file")
+    if not path.exists():
+        names = ", ".join(NAMED)
+        raise FileNotFoundError(
+            f"there is no file {path}; a text is a file's path or one of {names}"
+        )
+    return path.read_bytes()
+
+
+def letters(text: str) -> list[str]:
+    """The lines of a text with every run of other characters than A-Z and a-z made one space,
+    stripped, in lower case: how the book is read.
+
+    Source: `d2l.read_time_machine` of d2l 0.17.6.
+    """
+    lines = io.StringIO(text, newline=None)  # split as a file opened as text is
+    return [_NOT_LETTERS.sub(" ", line).strip().lower() for line in lines]
+
+
+def _places(cache_dir: str | os.PathLike[str] | None) -> list[Path]:
+    places = [Path("..", "data"), _user_cache()]
+    if given := os.environ.get("RNNFAST_DATA"):
+        if not Path(given).is_dir():
+            raise ValueError(f"RNNFAST_DATA is {given!r}, which must be an existing directory")
+        places.insert(0, Path(given))
+    if cache_dir:
+        places.insert(0, Path(cache_dir))
+    return places
+
+
+def _user_cache() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():  # unset, or not to be heeded by the XDG specification
+        cache = Path.home() / ".cache"
+    return cache / "rnnfast"
+
+
+def _check(path: Path, sha1: str) -> None:
+    found = hashlib.sha1(path.read_bytes()).hexdigest()
+    if found != sha1:
+        raise ValueError(
+            f"{path} is damaged or another file: its SHA-1 is {found}, not {sha1}; "
+            "move it away or put the right one there"
+        )
+
+
+def _fetch(url: str, sha1: str, target: Path) -> None:
+    import http.client  # with urllib.request 30 ms, which only a download needs to pay
+    import urllib.request
+
+    print(f"Downloading {target} from {url} ...")
+    by_hand = f"put the file at {target}, or into a directory that RNNFAST_DATA names"
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            content = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise ConnectionError(f"{url} could not be fetched ({error}); {by_hand}") from error
+    found = hashlib.sha1(content).hexdigest()
+    if found != sha1:
+        raise ConnectionError(
+            f"{url} answered with {len(content)} bytes whose SHA-1 is {found}, not {sha1}, "
+            f"and nothing of it was kept; {by_hand}"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as partial:
+            partial.write_bytes(content)
+    except OSError as error:
+        raise OSError(f"{target} could not be written ({error}); {by_hand}") from error
+
+
+def _python_documentation() -> str:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise FileNotFoundError("this Python lacks pydoc_data.topics, the text 'docs'") from error
+    return "\n".join(topics[name] for name in sorted(topics))
+
+
+def _counting_runs() -> str:
+    generator = random.Random(0)  # the global one stays untouched
+    starts = [generator.randint(0, 10) for _ in range(200)]
+    return "".join(_COUNTING_DIGITS[start : start + 5] for start in starts)

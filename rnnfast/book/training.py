@@ -1,0 +1,194 @@
+"""Chapter 8's training: same names, arguments and numbers as the book's functions.
+
+Works with any net of the book's shape: ours, a foreign `forward_fn`, or an nn.Module.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnfast import optim
+from rnnfast.book.generation import predict_ch8
+from rnnfast.book.meters import Animator, Timer
+from rnnfast.training import levels
+
+
+def grad_clipping(net: Any, theta: float) -> None:
+    """Scale the gradients of a net so that their common 2-norm is at most theta.
+
+    norm = sqrt(sum g^2) over all parameters; g *= theta / norm where norm > theta. A NaN norm
+    scales nothing; nothing waits for the device. In place.
+
+    Args:
+        net: an nn.Module (parameters that require gradients count) or an object with `.params`.
+        theta: the largest norm allowed.
+
+    Raises TypeError for a parameter without a gradient, as the book's function does.
+    Source: the book's `grad_clipping`; squares that overflow float32 do not spoil this one.
+    """
+    optim.clip_grads_(levels.gradients(net), float(theta), d2l=True)
+
+
+def train_epoch_ch8(
+    net: Any,
+    train_iter: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    updater: levels.Updater,
+    device: Any,
+    use_random_iter: bool,
+    *,
+    clip: float | None = 1.0,
+) -> tuple[float, float]:
+    """Train a net for one epoch.
+
+    Args:
+        net: RNNModelScratch, RNNModel, or anything called as `net(X [B, T], state)` with a
+            `begin_state`.
+        train_iter: batches (X, Y), both [B, T]; Y is X shifted by one step.
+        loss: of logits [T * B, V] and targets [T * B]; its mean is minimised.
+        updater: a torch optimizer, or a function called as `updater(batch_size=1)`.
+        device: where the batches go.
+        use_random_iter: start every batch from a fresh state instead of the last one's.
+        clip: the largest gradient norm (the book's 1), or None.
+
+    Returns:
+        (perplexity exp(mean loss), tokens per second).
+
+    The fastest level of `steps` that these allow does the work; the result is the same for all.
+    The losses stay on the device until the epoch ends: no batch waits for the one before. Lists,
+    tuples and our own loader are read one batch ahead; an error there may leave gradients of None.
+    Raises ValueError for a train_iter without a batch.
+    Source: the book's function of that name.
+    """
+    timer, state, losses = Timer(), None, _LossSum()
+    step, _ = levels.choose(net, loss, updater, clip)
+    if isinstance(device, str):
+        device = torch.device(device)  # once: each .to() would read the name again
+    try:
+        at_once = (lambda X: 1) if use_random_iter else step.at_once
+        for batches, is_last in _groups(train_iter, at_once):
+            step.gradients_are_seen = is_last
+            if state is None or use_random_iter:
+                state = net.begin_state(batch_size=batches[0][0].shape[0], device=device)
+            else:
+                levels.detach(state)
+            mean_losses, state = step.train(batches, state, device)
+            losses.add(mean_losses, [Y.numel() for _, Y in batches])
+    finally:
+        step.finish()
+    total, tokens = losses.total()
+    total += step.summed()
+    if not tokens:
+        raise ValueError("train_iter gives no batch: the text is shorter than one batch needs")
+    return math.exp(total / tokens), tokens / timer.stop()
+
+
+def train_ch8(
+    net: Any,
+    train_iter: Iterable[tuple[Tensor, Tensor]],
+    vocab: Any,
+    lr: float,
+    num_epochs: int,
+    device: Any,
+    use_random_iter: bool = False,
+) -> None:
+    """Train a character model by SGD with mean cross-entropy and gradients clipped to norm 1.
+
+    Every 10 epochs prints 50 characters that follow "time traveller" and adds the perplexity to a
+    plot; at the end prints the perplexity, the tokens per second, and two continuations.
+
+    Source: d2l 0.17.6's function of that name, with its printed lines.
+    """
+    loss = nn.CrossEntropyLoss()
+    animator = Animator(
+        xlabel="epoch", ylabel="perplexity", legend=["train"], xlim=[10, num_epochs]
+    )
+    updater: levels.Updater
+    if isinstance(net, nn.Module):
+        updater = torch.optim.SGD(net.parameters(), lr)
+    else:
+        updater = levels.SGD(net.params, lr)
+
+    def predict(prefix: str) -> Any:
+        return predict_ch8(prefix, 50, net, vocab, device)
+
+    for epoch in range(num_epochs):
+        ppl, speed = train_epoch_ch8(net, train_iter, loss, updater, device, use_random_iter)
+        if (epoch + 1) % 10 == 0:
+            print(predict("time traveller"))
+            animator.add(epoch + 1, [ppl])
+    print(f"perplexity {ppl:.1f}, {speed:.1f} tokens/sec on {device!s}")
+    print(predict("time traveller"))
+    print(predict("traveller"))
+
+
+class _LossSum:
+    """Sums loss * tokens in float64 on the host, but reads the device once per thousand batches.
+
+    The numbers are those of the book's Accumulator, which reads every one as it comes.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._weights: list[int] = []
+        self._sum, self._tokens = 0.0, 0
+
+    def add(self, mean_losses: Sequence[Tensor], tokens: Sequence[int]) -> None:
+        """Of as many minibatches as `tokens` counts; no loss: the level sums them itself."""
+        if not mean_losses:
+            self._tokens += sum(tokens)
+            return
+        self._losses += mean_losses
+        self._weights += tokens
+        if len(self._weights) >= 1000:
+            self._read()
+
+    def total(self) -> tuple[float, int]:
+        self._read()
+        return self._sum, self._tokens
+
+    def _read(self) -> None:
+        if not self._losses:
+            return
+        # As little of torch as can be, and the weights in Python, rounded as torch would: after an
+        # epoch torch's code has left the caches, and what is called once takes ten times as long as
+        # in a loop (2 such calls: 1 % of a short epoch at H = 64).
+        kind = "d" if self._losses[0].dtype == torch.float64 else "f"
+        losses = self._losses[0] if len(self._losses) == 1 else torch.hstack(self._losses)
+        values = losses.reshape(-1).tolist()
+        for each in array(kind, map(operator.mul, values, self._weights)):
+            self._sum += each
+        self._tokens += sum(self._weights)
+        self._losses.clear()
+        self._weights.clear()
+
+
+def _groups(
+    batches: Iterable[Any], at_once: Callable[[Tensor], int]
+) -> Iterator[tuple[list[Any], bool]]:
+    """Batches to be trained together, and whether the last is among them: the one whose gradients
+    the caller will find. at_once(X) is the number of batches like its first.
+
+    One at a time, and always "yes", for an iterable of a foreign kind: it may fill the same tensors
+    anew, so that a look at the next batch would change this one.
+    """
+    if not getattr(batches, "can_look_ahead", isinstance(batches, (list, tuple))):
+        for batch in batches:
+            yield [batch], True
+        return
+    rest = iter(batches)
+    group, size = list(itertools.islice(rest, 1)), 0
+    while group:
+        size = size or at_once(group[0][0])
+        group += itertools.islice(rest, size - len(group))
+        following = list(itertools.islice(rest, 1))
+        yield group, not following
+        group = following

@@ -1,0 +1,241 @@
+"""Checkpoints of a training run: one safetensors file, written atomically, checked on reading.
+
+A file holds the five parameters, torch's random state as a tensor and, as JSON in the safetensors
+metadata, everything else that a run needs to continue bit by bit. A SHA-256 of both stands before
+the JSON, because safetensors itself does not notice a flipped byte in a tensor. It is one entry
+and not two, because safetensors writes its entries in any order: equal runs leave equal files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from rnnfast.backends.files import replacing
+
+FORMAT = 1
+PARAM_NAMES = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")  # the order of get_params
+_TORCH_STATE = "torch_random_state"
+
+
+class CheckpointError(Exception):
+    """A checkpoint file that cannot be used. The message is one line: file, reason, remedy."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines a run besides its text; the defaults are those of the chapter-8 notebook.
+
+    `clip` 0 leaves the gradients alone, `max_tokens` 0 takes the whole text. ValueError where a
+    value cannot be.
+    """
+
+    batch_size: int = 32
+    num_steps: int = 35
+    num_hiddens: int = 512
+    lr: float = 1.0
+    clip: float = 1.0
+    epochs: int = 500
+    max_tokens: int = 10000
+    random_iter: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_steps", "num_hiddens", "epochs"):
+            _check_int(name, getattr(self, name), minimum=1)
+        for name in ("max_tokens", "seed"):
+            _check_int(name, getattr(self, name), minimum=0)
+        for name in ("lr", "clip"):
+            value = getattr(self, name)
+            if not isinstance(value, float) or not math.isfinite(value) or value < 0:
+                raise ValueError(f"{name} is {value!r}, must be a finite float, not below 0")
+        if not isinstance(self.random_iter, bool):
+            raise ValueError(f"random_iter is {self.random_iter!r}, must be true or false")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A training run between two epochs. Raises ValueError where its parts do not fit together.
+
+    params: W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V], all float32 or all float64.
+    corpus, sha1: the name by which `load_corpus` finds the text, and the hash of what it found.
+    vocab: the V tokens by index. perplexities: one for each finished epoch.
+    python_state: `random.getstate()`. torch_state: `torch.get_rng_state()`.
+    """
+
+    settings: Settings
+    corpus: str
+    sha1: str
+    vocab: tuple[str, ...]
+    params: tuple[Tensor, ...]
+    perplexities: tuple[float, ...]
+    python_state: tuple[Any, ...]
+    torch_state: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("corpus", "sha1"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, must be a string")
+        if not self.vocab or not all(isinstance(token, str) for token in self.vocab):
+            raise ValueError("the vocabulary must be a list of strings, and not empty")
+        if len(set(self.vocab)) != len(self.vocab):
+            raise ValueError("the vocabulary has a token twice")
+        if not all(isinstance(p, float) and math.isfinite(p) for p in self.perplexities):
+            raise ValueError("the perplexities must be finite floats")
+        self._check_params()
+        self._check_random_states()
+
+    def _check_params(self) -> None:
+        V, H = len(self.vocab), self.settings.num_hiddens
+        shapes = ((V, H), (H, H), (H,), (H, V), (V,))
+        dtype = self.params[0].dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"W_xh is {dtype}, must be float32 or float64")
+        for name, shape, param in zip(PARAM_NAMES, shapes, self.params, strict=True):
+            if tuple(param.shape) != shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(param.shape)}, must be {shape} for a vocabulary "
+                    f"of {V} tokens and {H} hidden units"
+                )
+            if param.dtype != dtype:
+                raise ValueError(f"{name} is {param.dtype}, must be {dtype} like W_xh")
+            if not bool(param.isfinite().all()):
+                raise ValueError(f"{name} contains NaN or infinite values")
+
+    def _check_random_states(self) -> None:
+        try:
+            random.Random().setstate(self.python_state)
+            torch.Generator().set_state(self.torch_state)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"the state of the random generators is unusable: {error}") from None
+
+    @property
+    def epoch(self) -> int:
+        """The number of finished epochs."""
+        return len(self.perplexities)
+
+    def get_params(self, vocab_size: int, num_hiddens: int, device: Any) -> list[Tensor]:
+        """Copies of the parameters, for a model in the place of `scratch.get_params`."""
+        return [param.to(device, copy=True).requires_grad_() for param in self.params]
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the file whole or not at all: what was there stays until the new one is complete.
+
+    Raises OSError where the directory cannot be written.
+    """
+    tensors = _tensors(checkpoint)
+    described = {
+        "format": FORMAT,
+        "settings": dataclasses.asdict(checkpoint.settings),
+        "corpus": checkpoint.corpus,
+        "sha1": checkpoint.sha1,
+        "vocab": checkpoint.vocab,
+        "perplexities": checkpoint.perplexities,
+        "python_state": checkpoint.python_state,
+    }
+    text = json.dumps(described, allow_nan=False)
+    metadata = {"rnnfast": f"{_digest(text, tensors)} {text}"}
+    with replacing(path) as partial:
+        partial.write_bytes(safetensors.torch.save(tensors, metadata))
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and check a checkpoint; CheckpointError where it is not whole, or not one of ours."""
+    raw = _read(path)
+    try:
+        tensors = safetensors.torch.load(raw)
+        metadata = _metadata(raw)
+    except (safetensors.SafetensorError, ValueError, RuntimeError, TypeError) as error:
+        raise _unusable(
+            path, f"it is damaged, cut off or not a safetensors file ({error})"
+        ) from None
+    if "rnnfast" not in metadata:
+        raise _unusable(path, "it is a safetensors file, but rnnfast did not write it")
+    digest, _, text = metadata["rnnfast"].partition(" ")
+    if digest != _digest(text, tensors):
+        raise _unusable(path, "it is damaged: its contents do not match its checksum")
+    try:
+        return _checkpoint(json.loads(text), tensors)
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise _unusable(path, f"it is not consistent: {reason}") from None
+
+
+def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    named = dict(zip(PARAM_NAMES, checkpoint.params, strict=True))
+    named[_TORCH_STATE] = checkpoint.torch_state
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+
+
+def _checkpoint(described: dict[str, Any], tensors: dict[str, Tensor]) -> Checkpoint:
+    if described["format"] != FORMAT:
+        raise ValueError(
+            f"its format is {described['format']!r}, this version of rnnfast reads {FORMAT}"
+        )
+    version, internal, gauss_next = described["python_state"]
+    return Checkpoint(
+        settings=Settings(**described["settings"]),
+        corpus=described["corpus"],
+        sha1=described["sha1"],
+        vocab=tuple(described["vocab"]),
+        # Own copies: the loaded ones lie in one buffer, at offsets that an aligned kernel could
+        # answer with another order of summation, thus with other bits.
+        params=tuple(tensors[name].clone() for name in PARAM_NAMES),
+        perplexities=tuple(described["perplexities"]),
+        python_state=(version, tuple(internal), gauss_next),
+        torch_state=tensors[_TORCH_STATE].clone(),
+    )
+
+
+def _digest(text: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise _unusable(path, "it is a directory, not a file")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"checkpoint {path} does not exist: give the path of a file that `rnnfast train` wrote"
+        ) from None
+    except OSError as error:
+        raise _unusable(path, f"it cannot be read ({error.strerror})") from None
+
+
+def _metadata(raw: bytes) -> dict[str, str]:
+    """The string pairs in the header, which `safetensors.torch.load` leaves out."""
+    length = int.from_bytes(raw[:8], "little")
+    metadata: dict[str, str] = json.loads(raw[8 : 8 + length]).get("__metadata__", {})
+    return metadata
+
+
+def _check_int(name: str, value: object, *, minimum: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"{name} is {value!r}, must be a whole number from {minimum} on")
+
+
+def _unusable(path: Path, reason: str) -> CheckpointError:
+    line = " ".join(reason.split())
+    return CheckpointError(
+        f"checkpoint {path} cannot be used: {line}; give another file, or train again into a new "
+        f"directory"
+    )

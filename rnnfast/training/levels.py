@@ -1,0 +1,378 @@
+"""How one minibatch is trained, at four levels of speed; all leave the same behind.
+
+graph    as step, on CUDA: that call and all its kernels replayed by one launch (`graphs`)
+step     loss, gradients, clip and SGD as one call of the backend (`train_step_`), on the CPU that
+         of many minibatches (`train_steps_`)
+loss     the loss and its gradients as one call, then the updater of the caller
+general  as the book does it: net, loss, backward, clip, updater
+
+`choose` finds the fastest level that a net, a loss and an updater allow, and says why not a faster
+one. What can be seen after an epoch does not depend on it: parameters, the last gradients, the
+optimizer. (One trained by `step` takes its gradients anew in each epoch, as zero_grad does. They
+are kept for the last minibatch alone: an error before it leaves None.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnfast import dispatch, functional, optim
+from rnnfast.backends import reference
+from rnnfast.book import scratch
+
+if TYPE_CHECKING:
+    from rnnfast.training import graphs
+
+Updater = torch.optim.Optimizer | Callable[..., Any]
+Batch = tuple[Tensor, Tensor]  # X, Y, both [B, T]
+Minibatch = tuple[Tensor, Any]  # mean loss, state
+Trained = tuple[Sequence[Tensor], Any]  # of several: losses, one by one or together; state
+
+
+class SGD:
+    """The updater of `train_ch8`: called as `updater(batch_size)`, it does the book's `sgd`."""
+
+    def __init__(self, params: list[Tensor], lr: float) -> None:
+        self.params, self.lr = params, lr
+        self._zeros: list[tuple[Tensor, int]] = []
+
+    def __call__(self, batch_size: int) -> None:
+        sgd(self.params, self.lr, batch_size)
+
+    def note_zeros(self) -> None:
+        """The gradients are zero now: until one changes, no device has to be asked."""
+        self._zeros = [(p.grad, p.grad._version) for p in self.params if p.grad is not None]
+
+    def finds_zeros(self) -> bool:
+        """Whether all gradients are zero or None."""
+        known = {id(grad) for grad, version in self._zeros if grad._version == version}
+        grads = [p.grad for p in self.params if p.grad is not None]
+        return not any(grad.any() for grad in grads if id(grad) not in known)
+
+
+def sgd(params: Any, lr: float, batch_size: int) -> None:
+    """param -= lr * grad / batch_size, then the gradients become zero.
+
+    Source: the book's `sgd` (chapter 3). Raises TypeError for a parameter without a gradient.
+    """
+    params = list(dict.fromkeys(params))  # the book's second step finds a gradient of zero
+    grads = _grads_of(params, "sgd")
+    with torch.no_grad():
+        optim.sgd_(params, grads, lr / batch_size)
+
+
+class General:
+    """Any net, loss and updater: the book's own sequence."""
+
+    name, summary = "general", "net, loss, backward, clip and updater as the book has them"
+    gradients_are_seen = True  # False: somebody else overwrites them before anyone can look
+
+    def __init__(
+        self, net: Any, loss: Callable[..., Tensor], updater: Any, clip: float | None
+    ) -> None:
+        self.net, self.loss, self.updater, self.clip = net, loss, updater, clip
+
+    def place(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
+        """A minibatch as `__call__` takes it."""
+        return X.to(device), Y.to(device)
+
+    def at_once(self, X: Tensor) -> int:
+        """How many minibatches like this one to hand to `train` together."""
+        return 1
+
+    def train(self, batches: Sequence[Batch], state: Any, device: Any) -> Trained:
+        """Minibatches one after another: their losses, and the state after the last."""
+        losses, seen = [], self.gradients_are_seen
+        for i, batch in enumerate(batches):
+            self.gradients_are_seen = seen and i == len(batches) - 1
+            if i > 0:
+                detach(state)
+            loss, state = self(*self.place(*batch, device), state)
+            losses.append(loss)
+        return losses, state
+
+    def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
+        y_hat, state = self.net(X, state)
+        loss = self.loss(y_hat, Y.T.reshape(-1).long()).mean()
+        self.update(loss.backward)
+        return loss.detach(), state
+
+    def update(self, add_gradients: Callable[[], None]) -> None:
+        if isinstance(self.updater, torch.optim.Optimizer):
+            self.updater.zero_grad()
+        add_gradients()
+        if self.clip is not None:
+            optim.clip_grads_(gradients(self.net), self.clip, d2l=True)
+        if isinstance(self.updater, torch.optim.Optimizer):
+            self.updater.step()
+        else:
+            self.updater(batch_size=1)  # 1, because the loss is a mean already
+
+    def finish(self) -> None:
+        """Called once after the last minibatch, also when an error ends the epoch."""
+
+    def summed(self) -> float:
+        """The sum of loss * tokens over the minibatches whose loss was not returned."""
+        return 0.0
+
+
+class Fused(General):
+    """What the levels below share: kernels that do not know of ignored targets.
+
+    On the CPU such a target makes the call raise. A GPU cannot say so at that call, so for one the
+    targets are looked at beforehand, where they lie: on the host, nothing is waited for.
+    """
+
+    ignores = False
+
+    def place(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
+        X, placed = super().place(X, Y, device)
+        self.ignores = not _tells_at_once(placed) and _has_ignored(Y)
+        return X, placed
+
+    def summed(self) -> float:
+        """... Raises what the GPU's kernels complained about in the meantime."""
+        param = self.net.params[0]
+        backend = dispatch.backend_for(param)
+        if hasattr(backend, "check_errors"):
+            backend.check_errors(param.device)
+        return super().summed()
+
+
+class Loss(Fused):
+    """Our net and mean cross-entropy: no logits, one call for the loss and all gradients."""
+
+    name, summary = "loss", "loss and gradients in one call"
+
+    def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
+        if state[0].requires_grad or self.ignores:
+            return super().__call__(X, Y, state)
+        there = self._there()
+        try:
+            with torch.no_grad():
+                loss, h, *grads = functional.rnn_cross_entropy_grads(
+                    X.T, Y.T, state[0], tuple(self.net.params), grads=there
+                )
+        except RuntimeError:
+            if not _has_ignored(Y):
+                raise
+            return super().__call__(X, Y, state)
+        self.update(lambda: None if there else self._accumulate(grads))
+        return loss, (h,)
+
+    def _there(self) -> list[Tensor] | None:
+        """Gradients that the call can add to, as a backward pass would: the updater keeps them."""
+        if isinstance(self.updater, torch.optim.Optimizer):
+            return None
+        grads = [p.grad for p in self.net.params]
+        plain = [grad for grad in grads if grad is not None and grad.is_contiguous()]
+        return plain if len(plain) == len(grads) else None
+
+    def _accumulate(self, grads: list[Tensor]) -> None:
+        """What autograd would do with new ones, in a tenth of its 50 us."""
+        for param, grad in zip(self.net.params, grads, strict=True):
+            param.grad = grad if param.grad is None else param.grad.add_(grad)
+
+
+class Step(Fused):
+    """... and plain SGD too: the whole step is one call, and the state is carried in place."""
+
+    name, summary = "step", "loss, gradients, clip and SGD in one call"
+
+    def __init__(
+        self, net: Any, loss: Callable[..., Tensor], updater: Any, clip: float | None
+    ) -> None:
+        super().__init__(net, loss, updater, clip)
+        self.max_norm = float("inf") if clip is None else float(clip)
+        self.params = tuple(p.detach() for p in net.params)  # the same memory and version counters
+        self.grads = [torch.empty_like(p) for p in self.params]
+        self.done = False  # whether the last batch was trained by this level,
+        self.kept = True  # and whether self.grads then holds its gradients
+        self.h: Tensor | None = None  # the state this object may overwrite: its own
+
+    def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
+        if state[0].requires_grad or self.ignores:
+            return self._take_general(X, Y, state)
+        h, keeps = self._own(state[0], X.shape[0]), self._keeps()
+        try:
+            loss = functional.train_step_(
+                X.T, Y.T, self.params, self.grads, h, self.lr, self.max_norm, keep_grads=keeps
+            )
+        except RuntimeError:
+            if not _has_ignored(Y):
+                raise
+            return self._take_general(X, Y, state)
+        self.done, self.kept = True, self.gradients_are_seen
+        return loss, (h,)
+
+    def at_once(self, X: Tensor) -> int:
+        """So many that a call stays below about 0.1 s, in which Ctrl-C waits."""
+        _, W_hh, _, W_hq, _ = self.params
+        if not hasattr(dispatch.backend_for(W_hh), "train_steps_"):
+            return 1
+        flops: int = 6 * X.numel() * (W_hh.numel() + W_hq.numel())  # of one
+        return min(64, 2**33 // (flops + 1) + 1)
+
+    def train(self, batches: Sequence[Batch], state: Any, device: Any) -> Trained:
+        """... in one call: the way to a kernel and back takes 13 us, 5 % of a step at H = 64."""
+        if len(batches) == 1 or state[0].requires_grad:
+            return super().train(batches, state, device)
+        X, Y = zip(*(self.place(*batch, device) for batch in batches), strict=True)
+        h, backend = self._own(state[0], X[0].shape[0]), dispatch.backend_for(self.params[0])
+        arguments = (self.params, self.grads, h, self.lr, self.max_norm, False, self._keeps())
+        before = self.done, self.kept
+        self.done, self.kept = True, False  # where Ctrl-C ends the call
+        try:
+            losses: Tensor = backend.train_steps_(X, Y, *arguments)
+        except RuntimeError:  # nothing has changed: the step that is to blame will say why
+            self.done, self.kept = before
+            return super().train(batches, state, device)
+        self.kept = self.gradients_are_seen
+        return [losses], (h,)
+
+    def _own(self, h: Tensor, B: int) -> Tensor:
+        """The state as this object may overwrite it."""
+        if h is not self.h:
+            self.h = h.expand(B, -1).clone()
+        return self.h
+
+    def _keeps(self) -> bool:
+        return self.gradients_are_seen and not isinstance(self.updater, SGD)
+
+    def _take_general(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
+        self.done = False  # the last gradients are autograd's again
+        return super().__call__(X, Y, state)
+
+    @property
+    def lr(self) -> float:
+        if isinstance(self.updater, torch.optim.Optimizer):
+            return float(self.updater.param_groups[0]["lr"])
+        return float(self.updater.lr)
+
+    def finish(self) -> None:
+        if not self.done:
+            return
+        for param, grad in zip(self.net.params, self.grads, strict=True):
+            if isinstance(self.updater, SGD):
+                param.grad = grad.zero_()
+            else:
+                param.grad = grad if self.kept else None  # None where an error ends an epoch early
+        if isinstance(self.updater, SGD):
+            self.updater.note_zeros()
+
+
+def choose(
+    net: Any, loss: Callable[..., Tensor], updater: Updater, clip: float | None
+) -> tuple[General | graphs.GraphedStep, str]:
+    """The fastest level for these, and why it is not a faster one (empty for the device's best)."""
+    level: type[General] = General
+    chosen: graphs.GraphedStep | None = None
+    reason = _why_not_ours(net) or _why_not_mean_cross_entropy(loss)
+    if not reason:
+        level, reason = Loss, _why_not_plain_sgd(updater, net.params)
+        if not reason:
+            from rnnfast.training import graphs  # 4 ms, only where they are needed
+
+            level = Step
+            if graphs.exist_for(net.params[0]) and not (reason := graphs.why_not(net)):
+                chosen = graphs.GraphedStep(Step(net, loss, updater, clip))
+    because = f", because {reason}" if reason else ""
+    step = chosen or level(net, loss, updater, clip)
+    dispatch.note_training(f"level {step.name!r}: {step.summary}{because}")
+    return step, reason
+
+
+def detach(state: Any) -> None:
+    """Cut the state off the last batch's graph, in place."""
+    for s in (state,) if isinstance(state, Tensor) else state:
+        s.detach_()
+
+
+def gradients(net: Any) -> list[Tensor]:
+    """The gradients of a net's parameters; TypeError where one is missing."""
+    if isinstance(net, nn.Module):
+        return _grads_of([p for p in net.parameters() if p.requires_grad], "grad_clipping")
+    return _grads_of(net.params, "grad_clipping")
+
+
+def _grads_of(params: list[Tensor], caller: str) -> list[Tensor]:
+    grads = []
+    for index, param in enumerate(params):
+        if param.grad is None:
+            raise TypeError(
+                f"{caller}: parameter {index} of shape {tuple(param.shape)} has no gradient "
+                "(None); the loss does not depend on it, or backward() was not called"
+            )
+        grads.append(param.grad)
+    return grads
+
+
+def _why_not_ours(net: Any) -> str:
+    if type(net) is not scratch.RNNModelScratch or net.forward_fn is not scratch.rnn:
+        return "the net is not RNNModelScratch around rnnfast.rnn"
+    if len({id(p) for p in net.params}) != 5:
+        return "the net has not five parameters of its own"
+    if not all(p.is_leaf and p.requires_grad and p.is_contiguous() for p in net.params):
+        return "a parameter is frozen, computed from others, or strided"
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in net.params):
+        return "a parameter has gradient hooks"
+    V, H = net.vocab_size, net.num_hiddens
+    if [tuple(p.shape) for p in net.params] != [(V, H), (H, H), (H,), (H, V), (V,)]:
+        return "the parameters have not the shapes that get_params gives them"
+    if len({(p.dtype, p.device) for p in net.params}) != 1:
+        return "the parameters differ in dtype or device"
+    if dispatch.backend_for(net.params[0]) is reference:
+        return "the reference backend runs, which has no fused kernels"
+    if torch.is_autocast_enabled(net.params[0].device.type):
+        return "autocast is on"
+    return ""
+
+
+def _why_not_mean_cross_entropy(loss: Any) -> str:
+    if type(loss) is not nn.CrossEntropyLoss:
+        return f"the loss is {type(loss).__name__}, not torch's CrossEntropyLoss"
+    plain = loss.weight is None and loss.label_smoothing == 0 and loss.ignore_index == -100
+    if not plain or loss.reduction == "sum":
+        return "the loss is not the plain mean over all targets"
+    if loss._forward_hooks or loss._forward_pre_hooks or loss._backward_hooks:
+        return "the loss has hooks"
+    return ""
+
+
+def _why_not_plain_sgd(updater: Any, params: list[Tensor]) -> str:
+    if isinstance(updater, SGD):
+        same = [id(p) for p in updater.params] == [id(p) for p in params]
+        return "" if same and updater.finds_zeros() else "gradients of before would be added to"
+    if type(updater) is not torch.optim.SGD:
+        return f"the updater is {type(updater).__name__}, not a plain torch.optim.SGD"
+    if len(updater.param_groups) != 1 or "step" in vars(updater) or _has_hooks(updater):
+        return "the optimizer has several parameter groups, hooks or a scheduler"
+    group = updater.param_groups[0]
+    if {id(p) for p in group["params"]} != {id(p) for p in params}:
+        return "the optimizer does not hold just the net's parameters"
+    if any(group[each] for each in ("momentum", "weight_decay", "dampening", "maximize")):
+        return "the optimizer has momentum, weight decay or maximize"
+    if isinstance(group["lr"], Tensor):
+        return "the learning rate is a tensor"
+    return ""
+
+
+def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+def _tells_at_once(tensor: Tensor) -> bool:
+    """Whether the call itself raises what its kernels say about a value."""
+    return tensor.device.type == "cpu"
+
+
+def _has_ignored(Y: Tensor) -> bool:
+    """Whether torch's cross-entropy takes what the operators refuse: other dtypes, and -100.
+
+    Asked after a refusal alone: to look beforehand takes 5 us, 2 % of a small step.
+    """
+    return Y.numel() == 0 or Y.dtype != torch.int64 or bool(Y.min() < 0)
