@@ -28,8 +28,8 @@ from rnnfast.backends.cuda.choose_recurrence import Choice
 from rnnfast.backends.cuda.kernel_table import PRODUCTS, Facts, Variant, facts_of
 from rnnfast.backends.cuda.precision import EXACTNESS
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from resources import compile_by_nvcc
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
+from cuda_resources import compile_by_nvcc
 
 TABLE = Path(choose_recurrence.__file__).parent / "recurrence_variants.json"
 DEVICES = {

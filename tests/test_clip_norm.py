@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare import assert_close_to_f64
 from rnnfast.backends import native, reference
+from support.compare import assert_close_to_f64
 
 assert native.load_error() == ""
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoding import (
+from rnnfast.backends import native, reference
+from support.decoding import (
     ARGMAX_LOGITS,
     NAN,
     SAMPLING_EDGES,
@@ -18,7 +19,6 @@ from decoding import (
     constant_logits,
     make,
 )
-from rnnfast.backends import native, reference
 
 assert native.load_error() == ""
 

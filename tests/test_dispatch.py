@@ -8,10 +8,10 @@ import threading
 import pytest
 import torch
 
-import models
 import rnnfast
 from rnnfast import BackendError, FallbackWarning, dispatch, explain, use_backend
 from rnnfast.backends import native, reference
+from support import models
 
 
 def test_the_native_backend_is_chosen_and_every_other_one_says_why_not():

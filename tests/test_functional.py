@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import models
 from rnnfast import FallbackWarning, dispatch, functional, optim, use_backend
 from rnnfast.backends import native
+from support import models
 
 T, B, V, H = 4, 3, 5, 6
 

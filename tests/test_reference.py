@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-import book
-import models
-from compare import assert_close_to_f64
 from rnnfast.backends import reference
+from support import book, models
+from support.compare import assert_close_to_f64
 
 
 @pytest.mark.parametrize(("T", "B", "V", "H"), [(1, 1, 1, 1), (5, 3, 7, 9), (35, 2, 28, 33)])

@@ -16,7 +16,7 @@ from rnnfast import dispatch
 from rnnfast.backends import reference
 
 sys.path.append(str(ROOT / "tests"))
-from compare import assert_close_to_f64
+from support.compare import assert_close_to_f64
 
 # T, B, V, H: odd sizes, every tier, more rows than clusters, one step, one row, one character
 SHAPES = (

@@ -10,7 +10,7 @@ from bench.gpu.clock import Call, Event, EventClock
 from bench.protocol import ROOT
 
 sys.path.append(str(ROOT / "tests"))
-from fake_cuda import pretended
+from support.fake_cuda import pretended
 
 
 class CpuEvent:
@@ -46,7 +46,7 @@ class DryClock(EventClock):
 
 def emulate_kernels() -> None:
     """CPU tensors go to the cuda backend from now on, whose kernels run under the emulator."""
-    from emulator import cuda
+    from support.emulator import cuda
 
     cuda.start()
 

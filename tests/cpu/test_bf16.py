@@ -1,0 +1,199 @@
+"""Products of bfloat16 in native inference: how exact, when, and on each instruction set."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rnnfast import functional
+from rnnfast.backends import native, reference
+from support.compare import assert_close_to_f64
+
+assert native.load_error() == ""
+
+rnn_bf16, decode_bf16 = torch.ops.rnnfast.rnn_bf16, torch.ops.rnnfast.decode_bf16
+HAS_INSTRUCTION = native.build_info().endswith("avx512_bf16")
+
+# B and H: tiles that are not full, odd sums, splits by rows and by columns
+SIZES = [(1, 1), (1, 3), (2, 17), (5, 33), (9, 70), (33, 65), (1, 301), (3, 200), (0, 8)]
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def medium():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def make(T, B, H, V=11):
+    """Spectral radius near 1; x, ids, W_hh, b_h, h0."""
+    x, ids = torch.randn(V, H), torch.randint(V, (T, B))
+    return x, ids, torch.randn(H, H) / H**0.5, torch.randn(H) * 0.1, torch.randn(B, H)
+
+
+def rounded(tensor):
+    return tensor.bfloat16().float()
+
+
+def rounding_loop(x, ids, W_hh, b_h, h0, relu):
+    """`reference.rnn_forward` with the operands of its product rounded to bfloat16."""
+    act, h, hs = torch.relu if relu else torch.tanh, h0, []
+    for u_t in x if ids is None else x[ids]:
+        z = u_t + rounded(h) @ rounded(W_hh)
+        h = act(z if b_h is None else z + b_h)
+        hs.append(h)
+    return torch.stack(hs), h
+
+
+def wide(args):
+    return [a.double() if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
+
+
+@pytest.mark.parametrize("kind", ["table", "projection", "large table"])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("T", [1, 2, 7])
+@pytest.mark.parametrize(("B", "H"), SIZES)
+def test_forward_is_as_exact_as_rounded_operands_allow(threads, B, H, T, relu, kind):
+    x, ids, W_hh, b_h, h0 = make(T, B, H, V=500 if kind == "large table" else 11)
+    if kind == "projection":
+        x, ids, b_h = torch.randn(T, B, H), None, None
+    args = (x, ids, W_hh, b_h, h0, relu)
+    hs, h_last = rnn_bf16(*args)
+    same, same_last = rounding_loop(*args)
+    want, want_last = reference.rnn_forward(*wide(args))
+    assert_close_to_f64("hs", hs, same, want)
+    assert_close_to_f64("h_last", h_last, same_last, want_last)
+    if B and T == 1:  # not only as exact, but rounded alike
+        assert (hs - same).abs().max() < 1e-5
+
+
+def test_operands_round_to_the_nearest_even():
+    """Each product is exact in float32, so that the sums show how their operands were rounded."""
+    ties = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-8, 3e38, 1e-30])
+    for value in ties.tolist():
+        h0, W = torch.tensor([[value]]), torch.tensor([[2.0**-5]])
+        hs, _ = rnn_bf16(torch.zeros(1, 1, 1), None, W, None, h0, True)
+        assert hs.item() == max(0.0, rounded(h0).item() * 2.0**-5)
+        hs, _ = rnn_bf16(torch.zeros(1, 1, 1), None, h0, None, W, True)
+        assert hs.item() == max(0.0, rounded(h0).item() * 2.0**-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(value):
+    x, ids, W_hh, b_h, h0 = make(3, 4, 20)
+    h0[2, 7] = value
+    W_hh[7] = W_hh[7].abs()
+    hs, _ = rnn_bf16(x, ids, W_hh, b_h, h0, True)
+    want, _ = reference.rnn_forward(x, ids, W_hh, b_h, h0, True)
+    assert torch.equal(hs.isnan(), want.isnan())
+    assert torch.equal(hs.isinf(), want.isinf())
+
+
+@pytest.mark.parametrize(("B", "H"), SIZES)
+def test_decode_is_as_exact_as_rounded_operands_allow(threads, B, H):
+    V, steps = 28, 6
+    W_xh, _, W_hh, b_h, h0 = make(1, B, H, V)
+    W_hq, b_q, first = torch.randn(H, V) * 3 / H**0.5, torch.randn(V), torch.randint(V, (B,))
+    weights = (W_xh, W_hh, b_h, W_hq, b_q)
+    for uniforms in (None, torch.rand(steps, B)):
+        ids, h_last = decode_bf16(first, *weights, h0, steps, 1.0, uniforms, False)
+        path = torch.cat((first.unsqueeze(0), ids[:-1]))
+        args = (W_xh, path, W_hh, b_h, h0, False)
+        same, same_last = rounding_loop(*args)
+        want, want_last = reference.rnn_forward(*wide(args))
+        assert_close_to_f64("h_last", h_last, same_last, want_last)
+        logits = want @ W_hq.double() + b_q.double()
+        error = (same @ W_hq + b_q - logits).abs().amax() if B else 0
+        if uniforms is None:
+            missed = logits.amax(2) - logits.gather(2, ids.unsqueeze(2)).squeeze(2)
+            assert (missed <= 4 * error + 1e-5).all()
+        else:
+            cumulative = torch.softmax(logits, 2).cumsum(2)
+            above = cumulative.gather(2, ids.unsqueeze(2)).squeeze(2)
+            below = above - torch.softmax(logits, 2).gather(2, ids.unsqueeze(2)).squeeze(2)
+            assert (below - 4 * error - 1e-5 <= uniforms).all()
+            assert (uniforms < above + 4 * error + 1e-5).all()
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_only_medium_rounds(medium, precision):
+    """Above medium, in float64, and where a gradient is recorded: the same bits as ever."""
+    args = (*make(4, 9, 70), False)
+    exact, short = torch.ops.rnnfast.rnn(*args), rnn_bf16(*args)
+    assert not torch.equal(short[0], exact[0])
+    inference = short if HAS_INSTRUCTION else exact
+    assert torch.equal(native.rnn_inference(*args)[0], inference[0])
+    for got, want in zip(
+        native.rnn_inference(*wide(args)), torch.ops.rnnfast.rnn(*wide(args)), strict=True
+    ):
+        assert torch.equal(got, want)
+    recur = functools.partial(functional._recur, native)
+    x, ids, W_hh, b_h, h0, _ = args
+    params = (W_hh.clone().requires_grad_(), b_h)
+    recorded = recur(x, ids, *params, h0, False)
+    assert torch.equal(recorded[0], exact[0])
+    with torch.no_grad():
+        assert torch.equal(recur(x, ids, *params, h0, False)[0], inference[0])
+        compiled = torch.compile(recur, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(x, ids, *params, h0, False)[0], inference[0])
+    torch.set_float32_matmul_precision(precision)
+    for got, want in zip(native.rnn_inference(*args), exact, strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_only_medium_rounds_in_decode(medium, precision):
+    W_xh, _, W_hh, b_h, h0 = make(1, 2, 70)
+    readout = (torch.randn(70, 11), torch.zeros(11))
+    args = (torch.tensor([0, 1]), W_xh, W_hh, b_h, *readout, h0, 5, 1.0, None, False)
+    exact = torch.ops.rnnfast.decode(*args)
+    assert not torch.equal(native.decode(*args)[1], exact[1])
+    torch.set_float32_matmul_precision(precision)
+    for got, want in zip(native.decode(*args), exact, strict=True):
+        assert torch.equal(got, want)
+
+
+def test_operators_are_sound():
+    x, ids, W_hh, b_h, h0 = make(3, 4, 8)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    with torch.no_grad():
+        torch.library.opcheck(rnn_bf16.default, (x, ids, W_hh, b_h, h0, False), test_utils=checks)
+        readout = (torch.randn(8, 11), torch.zeros(11))
+        args = (ids[0], x, W_hh, b_h, *readout, h0, 5, 1.0, None, False)
+        torch.library.opcheck(decode_bf16.default, args, test_utils=checks)
+
+
+def test_refuses_float64():
+    args = (*wide(make(3, 4, 8)), False)
+    with pytest.raises(RuntimeError, match=r"x is float64 \[11, 8\]; it must be float32"):
+        rnn_bf16(*args)
+
+
+def other_instruction_sets():
+    """Those that this machine has too, below the one that this process runs."""
+    built, runs = native.build_info().split("instruction sets: ")[1].split("; runs ")
+    names = built.split()  # the fastest first
+    return names[names.index(runs) + 1 :]
+
+
+@pytest.mark.parametrize("instruction_set", other_instruction_sets())
+def test_on_every_instruction_set(instruction_set):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not set", __file__],
+        env={**os.environ, "RNNFAST_CPU_ISA": instruction_set},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,196 @@
+"""The recurrence with its readout in one call, against the plain loop in extended precision."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_recurrence import NAMES, Problem, make, truth_of
+from torch import Tensor
+
+from rnnfast.backends import native, reference
+from support.compare import assert_close_to_f64
+
+RESULTS = ("logits", "h_last", "hs", *NAMES[2:], "grad_W_hq", "grad_b_q")
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    assert native.load_error() == ""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def readout_of(p: Problem, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """W_hq, b_q and a gradient of the logits for this problem."""
+    T, B = p.grad_hs.shape[:2]
+    H = p.W_hh.shape[0]
+    g = torch.Generator().manual_seed(classes)
+    made = (torch.randn(s, generator=g) for s in ((H, classes), (classes,), (T * B, classes)))
+    W_hq, b_q, grad_logits = (each.to(p.W_hh.dtype) for each in made)
+    return W_hq / H**0.5, b_q, grad_logits
+
+
+def run(backend: object, p: Problem, classes: int) -> dict[str, Tensor]:
+    W_hq, b_q, grad_logits = readout_of(p, classes)
+    forward = backend.rnn_logits(p.x, p.ids, p.W_hh, p.b_h, W_hq, b_q, p.h0, p.relu)  # type: ignore[attr-defined]
+    V = 0 if p.ids is None else p.x.shape[0]
+    grads = backend.rnn_logits_backward(  # type: ignore[attr-defined]
+        *(grad_logits, p.grad_h_last, p.grad_hs, forward[2]),
+        *(p.ids, V, p.W_hh, W_hq, p.h0, p.relu, True, True, True),
+    )
+    return dict(zip(RESULTS, (*forward, *grads), strict=True))
+
+
+def check(p: Problem, classes: int) -> None:
+    W_hq, b_q, grad_logits = (each.double() for each in readout_of(p, classes))
+    through = (grad_logits @ W_hq.T).view_as(p.grad_hs)
+    grad_hs = through if p.grad_hs is None else through + p.grad_hs.double()
+    truth = truth_of(replace(p, grad_hs=grad_hs))
+    h = truth["hs"].flatten(0, 1)
+    truth |= {
+        "logits": h @ W_hq + b_q,
+        "grad_W_hq": h.T @ grad_logits,
+        "grad_b_q": grad_logits.sum(0),
+    }
+    got, same = run(native, p, classes), run(reference, p, classes)
+    for name in RESULTS:
+        assert_close_to_f64(name, got[name], same[name], truth[name])
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["f32", "f64"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("V", [None, 28])
+@pytest.mark.parametrize(
+    ("H", "classes"), [(1, 1), (1, 5), *((H, V) for H in (17, 64, 130) for V in (1, 5, 28, 100))]
+)
+def test_hidden_sizes_and_classes(H: int, V: int | None, classes: int, dtype: torch.dtype) -> None:
+    check(make(9, 5, H, V, dtype=dtype), classes)
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])
+@pytest.mark.parametrize("B", [1, 2, 5, 33])
+@pytest.mark.parametrize("T", [1, 2, 35])
+def test_batches_and_steps(T: int, B: int, relu: bool, dtype: torch.dtype) -> None:
+    check(make(T, B, 70, 28, relu=relu, dtype=dtype), 28)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 5])
+@pytest.mark.parametrize(("B", "H"), [(33, 64), (5, 150), (1, 300), (33, 96)])
+@pytest.mark.parametrize("V", [None, 28, 1000])
+def test_thread_counts(threads: int, B: int, H: int, V: int | None, dtype: torch.dtype) -> None:
+    torch.set_num_threads(threads)
+    check(make(6, B, H, V, dtype=dtype), 28)
+
+
+def test_many_steps(dtype: torch.dtype) -> None:
+    check(make(300, 3, 33, 5, dtype=dtype), 5)
+
+
+@pytest.mark.parametrize("missing", ["b_h", "grad_h_last"])
+def test_missing_arguments(missing: str) -> None:
+    check(replace(make(5, 4, 33, 28), **{missing: None}), 28)
+
+
+def test_the_states_may_have_no_gradient_of_their_own() -> None:
+    p = make(5, 9, 33, 28)
+    zeros = replace(p, grad_hs=torch.zeros_like(p.grad_hs))
+    W_hq, _, grad_logits = readout_of(p, 28)
+    want = run(native, zeros, 28)
+    got = native.rnn_logits_backward(
+        *(grad_logits, p.grad_h_last, None, want["hs"]),
+        *(p.ids, 28, p.W_hh, W_hq, p.h0, p.relu, True, True, True),
+    )
+    for name, value in zip(RESULTS[3:], got, strict=True):
+        assert torch.equal(value, want[name]), name
+
+
+@pytest.mark.parametrize("V", [None, 5])
+def test_empty_batch(V: int | None) -> None:
+    results = run(native, make(4, 0, 7, V), 6)
+    assert results["logits"].shape == (0, 6)
+    for name in ("grad_W_hh", "grad_b_h", "grad_W_hq", "grad_b_q"):
+        assert not results[name].any(), name
+
+
+def test_no_classes() -> None:
+    results = run(native, make(4, 3, 7, 5), 0)
+    assert results["logits"].shape == (12, 0)
+    assert results["grad_W_hq"].shape == (7, 0)
+    assert results["grad_W_hh"].isfinite().all()
+
+
+def test_strided_arguments() -> None:
+    def strided(t: Tensor) -> Tensor:
+        return torch.stack((t, t), -1)[..., 0]
+
+    p = make(7, 6, 33, 28)
+    W_hq, b_q, grad_logits = readout_of(p, 28)
+    want = run(native, p, 28)
+    logits, _, hs = native.rnn_logits(
+        p.x, p.ids, p.W_hh, p.b_h, strided(W_hq), strided(b_q), p.h0, p.relu
+    )
+    grads = native.rnn_logits_backward(
+        *(strided(grad_logits), p.grad_h_last, p.grad_hs, strided(hs)),
+        *(p.ids, 28, p.W_hh, strided(W_hq), p.h0, p.relu, True, True, True),
+    )
+    assert torch.equal(logits, want["logits"])
+    for name, value in zip(RESULTS[3:], grads, strict=True):
+        assert torch.equal(value, want[name]), name
+
+
+@pytest.mark.parametrize(("B", "H"), [(33, 64), (1, 300), (3, 200)])
+def test_same_bits_on_every_run(B: int, H: int) -> None:
+    p = make(20, B, H, 28)
+    first = run(native, p, 28)
+    for _ in range(5):
+        for name, value in run(native, p, 28).items():
+            assert torch.equal(value, first[name]), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"W_hq": torch.zeros(34, 28)}, r"W_hq is .*\[H, V\]"),
+        ({"W_hq": torch.zeros(33)}, r"W_hq is .*\[H, V\]"),
+        ({"b_q": torch.zeros(27)}, r"b_q is .*\[V\]"),
+        ({"b_q": torch.zeros(28).double()}, r"b_q is .*float64"),
+    ],
+)
+def test_a_readout_that_does_not_fit(change: dict[str, Tensor], message: str) -> None:
+    p = make(5, 4, 33, 28)
+    W_hq, b_q, _ = readout_of(p, 28)
+    readout = {"W_hq": W_hq, "b_q": b_q, **change}
+    with pytest.raises(RuntimeError, match=message):
+        native.rnn_logits(p.x, p.ids, p.W_hh, p.b_h, readout["W_hq"], readout["b_q"], p.h0, p.relu)
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+def test_instruction_sets(isa: str) -> None:
+    """This file's sizes and thread counts again, in a process of its own."""
+    if isa not in native.build_info():
+        pytest.skip(f"this machine's build has no {isa}")
+    which = "sizes or batches or thread_counts or empty"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
+            __file__,
+            "-k",
+            which,
+        ],
+        env={**os.environ, "RNNFAST_CPU_ISA": isa},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -1,0 +1,207 @@
+"""The kernels of the loss and of the whole training step, against the reference in float64."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from rnnfast.backends import native, reference
+from support.compare import assert_close_to_f64
+
+NAMES = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")
+# Rows split, columns split, one row (with its norm taken before the gradients; in whole vectors,
+# too; cut between the workers from H = 256 on, with and without that norm and with one step), a
+# table with more rows than tokens, and several panels of classes.
+SHAPES = [
+    (35, 32, 64, 28),
+    (6, 5, 130, 70),
+    (20, 1, 300, 28),
+    (35, 1, 200, 5),
+    (9, 1, 48, 6),
+    (40, 1, 270, 28),
+    (100, 1, 256, 9),
+    (1, 1, 300, 28),
+    (2, 2, 17, 100),
+    (1, 1, 1, 1),
+    (3, 33, 70, 200),
+]
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    assert native.load_error() == ""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def make(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """ids and targets, strided as a transposed minibatch is; parameters and, last, the state."""
+    T, B, H, V = shape
+    sizes = [(V, H), (H, H), (H,), (H, V), (V,), (B, H)]
+    values = [(torch.randn(s, dtype=torch.float64) * 0.9 / s[0] ** 0.5).to(dtype) for s in sizes]
+    ids, targets = torch.randint(V, (2, B, T)).transpose(1, 2)
+    return ids, targets, values
+
+
+def reordered(values: list[Tensor], order: Tensor) -> list[Tensor]:
+    """Parameters and state of the same network, its hidden units in another order.
+
+    It sums in another order: its distance from the original is what rounding alone does, in
+    float64 too, in which the reference would otherwise be its own truth.
+    """
+    W_xh, W_hh, b_h, W_hq, b_q, h = values
+    return [W_xh[:, order], W_hh[order][:, order], b_h[order], W_hq[order], b_q, h[:, order]]
+
+
+def loss_and_gradients(
+    backend: object, ids: Tensor, targets: Tensor, values: list[Tensor], relu: bool
+) -> list[Tensor]:
+    """Loss, then the gradients by parameters and state; last the new state."""
+    loss, h_last, *grads = backend.rnn_cross_entropy(ids, targets, *values, relu, True, True)  # type: ignore[attr-defined]
+    return [*grads, h_last, loss]
+
+
+def whole_step(
+    backend: object, ids: Tensor, targets: Tensor, values: list[Tensor], max_norm: float
+) -> list[Tensor]:
+    """Parameters and state after the step, the gradients, the loss."""
+    *params, h = [v.clone() for v in values]
+    grads = [torch.full_like(p, float("nan")) for p in params]
+    loss = backend.train_step_(ids, targets, params, grads, h, 0.5, max_norm, False)  # type: ignore[attr-defined]
+    return [*params, h, *grads, h, loss]
+
+
+def check(
+    run, argument, shape: tuple[int, ...], dtype: torch.dtype, backend: object = native
+) -> list[Tensor]:
+    """Every result of `run` is as near to float64 as the reference's; the backend's results."""
+    ids, targets, values = make(shape, dtype)
+    order = torch.randperm(shape[2])
+    got = run(backend, ids, targets, values, argument)
+    truth = run(reference, ids, targets, [v.double() for v in values], argument)
+    same = run(reference, ids, targets, reordered(values, order), argument)
+    back = order.argsort()
+    for i in range(0, len(got) - 2, 6):
+        same[i : i + 6] = reordered(same[i : i + 6], back)
+    if run is loss_and_gradients:
+        same[6] = same[6][:, back]  # the new state
+    for i, (a, b, c) in enumerate(zip(got, same, truth, strict=True)):
+        assert_close_to_f64(f"result {i}", a, b, c)
+    for a, b in zip(got, run(backend, ids, targets, values, argument), strict=True):
+        assert torch.equal(a, b), "other bits on the second run"
+    return got
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_and_gradients(shape: tuple[int, ...], dtype: torch.dtype, relu: bool) -> None:
+    check(loss_and_gradients, relu, shape, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_alone(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    ids, targets, values = make(shape, dtype)
+    *_, h_last, loss = loss_and_gradients(native, ids, targets, values, False)
+    alone = native.rnn_cross_entropy(ids, targets, *values, False, False, False)
+    assert torch.equal(alone[0], loss)
+    assert torch.equal(alone[1], h_last)
+    assert all(grad.numel() == 0 for grad in alone[2:])
+
+
+def added_gradients(
+    backend: object, ids: Tensor, targets: Tensor, values: list[Tensor], relu: bool
+) -> list[Tensor]:
+    """Gradients added to copies of the parameters; last the new state and the loss."""
+    *params, h = values
+    grads = [p.clone() for p in params]
+    if backend is native:
+        loss, h_last = native.rnn_cross_entropy_grads_(ids, targets, params, grads, h, relu)
+    else:
+        *new, _, h_last, loss = loss_and_gradients(backend, ids, targets, values, relu)
+        grads = [grad + each for grad, each in zip(grads, new, strict=True)]
+    return [*grads, h_last, loss]
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_added(shape: tuple[int, ...], dtype: torch.dtype, relu: bool) -> None:
+    check(added_gradients, relu, shape, dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_added_to_zeros_are_the_new_ones_bit_for_bit(shape: tuple[int, ...]) -> None:
+    ids, targets, values = make(shape, torch.float32)
+    grads = [torch.zeros_like(v) for v in values[:5]]
+    loss, h_last = native.rnn_cross_entropy_grads_(
+        ids, targets, values[:5], grads, values[5], False
+    )
+    *want, _, want_h, want_loss = loss_and_gradients(native, ids, targets, values, False)
+    for a, b in zip([*grads, h_last, loss], [*want, want_h, want_loss], strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda ids, grads: ids.fill_(-1), "ids"),
+        (lambda ids, grads: grads.__setitem__(1, grads[1].T), "not contiguous"),
+        (lambda ids, grads: grads.__setitem__(4, grads[3].view(-1)[:28]), "share memory"),
+        (lambda ids, grads: grads.__setitem__(2, grads[2].double()), "grads: b_h"),
+    ],
+)
+def test_refused_gradients_have_not_changed(spoil, message) -> None:
+    ids, targets, (*params, h) = make((5, 3, 40, 28), torch.float32)
+    grads = [torch.zeros_like(p) for p in params]
+    spoil(ids, grads)
+    with pytest.raises(RuntimeError, match=message):
+        native.rnn_cross_entropy_grads_(ids, targets, params, grads, h, False)
+    assert not any(grad.any() for grad in grads)
+
+
+@pytest.mark.parametrize("max_norm", [1e-3, 1e9, float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_whole_step(shape: tuple[int, ...], dtype: torch.dtype, max_norm: float) -> None:
+    check(whole_step, max_norm, shape, dtype)
+
+
+@pytest.mark.parametrize("max_norm", [1e-3, float("inf")])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_step_moves_the_same_where_gradients_are_not_kept(
+    shape: tuple[int, ...], max_norm: float
+) -> None:
+    ids, targets, values = make(shape, torch.float32)
+    *want, h, loss = whole_step(native, ids, targets, values, max_norm)
+    *params, state = [v.clone() for v in values]
+    grads = [torch.full_like(p, float("nan")) for p in params]
+    arguments = (ids, targets, params, grads, state, 0.5, max_norm, False)
+    assert torch.equal(native.train_step_(*arguments, keep_grads=False), loss)
+    for name, a, b in zip([*NAMES, "h"], [*params, state], [*want[:5], h], strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_single_rows_gradients_are_left_out_where_nobody_looks() -> None:
+    ids, targets, values = make((20, 1, 64, 28), torch.float32)
+    *params, state = values
+    grads = [torch.full_like(p, float("nan")) for p in params]
+    native.train_step_(ids, targets, params, grads, state, 0.5, 1.0, False, keep_grads=False)
+    assert grads[1].isnan().all()
+
+
+@pytest.mark.parametrize("batch", [1, 32])
+def test_squares_of_gradients_may_overflow(batch: int) -> None:
+    """With few rows the norm is taken before the gradients, from products that overflow as well."""
+    ids, targets, values = make((20, batch, 64, 28), torch.float32)
+    values[3] *= 1e21
+    got = whole_step(native, ids, targets, values, 1.0)[6:11]
+    truth = whole_step(reference, ids, targets, [v.double() for v in values], 1.0)
+    norm = torch.cat([g.double().flatten() for g in got]).norm()
+    assert norm.item() == pytest.approx(1.0, rel=1e-5)
+    for name, a, b in zip(NAMES, got, truth[6:11], strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-6, msg=f"gradient of {name}")

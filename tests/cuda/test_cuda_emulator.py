@@ -1,0 +1,281 @@
+"""The CUDA recurrence, executed on the CPU: every tier, both directions, against float64."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from rnnfast.backends import reference
+from support.compare import assert_close_to_f64
+from support.emulator import build
+from support.emulator.recurrence import (
+    BAD_ID,
+    BFLOAT16,
+    FFMA,
+    FLOAT16,
+    MMA16,
+    NONE,
+    TF32,
+    TF32X3,
+    TIMEOUT,
+    Launch,
+    Variant,
+)
+
+pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
+
+# One block, and clusters; each number of lanes over k (8, 16, 32), of outputs per lane (1, 2, 4)
+# and of lanes that hold the same output; weights in registers, shared memory and the L2 cache.
+FP32 = [
+    Variant(32, 1, 2, 1),
+    Variant(64, 1, 2, 2),
+    Variant(64, 2, 2, 4),
+    Variant(128, 1, 4, 4),
+    Variant(128, 2, 4, 8),
+    Variant(128, 4, 4, 1),
+    Variant(128, 8, 2, 4),
+    Variant(128, 16, 1, 2),
+    Variant(256, 4, 4, 2, smem_chunks=1),
+    Variant(256, 1, 8, 2, stream_chunks=1),
+    Variant(384, 4, 6, 1, smem_chunks=3),
+]
+NARROW = [
+    Variant(128, 2, 4, 4, weight=BFLOAT16),
+    Variant(256, 1, 8, 1, smem_chunks=1, weight=FLOAT16),
+]
+TENSOR_CORES = [
+    Variant(64, 1, 4, 8, product=TF32X3),
+    Variant(128, 4, 4, 8, product=TF32X3),
+    Variant(128, 2, 8, 16, smem_chunks=2, product=TF32X3),
+    Variant(128, 8, 4, 8, product=TF32),
+    Variant(128, 1, 8, 8, product=TF32),
+    Variant(128, 2, 4, 8, product=MMA16, weight=BFLOAT16),
+    Variant(64, 1, 4, 8, smem_chunks=1, product=MMA16, weight=FLOAT16),
+]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What one forward and one backward call take."""
+
+    x: Tensor  # [V, H] with ids, else [T, B, H]
+    ids: Tensor | None  # [T, B]
+    W_hh: Tensor  # [H, H]
+    b_h: Tensor | None  # [H]
+    h0: Tensor  # [B, H]
+    hs: Tensor  # [T, B, H]: what the forward pass is to have saved
+    grad_hs: Tensor | None  # [T, B, H]
+    grad_h_last: Tensor | None  # [B, H]
+    relu: bool
+
+    def to(self, dtype: torch.dtype) -> "Problem":
+        values = {k: v for k, v in vars(self).items() if isinstance(v, Tensor) and k != "ids"}
+        return replace(self, **{name: value.to(dtype) for name, value in values.items()})
+
+
+def make(
+    T: int, B: int, H: int, V: int | None = None, *, relu: bool = False, radius: float = 0.99
+) -> Problem:
+    """A random problem: W_hh has about this spectral radius (the circular law)."""
+    normal = torch.randn
+    return Problem(
+        x=0.3 * (normal(T, B, H) if V is None else normal(V, H)),
+        ids=None if V is None else torch.randint(0, V, (B, T)).T,  # strides as a loader has them
+        W_hh=normal(H, H) * (radius / H**0.5),
+        b_h=0.1 * normal(H),
+        h0=0.5 * normal(B, H),
+        hs=normal(T, B, H).tanh(),
+        grad_hs=normal(T, B, H),
+        grad_h_last=normal(B, H),
+        relu=relu,
+    )
+
+
+def exact(x: Tensor) -> Tensor:
+    return x
+
+
+def to_tf32(x: Tensor) -> Tensor:  # the nearest float of 10 bits after the point
+    return ((x.contiguous().view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+
+
+def through(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    return lambda x: x.to(dtype).float()
+
+
+def rounding(v: Variant) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """How the variant rounds W_hh, and h, for their product."""
+    narrow = {BFLOAT16: through(torch.bfloat16), FLOAT16: through(torch.float16)}.get(v.weight)
+    if v.product == TF32:
+        return to_tf32, to_tf32
+    return narrow or exact, (narrow or exact) if v.product == MMA16 else exact
+
+
+def plain(p: Problem, round_W=exact, round_h=exact) -> dict[str, Tensor]:
+    """The reference's results, the factors of each product rounded before."""
+    u, b_h = p.x if p.ids is None else p.x[p.ids], 0 if p.b_h is None else p.b_h
+    act = torch.relu if p.relu else torch.tanh
+    W, h, hs = round_W(p.W_hh), p.h0, []
+    for u_t in u:
+        h = act(u_t + round_h(h) @ W + b_h)
+        hs.append(h)
+    slope = (p.hs > 0).to(p.hs.dtype) if p.relu else 1 - p.hs * p.hs
+    carry = torch.zeros_like(p.h0) if p.grad_h_last is None else p.grad_h_last
+    dz = []
+    for t in range(len(p.hs) - 1, -1, -1):
+        dz.append((carry + (0 if p.grad_hs is None else p.grad_hs[t])) * slope[t])
+        carry = round_h(dz[-1]) @ W.T
+    return {"hs": torch.stack(hs), "h_last": h, "dz": torch.stack(dz[::-1]), "grad_h0": carry}
+
+
+def run(launch: Launch, p: Problem) -> dict[str, Tensor]:
+    """The same from the kernels, which must report nothing."""
+    hs, h_last = launch.forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)
+    dz, grad_h0 = launch.backward(p.grad_hs, p.grad_h_last, p.hs, p.W_hh, p.relu)
+    assert launch.error.item() == NONE
+    assert grad_h0 is not None
+    return {"hs": hs, "h_last": h_last, "dz": dz, "grad_h0": grad_h0}
+
+
+def check(launch: Launch, p: Problem, seeds: int = 3) -> None:
+    """As far from float64 as torch is, or as torch with the variant's roundings is.
+
+    Whatever the order in which threads run and stores arrive: the same bits.
+    """
+    got = run(launch, p)
+    rounded, truth = plain(p, *rounding(launch.variant)), plain(p.to(torch.float64))
+    for name, value in got.items():
+        assert_close_to_f64(name, value, rounded[name], truth[name])
+    for seed in range(1, seeds):
+        for name, value in run(launch.with_seed(seed), p).items():
+            assert torch.equal(value, got[name]), f"{name} differs with seed {seed}"
+
+
+def test_the_reference_here_is_the_reference():
+    p = make(5, 3, 8, V=4)
+    hs, h_last = reference.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)
+    p = replace(p, hs=hs)
+    dz, _, _, grad_h0 = reference.rnn_backward(
+        p.grad_hs, p.grad_h_last, hs, None, 0, p.W_hh, p.h0, p.relu, False, False, True
+    )
+    mine = plain(p)
+    for name, value in {"hs": hs, "h_last": h_last, "dz": dz, "grad_h0": grad_h0}.items():
+        torch.testing.assert_close(mine[name], value)
+
+
+@pytest.mark.parametrize("variant", FP32 + NARROW, ids=str)
+def test_ffma(variant):
+    check(Launch(variant, rows=2 * variant.rows), make(4, 3 * variant.rows, variant.hp))
+
+
+@pytest.mark.parametrize("variant", TENSOR_CORES, ids=str)
+def test_tensor_cores(variant):
+    check(Launch(variant, rows=2 * variant.rows), make(4, 3 * variant.rows, variant.hp - 3))
+
+
+@pytest.mark.parametrize(
+    ("T", "B", "H", "rows"),
+    [(1, 1, 128, 1), (1, 7, 97, 3), (2, 1, 126, 5), (7, 5, 127, 2), (6, 9, 100, 4)],
+)
+@pytest.mark.parametrize("variant", [FP32[5], TENSOR_CORES[1]], ids=str)
+def test_odd_sizes(variant, T, B, H, rows):
+    check(Launch(variant, rows=rows), make(T, B, H, V=5))
+
+
+@pytest.mark.parametrize(
+    ("variant", "H"), [(FP32[0], 1), (FP32[1], 33), (FP32[3], 65), (FP32[9], 253)], ids=str
+)
+def test_odd_states_in_one_block(variant, H):
+    check(Launch(variant, rows=3, resident=2), make(3, 7, H, V=6))
+
+
+@pytest.mark.parametrize("variant", [FP32[3], FP32[4], TENSOR_CORES[1]], ids=str)
+def test_relu(variant):
+    check(Launch(variant, rows=variant.rows), make(4, 5, variant.hp - 2, V=5, relu=True))
+
+
+@pytest.mark.parametrize("variant", [FP32[2], TENSOR_CORES[0]], ids=str)
+def test_many_steps_near_spectral_radius_1(variant):
+    check(Launch(variant, rows=variant.rows), make(200, 3, 60, radius=1.0), seeds=2)
+
+
+def test_more_seeds():
+    """The orders of all threads and stores are many; some more of them."""
+    check(Launch(FP32[4], rows=16), make(6, 16, 128), seeds=8)
+
+
+def test_what_may_be_absent():
+    p = replace(make(4, 3, 64), b_h=None, grad_hs=None)
+    check(Launch(FP32[2]), p)
+    p = replace(p, grad_hs=torch.randn_like(p.hs), grad_h_last=None)
+    check(Launch(FP32[2]), p)
+    dz, _ = Launch(FP32[2]).backward(p.grad_hs, None, p.hs, p.W_hh, False, need_h0=False)
+    assert_close_to_f64("dz", dz, plain(p)["dz"], plain(p.to(torch.float64))["dz"])
+
+
+def test_storage_that_is_aligned_to_nothing():
+    def shifted(x: Tensor) -> Tensor:
+        return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+
+    p = make(4, 3, 64)
+    values = {k: shifted(v) for k, v in vars(p).items() if isinstance(v, Tensor)}
+    assert values["x"].data_ptr() % 16 == 4
+    check(Launch(FP32[2]), replace(p, **values))
+
+
+def test_an_id_out_of_range_is_reported_and_taken_as_0():
+    p = make(5, 3, 64, V=4)
+    for bad in (-1, 4, 1 << 40):
+        wrong, right = p.ids.clone(), p.ids.clone()
+        wrong[2, 1], right[2, 1] = bad, 0
+        launch = Launch(FP32[2])
+        hs, _ = launch.forward(p.x, wrong, p.W_hh, p.b_h, p.h0, False)
+        assert launch.error.item() == BAD_ID
+        assert torch.equal(hs, run(Launch(FP32[2]), replace(p, ids=right))["hs"])
+
+
+@pytest.mark.parametrize("variant", [FP32[1], FP32[2], TENSOR_CORES[0]], ids=str)
+def test_infinity_and_nan_stay_in_their_row(variant):
+    """H is padded: infinity times a weight of 0 must not spread from there."""
+    p = make(6, 3, 61, relu=True)
+    p.x[1, 0, 5], p.x[1, 1, 7] = torch.inf, torch.nan
+    got, want = run(Launch(variant), p)["hs"], plain(p)["hs"]
+    assert got[:, 2].isfinite().all()
+    assert not got[~want.isfinite()].isfinite().any()
+    if variant.product == FFMA:  # 3xTF32 makes NaN of infinity: its low part is infinity - infinity
+        assert torch.equal(got.isnan(), want.isnan())
+        assert torch.equal(got.isinf(), want.isinf())
+
+
+@pytest.mark.parametrize("variant", [FP32[4], TENSOR_CORES[1]], ids=str)
+def test_a_wait_that_takes_too_long_ends_the_kernel(variant):
+    p = make(20, 16, 128)
+    launch = Launch(variant, rows=16, seed=1, wait_limit=0)
+    launch.forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+    assert launch.error.item() == TIMEOUT
+
+
+def test_tf32_error_is_what_its_mantissa_gives():
+    """Both factors are rounded by at most 2^-11 of themselves, the sum by 2^-23 a term."""
+    p = make(1, 8, 128)
+    hs, _ = Launch(TENSOR_CORES[3], rows=8).forward(p.x, None, p.W_hh, p.b_h, p.h0, False)
+    wide = p.to(torch.float64)
+    sums = wide.h0.abs() @ wide.W_hh.abs()
+    bound = (2**-10 + 2**-22 + 128 * 2**-23) * sums + 4 * 2**-24
+    assert ((hs[0] - plain(wide)["hs"][0]).abs() <= bound).all()
+
+
+def test_a_variant_that_cannot_be_is_refused():
+    assert Variant(512, 16, 8, 1).is_valid()
+    for wrong in (
+        Variant(96, 1, 2, 1),  # H is padded to 32, 64 or a multiple of 128
+        Variant(512, 3, 8, 1),
+        Variant(512, 16, 16, 1),  # two columns per warp
+        Variant(128, 2, 4, 1, stream_chunks=1),  # streams only without a cluster
+        Variant(128, 1, 4, 1, smem_chunks=2),  # has one chunk
+        Variant(128, 1, 4, 1, product=TF32),  # eight rows at least
+        Variant(128, 1, 8, 8, product=MMA16),  # of floats
+    ):
+        assert not wrong.is_valid(), str(wrong)

@@ -1,0 +1,82 @@
+"""Bugs planted into the CUDA kernels around the recurrence are found by the tests' own rules."""
+
+import pytest
+import torch
+from test_cuda_kernels import (
+    check_clip,
+    check_extreme_logits,
+    sums_by_torch,
+    torch_cross_entropy,
+)
+
+from support.cuda_kernels import cross_entropy, row_sums
+from support.emulator import build
+
+pytestmark = pytest.mark.skipif(build.why_not() != "", reason=build.why_not())
+
+
+def check_cross_entropy(**options):
+    logits, targets = torch.randn(20, 40), torch.randint(40, (4, 5))
+    want = torch_cross_entropy(logits, targets)
+    got = cross_entropy(logits, targets, **options)[0], logits
+    torch.testing.assert_close(got, want)
+
+
+def check_row_sums(**options):
+    x, ids = torch.randn(70, 40), torch.randint(5, (14, 5))
+    got = row_sums([(x, ids, 5)], warps=3, tile=2, **options)[0]
+    torch.testing.assert_close(got, sums_by_torch(x, ids, 5))
+
+
+def check_clip_of_large_values(**options):
+    check_clip([torch.full((3000,), 1e25)], 1.0, True, **options)
+
+
+def check_clip_of_rows(**options):
+    check_clip([torch.randn(5000), torch.randn(70, 90)[:, 5:77]], 0.5, True, **options)
+
+
+BUGS = {
+    "squares in float32": (
+        check_clip_of_large_values,
+        ("clip_norm.cu", "static_cast<double>(value) * value", "value * value"),
+    ),
+    "a chunk of the wrong gradient": (
+        check_clip_of_rows,
+        ("clip_norm.cu", "first_chunk <= chunk", "first_chunk < chunk"),
+    ),
+    "strides forgotten": (
+        check_clip_of_rows,
+        ("clip_norm.cu", "i / gradient.row * gradient.row_stride", "i / gradient.row"),
+    ),
+    "a block's sum read too early": (
+        check_clip_of_rows,
+        ("reduce.cuh", "__syncthreads();\n  value = parts[0]", "value = parts[0]"),
+    ),
+    "a target's logit overwritten too early": (
+        check_cross_entropy,
+        ("cross_entropy.cu", "__syncwarp();", ""),
+    ),
+    "no maximum subtracted": (
+        lambda **options: check_extreme_logits(1, **options),
+        ("cross_entropy.cu", "maximum = combine_row(maximum, Larger());", "maximum = 0;"),
+    ),
+    "the warps' sums read too early": (check_row_sums, ("row_sums.cu", "__syncthreads();", "")),
+    "a row added to another's class": (
+        check_row_sums,
+        ("row_sums.cu", "__shfl_sync(kAllLanes, mine, source[i] & 31)", "max(mine, 0)"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_finds_a_planted_bug(name):
+    check, bug = BUGS[name]
+
+    def check_some_schedules(**options):
+        for seed in range(6):
+            check(seed=seed, **options)
+
+    check_some_schedules()
+    with pytest.raises((AssertionError, build.EmulationError)):
+        check_some_schedules(bug=bug)

@@ -1,0 +1,381 @@
+"""CUDA's whole path without a GPU: dispatch, operators, launcher, the driver's twin, emulation."""
+
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_recurrence import NAMES, Problem, make, run, truth_of
+
+import rnnfast
+from rnnfast import BackendError, dispatch, functional, use_backend
+from rnnfast.backends import cuda, native, reference
+from rnnfast.backends.cuda import bridge, choose_recurrence
+from rnnfast.backends.cuda.bridge import DriverError, Question
+from rnnfast.backends.cuda.kernel_table import PRODUCTS
+from support import models
+from support.compare import assert_close_to_f64
+from support.emulator import build
+
+pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _emulated():
+    from support.emulator import cuda as emulated
+
+    assert native.load_error() == ""
+    make_image = bridge.make_image
+    emulated.start()
+    assert cuda.load_error() == ""
+    yield
+    emulated.stop()
+    bridge.make_image = make_image
+
+
+@pytest.fixture
+def driver():
+    from support.emulator import cuda as emulated
+
+    yield emulated.driver()
+    emulated.driver().emulated_driver_seed(0)
+    emulated.driver().emulated_driver_capturing(0)
+    emulated.driver().emulated_driver_next_launch(0)
+    torch.set_float32_matmul_precision("highest")
+    try:
+        bridge.check(0)
+    except DriverError as left_over:
+        raise AssertionError("a test left an error in the error word") from left_over
+
+
+def check(p: Problem) -> None:
+    got, same, truth = run(cuda, p), run(reference, p), truth_of(p)
+    for name in NAMES:
+        assert_close_to_f64(name, got[name], same[name], truth[name])
+
+
+# ---- results
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])
+@pytest.mark.parametrize("V", [None, 5])
+@pytest.mark.parametrize(("T", "B", "H"), [(1, 1, 1), (7, 3, 20), (4, 9, 64)])
+def test_one_block(T, B, H, V, relu):
+    check(make(T, B, H, V, relu=relu))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("V", [None, 28])
+def test_clusters(V, seed, driver):
+    driver.emulated_driver_seed(seed)
+    p = make(4, 3, 200, V)
+    assert choose_recurrence.choose(question(p)).geometry.cluster > 1
+    check(p)
+
+
+def test_products_differ_as_their_names_say(monkeypatch):
+    """One process, one size: each change of the variable has plans of its own."""
+    p, errors = make(2, 64, 512), {}
+    truth = truth_of(p)
+    for product in ("FFMA", "3xTF32", "TF32", "FFMA"):
+        monkeypatch.setenv("RNNFAST_CUDA_PRODUCT", product)
+        assert (
+            f"-DRF_PRODUCT={PRODUCTS.index(product)} "
+            in choose_recurrence.choose(question(p)).options
+        )
+        got = run(cuda, p)
+        found = {name: (got[name] - truth[name]).abs().max() for name in NAMES}
+        assert found == errors.setdefault(product, found)
+    for name in NAMES:
+        assert errors["3xTF32"][name] < 2 * errors["FFMA"][name], name
+        assert errors["TF32"][name] > 100 * errors["3xTF32"][name], name
+
+
+def test_an_unknown_product_is_an_error_of_the_call(monkeypatch):
+    monkeypatch.setenv("RNNFAST_CUDA_PRODUCT", "TF64")
+    with pytest.raises(ValueError, match="RNNFAST_CUDA_PRODUCT is 'TF64'; it must be one of: FFMA"):
+        forward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+@pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])
+@pytest.mark.parametrize("V", [None, 5])
+def test_step_by_step(V, relu, dtype, monkeypatch):
+    monkeypatch.setattr(choose_recurrence, "by_steps", lambda question, limits: 0.0)
+    with other_plans():
+        check(make(6, 3, 17, V, relu=relu, dtype=dtype))
+
+
+def question(p: Problem) -> Question:
+    B, H = p.h0.shape
+    return Question("rnn_forward", B, H, 0, 32, p.relu, p.ids is not None, 0)
+
+
+class other_plans:  # noqa: N801
+    """The library asks for its plans anew, and again after the block."""
+
+    last = 100
+
+    def __enter__(self):
+        other_plans.last += 1
+        bridge.use_plans(other_plans.last)
+
+    def __exit__(self, *_):
+        bridge.use_plans(0)
+
+
+def strided(t):
+    return torch.stack((t, t), -1)[..., 0]
+
+
+def offset(t):
+    """The same values, further back in their memory."""
+    return torch.cat((torch.full((3,), 7).to(t.dtype), t.reshape(-1)))[3:].view(t.shape)
+
+
+@pytest.mark.parametrize("change", [strided, offset])
+@pytest.mark.parametrize("V", [None, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_any_layout(change, V, dtype):
+    p = make(5, 4, 12, V, dtype=dtype)
+    changed = {k: change(v) for k, v in vars(p).items() if isinstance(v, torch.Tensor)}
+    got = run(cuda, replace(p, **changed))
+    for name, value in run(cuda, p).items():
+        assert torch.equal(got[name], value), name
+
+
+@pytest.mark.parametrize("missing", ["b_h", "grad_hs", "grad_h_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_missing_arguments(missing, dtype):
+    check(replace(make(4, 3, 12, 5, dtype=dtype), **{missing: None}))
+
+
+def test_only_what_is_needed():
+    p = make(4, 3, 12, 5)
+    everything = run(cuda, p)
+    for needed in range(8):
+        need = [bool(needed & bit) for bit in (1, 2, 4)]
+        grads = cuda.rnn_backward(
+            p.grad_hs, p.grad_h_last, everything["hs"], p.ids, 5, p.W_hh, p.h0, p.relu, *need
+        )
+        for name, grad, wanted in zip(NAMES[2:], grads, [True, *need], strict=True):
+            assert torch.equal(grad, everything[name]) if wanted else grad.numel() == 0, name
+
+
+@pytest.mark.parametrize("V", [None, 5])
+def test_no_sequences(V):
+    results = run(cuda, make(4, 0, 7, V))
+    assert results["hs"].shape == (4, 0, 7)
+    assert results["grad_x"].shape == ((5, 7) if V else (4, 0, 7))
+    for name in ("grad_x", "grad_W_hh", "grad_b_h"):
+        assert not results[name].any(), name
+
+
+def test_same_bits_on_every_run(driver):
+    p = make(5, 9, 40, 28)
+    first = run(cuda, p)
+    for seed in range(3):
+        driver.emulated_driver_seed(seed)
+        for name, value in run(cuda, p).items():
+            assert torch.equal(value, first[name]), name
+
+
+def test_last_state_owns_its_storage():
+    p = make(3, 2, 8, 5)
+    hs, h_last = cuda.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+    assert h_last.untyped_storage().data_ptr() != hs.untyped_storage().data_ptr()
+
+
+def test_autograd_against_torch():
+    made = models.params(7, 12)
+    ids, h0 = torch.randint(7, (5, 3)), torch.randn(3, 12, requires_grad=True)
+    grads = {}
+    for name in ("cuda", "reference"):
+        with use_backend(name):
+            hs, h_last = functional.rnn(ids, h0, *made[:3])
+            loss = (hs**2).sum() + h_last.sum()
+            grads[name] = torch.autograd.grad(loss, (*made[:3], h0))
+    for ours, theirs in zip(*grads.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_gradcheck():
+    wide = {"dtype": torch.float64, "requires_grad": True}
+    shapes = ((3, 2, 4), (2, 5), (4, 5), (5, 5), (5,))
+    inputs = [torch.randn(shape, **wide) * 0.5 for shape in shapes]
+    with use_backend("cuda"):
+        assert torch.autograd.gradcheck(functional.rnn, inputs)
+
+
+def test_python_threads_at_once():
+    problems = [make(5, 3, 20, 5), make(4, 2, 33), make(3, 2, 9, dtype=torch.float64)]
+    expected = [run(cuda, p) for p in problems]
+    wrong = []
+
+    def work(i):
+        for _ in range(3):
+            for name, value in run(cuda, problems[i]).items():
+                if not torch.equal(value, expected[i][name]):
+                    wrong.append(f"{i}: {name}")
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(problems))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# ---- what is wrong with the arguments
+
+
+def forward(**changes):
+    p = make(4, 3, 12, 5)
+    arguments = {"x": p.x, "ids": p.ids, "W_hh": p.W_hh, "b_h": p.b_h, "h0": p.h0, "relu": False}
+    return cuda.rnn_forward(*(arguments | changes).values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": torch.zeros(5, 12, 1)}, r"x is float32 \[5, 12, 1\]; it must have 2 dimensions"),
+        ({"x": torch.zeros(5, 12).half()}, "x is float16 .*; it must be float32 or float64"),
+        ({"x": torch.zeros(0, 12)}, "V, the number of rows of x, is 0"),
+        ({"W_hh": torch.zeros(12, 11)}, r"W_hh is float32 \[12, 11\]; it must be .* \[12, 12\]"),
+        ({"W_hh": torch.zeros(12, 12).double()}, "W_hh is float64 .*; it must be float32"),
+        ({"b_h": torch.zeros(3)}, r"b_h is float32 \[3\]; it must be float32 \[H\] = \[12\]"),
+        ({"h0": torch.zeros(2, 12)}, r"h0 is .*; it must be float32 \[B, H\] = \[3, 12\]"),
+        ({"ids": torch.zeros(4, 3)}, r"ids is float32 \[4, 3\]; it must be int64"),
+        ({"ids": torch.zeros(0, 3, dtype=torch.int64)}, "T, the number of steps, is 0"),
+    ],
+)
+def test_bad_arguments_are_named_before_any_launch(changes, message, driver):
+    before = driver.emulated_driver_launches()
+    with pytest.raises(RuntimeError, match=message):
+        forward(**changes)
+    assert driver.emulated_driver_launches() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+@pytest.mark.parametrize("bad", [-1, 5, 2**40])
+def test_a_bad_id_shows_at_the_next_call(bad, dtype, driver):
+    p = make(4, 3, 12, 5, dtype=dtype)
+    p.ids[2, 1] = bad
+    hs, _ = cuda.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+    assert hs.isfinite().all()
+    with pytest.raises(RuntimeError, match=r"earlier call .* Class values must be non-negative"):
+        forward()
+    forward()
+
+
+def test_a_bad_id_shows_at_once_where_launches_block(driver, monkeypatch):
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
+    with pytest.raises(RuntimeError, match="Class values must be non-negative"):
+        forward(ids=torch.full((4, 3), 5))
+    forward()
+
+
+def test_a_bad_id_shows_at_a_check(driver):
+    forward(ids=torch.full((4, 3), 5))
+    with pytest.raises(DriverError, match="Class values"):
+        cuda.check_errors(torch.device("cpu"))
+    cuda.check_errors(torch.device("cpu"))
+
+
+# ---- what is wrong with the device
+
+
+def test_a_failed_launch_names_the_kernel_and_the_driver(driver):
+    driver.emulated_driver_next_launch(719)
+    with pytest.raises(RuntimeError, match=r"rnn_forward of recurrence\.cu .*LAUNCH_FAILED"):
+        forward()
+    forward()
+
+
+def test_a_first_use_inside_a_capture_asks_for_a_warm_up(driver):
+    p = make(3, 2, 100, relu=True)  # of a size that no other test has
+    arguments = (p.x, None, p.W_hh, p.b_h, p.h0, True)
+    driver.emulated_driver_capturing(1)
+    with pytest.raises(RuntimeError, match="run the same call once before the capture"):
+        cuda.rnn_forward(*arguments)
+    driver.emulated_driver_capturing(0)
+    expected = cuda.rnn_forward(*arguments)
+    driver.emulated_driver_capturing(1)
+    assert torch.equal(cuda.rnn_forward(*arguments)[0], expected[0])
+
+
+def test_an_image_that_cannot_be_made_says_why(monkeypatch):
+    def fail(*_):
+        raise rnnfast.backends.cuda.nvrtc.CompilerError("no compiler today")
+
+    monkeypatch.setattr(bridge, "make_image", fail)
+    with pytest.raises(RuntimeError, match="CompilerError: no compiler today"):
+        forward(x=torch.zeros(5, 100), W_hh=torch.eye(100), b_h=None, h0=torch.zeros(3, 100))
+
+
+def test_an_image_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setattr(bridge, "make_image", lambda *_: b"nonsense" * 100)
+    with pytest.raises(RuntimeError, match=r"image of kernel .* does not load: .*INVALID_IMAGE"):
+        forward(x=torch.zeros(5, 101), W_hh=torch.eye(101), b_h=None, h0=torch.zeros(3, 101))
+
+
+def test_a_missing_driver_is_a_reason():
+    code = """
+import os, torch, rnnfast
+from rnnfast.backends import cuda
+for name in ("/nonexistent/libcuda.so", "libm.so.6"):
+    os.environ["RNNFAST_CUDA_DRIVER"] = name
+    cuda._start.cache_clear()
+    rnnfast.dispatch.choose.cache_clear()
+    try:
+        with rnnfast.use_backend("cuda"):
+            rnnfast.dispatch.backend_for(torch.zeros(1))
+    except rnnfast.BackendError as error:
+        print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    first, second = done.stdout.splitlines()
+    assert "backend 'cuda' (forced by use_backend) cannot run this call" in first
+    assert "the CUDA driver does not load: /nonexistent/libcuda.so" in first
+    assert "the CUDA driver libm.so.6 has no cuInit: it is too old" in second
+
+
+# ---- the choice
+
+
+def test_dispatch_serves_cpu_tensors_only_when_asked():
+    x = torch.zeros(1)
+    assert dispatch.backend_for(x) is native
+    with use_backend("cuda"):
+        assert dispatch.backend_for(x) is cuda
+        with pytest.raises(BackendError, match=r"the dtype is torch\.bfloat16, not float32 or"):
+            dispatch.backend_for(x.bfloat16())
+
+
+def test_explain_names_variants_and_reasons():
+    with use_backend("cuda"):
+        text = str(rnnfast.explain(models.ours(models.params(5, 512))))
+    assert "H=512 B=32: tier C: clusters of" in text
+    assert "rows each, weights as float32 in registers" in text
+    assert "modelled" in text
+    assert "FFMA products, as torch's float32_matmul_precision 'highest' allows" in text
+    with use_backend("cuda"):
+        text = str(rnnfast.explain(models.ours(models.params(5, 9, torch.float64))))
+    assert "tier L for every H: no resident kernel is of torch.float64" in text
+
+
+def test_explain_names_the_variable_that_decided(monkeypatch):
+    monkeypatch.setenv("RNNFAST_CUDA_PRODUCT", "3xTF32")
+    with use_backend("cuda"):
+        text = str(rnnfast.explain(models.ours(models.params(5, 64))))
+    assert "FFMA or 3xTF32 products, as RNNFAST_CUDA_PRODUCT=3xTF32 allows" in text

@@ -1,0 +1,96 @@
+"""The CUDA recurrence, emulated on the CPU: very many steps, and offsets of more than 32 bits."""
+
+import math
+import mmap
+from dataclasses import replace
+
+import pytest
+import torch
+from test_cuda_emulator import FP32, TENSOR_CORES, Problem, check, make, run
+from torch import Tensor
+
+from support.emulator import build
+from support.emulator.recurrence import Launch, Variant
+
+pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
+
+
+@pytest.mark.parametrize("variant", [Variant(32, 1, 2, 1), Variant(32, 2, 1, 1)], ids=str)
+def test_100_000_steps(variant):
+    check(Launch(variant, rows=1), make(100_000, 1, 31, V=28), seeds=1)
+
+
+def sparse(*shape: int) -> Tensor:
+    """Zeros. Memory is taken for what is touched alone."""
+    no_reserve, count = 0x4000, math.prod(shape)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+    try:
+        memory = mmap.mmap(-1, 4 * count, flags=flags)
+    except OSError as error:
+        pytest.skip(f"no {count >> 28} GiB of addresses: {error}")
+    return torch.frombuffer(memory, dtype=torch.float32).view(shape)
+
+
+def test_ids_and_rows_of_a_table_that_are_further_apart_than_32_bits():
+    """A table of 2^31 floats, ids 2^31 apart."""
+    V, H, T, B = (1 << 26) + 1, 32, 2, 3
+    table = sparse(V, H)
+    ids = sparse(3 << 32).view(torch.int64).as_strided((T, B), (1 << 31, 1))
+    p = make(T, B, H, V=2)
+    table[0], table[V - 1] = p.x[0], p.x[1]
+    ids.copy_(p.ids * (V - 1))
+    hs, _ = Launch(FP32[0]).forward(table, ids, p.W_hh, p.b_h, p.h0, False)
+    assert torch.equal(hs, run(Launch(FP32[0]), p)["hs"])
+
+
+def last_of_very_many(launch: Launch, p: Problem) -> dict[str, Tensor]:
+    """Results for the one sequence of p as the last of 2^27 + 1, of which its cluster alone is run.
+
+    A step has 2^32 floats and one row more: offsets cut to 32 bits stay inside, at other rows.
+    """
+    B, T = (1 << 27) + 1, len(p.hs)
+
+    def as_last(value: Tensor) -> Tensor:
+        wide = sparse(*value.shape[:-2], B, value.shape[-1])
+        wide[..., B - 1, :] = value[..., 0, :]
+        return wide
+
+    names = ("x", "h0", "hs", "grad_hs", "grad_h_last")
+    launch = replace(launch, first=(B - 1) // launch.rows, new=sparse)
+    got = run(launch, replace(p, **{name: as_last(getattr(p, name)) for name in names}))
+    assert got["hs"].shape == (T, B, p.h0.shape[1])
+    return {name: value[..., B - 1 :, :] for name, value in got.items()}
+
+
+@pytest.mark.parametrize("variant", [FP32[0], FP32[2], TENSOR_CORES[0]], ids=str)
+def test_sequences_further_apart_than_32_bits(variant):
+    check_last_of_very_many(Launch(variant, rows=2))
+
+
+def check_last_of_very_many(launch: Launch) -> None:
+    p = make(2, 1, 32)
+    want = run(launch, p)
+    for name, value in last_of_very_many(launch, p).items():
+        assert torch.equal(value, want[name]), name
+
+
+# Where 64 bits are needed, in what file, and the same with 32.
+STEPS, INPUTS = "recurrence_steps.cuh", "recurrence_inputs.cuh"
+CUT = {
+    "a row of the results": (STEPS, "at = static_cast<long long>(row0 + row)", "at = (row0 + row)"),
+    "a row of the first state": (
+        STEPS,
+        "static_cast<long long>(row0 + row) * p.H + k",
+        "(row0 + row) * p.H + k",
+    ),
+    "a step of the results": (STEPS, "static_cast<long long>(p.B) * p.H", "p.B * p.H"),
+    "the last state": (STEPS, "(p.T - 1ll) * p.B", "(p.T - 1) * p.B"),
+    "a row of the inputs": (INPUTS, "static_cast<long long>(row0 + row_)", "(row0 + row_)"),
+    "a step of the inputs": (INPUTS, "static_cast<long long>(p_.B) * p_.H", "p_.B * p_.H"),
+}
+
+
+@pytest.mark.parametrize("place", CUT)
+def test_finds_an_offset_of_32_bits(place):
+    with pytest.raises(AssertionError):
+        check_last_of_very_many(Launch(FP32[0], rows=2, patch=CUT[place]))

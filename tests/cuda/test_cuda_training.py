@@ -1,0 +1,255 @@
+"""Training and generation on CUDA, end to end without a GPU: operators, launcher, emulation."""
+
+import pytest
+import torch
+from test_training_operators import check, loss_and_gradients, whole_step
+from test_training_operators import make as make_network
+
+import rnnfast
+from rnnfast import functional, use_backend
+from rnnfast.backends import cuda, native, reference
+from rnnfast.backends.cuda import bridge, choose_decode
+from support import models
+from support.compare import assert_close_to_f64
+from support.decoding import ARGMAX_LOGITS, check_greedy, check_sampled, constant_logits, make
+from support.emulator import build
+
+pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
+
+F32, F64 = torch.float32, torch.float64
+
+
+@pytest.fixture(scope="module", autouse=True)
+def driver():
+    from support.emulator import cuda as emulated
+
+    assert native.load_error() == ""
+    make_image = bridge.make_image
+    emulated.start()
+    assert cuda.load_error() == ""
+    yield emulated.driver()
+    emulated.driver().emulated_driver_capturing(0)
+    emulated.stop()
+    bridge.make_image = make_image
+
+
+# T, B, H, V; a table with more rows than tokens, long rows of logits, one of everything.
+SHAPES = [(6, 5, 30, 28), (2, 3, 17, 1100), (1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize(("shape", "relu"), [*[(s, False) for s in SHAPES], (SHAPES[0], True)])
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+def test_loss_and_gradients(shape, relu, dtype):
+    check(loss_and_gradients, relu, shape, dtype, cuda)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_alone(shape):
+    ids, targets, values = make_network(shape, F32)
+    *_, h_last, loss = loss_and_gradients(cuda, ids, targets, values, False)
+    alone = cuda.rnn_cross_entropy(ids, targets, *values, False, False, False)
+    assert torch.equal(alone[0], loss)
+    assert torch.equal(alone[1], h_last)
+    assert all(grad.numel() == 0 for grad in alone[2:])
+
+
+@pytest.mark.parametrize("max_norm", [1e-3, 1e9, float("inf")])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+def test_whole_step(shape, dtype, max_norm):
+    check(whole_step, max_norm, shape, dtype, cuda)
+
+
+def test_a_step_is_six_launches_of_ours_and_can_be_captured(driver):
+    network = make_network(SHAPES[0], F32)
+    whole_step(cuda, *network, 1.0)  # compiles
+    driver.emulated_driver_capturing(1)
+    before = driver.emulated_driver_launches()
+    whole_step(cuda, *network, 1.0)
+    assert driver.emulated_driver_launches() - before == 6  # and five of torch's
+    driver.emulated_driver_capturing(0)
+
+
+def test_a_bad_target_shows_at_the_next_call():
+    ids, targets, values = make_network(SHAPES[0], F32)
+    targets = targets.clone()
+    targets[2, 3] = 28
+    loss_and_gradients(cuda, ids, targets, values, False)
+    with pytest.raises(RuntimeError, match="target"):
+        cuda.clip_grads_([torch.ones(3)], 1.0, True)
+    cuda.clip_grads_([torch.ones(3)], 1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grads": 4}, r"grads has 4 tensors; it must have 5"),
+        ({"params": "strided"}, r"is not contiguous"),
+        ({"h": "params"}, r"share memory"),
+    ],
+)
+def test_a_step_refuses_what_does_not_fit(change, message):
+    ids, targets, (*params, h) = make_network((2, 3, 5, 5), F32)
+    grads = [torch.empty_like(p) for p in params]
+    if "grads" in change:
+        del grads[change["grads"] :]
+    if "params" in change:
+        params[1] = params[1].T
+    if "h" in change:
+        h = params[1][:3]
+    with pytest.raises(RuntimeError, match=message):
+        cuda.train_step_(ids, targets, params, grads, h, 0.1, 1.0, False)
+
+
+# ---- clip
+
+
+def check_clip(grads, max_norm, d2l):
+    same, wide = [g.clone() for g in grads], [g.double() for g in grads]
+    norm = cuda.clip_grads_(grads, max_norm, d2l)
+    same_norm = reference.clip_grads_(same, max_norm, d2l)
+    wide_norm = reference.clip_grads_(wide, max_norm, d2l)
+    assert_close_to_f64("norm", norm, same_norm, wide_norm)
+    for i, (got, want, truth) in enumerate(zip(grads, same, wide, strict=True)):
+        assert_close_to_f64(f"grads[{i}]", got, want, truth)
+
+
+@pytest.mark.parametrize("d2l", [True, False])
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+def test_clip_of_more_gradients_than_a_launch_takes(dtype, d2l):
+    check_clip([torch.randn(i % 7, 3, dtype=dtype) for i in range(150)], 0.5, d2l)
+
+
+def test_clip_of_any_layout():
+    wide = torch.randn(6, 7, 8, 9)
+    grads = [
+        wide.permute(2, 0, 3, 1),
+        torch.randn(6, 7, 8, 9)[1:, ::2, :3, ::3],
+        torch.randn(30, 40)[:, 5:20],
+        torch.randn(9)[::2],
+        torch.tensor(3.0),
+        torch.empty(0, 4),
+        torch.randn(5, 1, 6, dtype=F64).transpose(0, 2),
+    ]
+    check_clip(grads, 0.5, True)
+
+
+def test_clip_of_nothing_is_zero():
+    assert cuda.clip_grads_([torch.empty(0)], 1.0, True).item() == 0
+
+
+def test_clip_scales_what_is_listed_twice_twice():
+    first, second = torch.full((5000,), 2.0), torch.full((4,), 1.0)
+    grads = [first, second, first[100:]]
+    want = [g.clone() for g in (first, second)]
+    norm = (sum(g.double().pow(2).sum() for g in grads)) ** 0.5
+    torch.testing.assert_close(cuda.clip_grads_(grads, 1.0, True), norm.float())
+    factor = (1 / norm).float()
+    want[0] *= factor
+    want[0][100:] *= factor
+    torch.testing.assert_close(first, want[0])
+    torch.testing.assert_close(second, want[1] * factor)
+
+
+def test_clip_launches_twice(driver):
+    grads = [torch.randn(s) for s in ((28, 64), (64, 64), (64,), (64, 28), (28,))]
+    cuda.clip_grads_(grads, 1.0, True)
+    before = driver.emulated_driver_launches()
+    cuda.clip_grads_(grads, 1.0, True)
+    assert driver.emulated_driver_launches() - before == 2
+
+
+@pytest.mark.parametrize(
+    ("grad", "message"),
+    [(torch.ones(3).half(), "float16"), (torch.ones(1).expand(3), "expanded")],
+)
+def test_clip_refuses_what_it_cannot_scale(grad, message):
+    with pytest.raises(RuntimeError, match=rf"grads\[1\].*{message}"):
+        cuda.clip_grads_([torch.ones(2), grad], 1.0, True)
+
+
+# ---- generation
+
+
+@pytest.mark.parametrize(
+    ("B", "H", "V", "steps"), [(1, 20, 28, 5), (3, 128, 7, 3), (140, 5, 4, 2), (1, 200, 28, 3)]
+)
+def test_generation(B, H, V, steps, driver):
+    model = make(B, H, V)
+    before = driver.emulated_driver_launches()
+    check_greedy(model, *model.decode(steps, backend=cuda))
+    assert driver.emulated_driver_launches() - before == 1
+    u = torch.rand(steps, B)
+    check_sampled(model, u, 0.7, *model.decode(steps, 0.7, u, backend=cuda))
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])
+def test_generation_in_float64(relu):
+    model = make(3, 20, 28, F64, relu)
+    u = torch.rand(5, 3, dtype=F64)
+    for uniforms in (None, u, u.float()):
+        got = model.decode(5, 0.7, uniforms, backend=cuda)
+        want = model.decode(5, 0.7, uniforms, backend=reference)
+        assert torch.equal(got[0], want[0])
+        torch.testing.assert_close(got[1], want[1])
+
+
+def test_generation_among_more_classes_than_a_block_has_room_for(monkeypatch):
+    """Which takes 58,000 on an H200."""
+    monkeypatch.setattr(choose_decode, "choose", lambda question: None)
+    model, u = make(2, 9, 211), torch.rand(4, 2, dtype=F64)
+    check_greedy(model, *model.decode(4, backend=cuda))
+    check_sampled(model, u, 0.7, *model.decode(4, 0.7, u, backend=cuda))
+    for logits in ARGMAX_LOGITS:
+        want = torch.tensor(logits).argmax().item()
+        ids, _ = constant_logits(logits).decode(2, backend=cuda)
+        assert ids.flatten().tolist() == [want] * 2
+
+
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+def test_generation_without_steps_or_sequences(dtype):
+    model = make(3, 8, 5, dtype)
+    ids, h_last = model.decode(0, backend=cuda)
+    assert ids.shape == (0, 3)
+    assert torch.equal(h_last, model.h0)
+    ids, h_last = make(0, 8, 5, dtype).decode(4, backend=cuda)
+    assert ids.shape == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("uniforms", "first", "message"),
+    [(None, [0, 5, 1], "id"), (torch.ones(2, 3), [0, 1, 1], "uniform")],
+)
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+def test_generation_reports_what_is_out_of_range(uniforms, first, message, dtype):
+    model = make(3, 8, 5, dtype)
+    model.first = torch.tensor(first)
+    model.decode(2, 1.0, uniforms, backend=cuda)
+    with pytest.raises(RuntimeError, match=message):
+        model.decode(2, backend=cuda)
+    model.first = torch.tensor([0, 1, 2])
+    model.decode(2, backend=cuda)
+    bridge.check(0)
+
+
+# ---- as users call it
+
+
+def test_functional_and_generation_on_the_cuda_backend():
+    net = models.ours(models.params(28, 20))
+    params, h0 = [p.detach() for p in net.params], torch.zeros(1, 20)
+    vocab = _Vocab(list("abcdefghijklmnopqrstuvwxyz ."))
+    results = []
+    for name in ("cuda", "native"):
+        with use_backend(name):
+            ids, _ = functional.greedy_decode(torch.tensor([3]), h0, params, 8)
+            results.append([ids.tolist(), rnnfast.predict_ch8("time", 9, net, vocab, "cpu")])
+    assert results[0] == results[1]
+
+
+class _Vocab:
+    def __init__(self, tokens):
+        self.idx_to_token = tokens
+
+    def __getitem__(self, token):
+        return self.idx_to_token.index(token)

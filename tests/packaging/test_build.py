@@ -1,0 +1,210 @@
+"""setup.py: what it builds, when, and what it does where it cannot.
+
+The builds here are of a small stand-in for csrc/, with setup.py and the package as they are: the
+kernels themselves take half a minute of compiler time and are tested elsewhere.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = Path("rnnfast", "_C.so")
+NO_COMPILER = {"CXX": "/nonexistent/c++"}
+REQUIRED = {"RNNFAST_REQUIRE": "native"}
+
+KERNEL = """
+#include "shared.h"
+namespace RNNFAST_ISA { int kernel() { return kShared; } }
+"""
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A checkout with almost nothing to compile."""
+    tree = tmp_path / "source"
+    ignored = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(ROOT / "rnnfast", tree / "rnnfast", ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    files = {"ops/schemas.cpp": "", "cpu/sum.cpp": KERNEL}
+    files["cpu/shared.h"] = "constexpr int kShared = 1;\n"
+    files |= {f"cpu/{name}.cpp": "" for name in ("isa", "parallel", "workspace")}
+    for name, text in files.items():
+        path = tree / "csrc" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tree
+
+
+def run(arguments, cwd, **variables):
+    """The finished process; its stdout is all that it wrote, where its stderr would be too."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "RNNFAST_REQUIRE": "", **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def build(source, **variables):
+    return run(["setup.py", "build_ext", "--inplace"], source, **variables)
+
+
+def pip(command, source, *options, **variables):
+    quick = ["--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check"]
+    return run(["-m", "pip", command, "-v", *quick, *options, "."], source, **variables)
+
+
+def compiled(done):
+    """The objects that a build compiled."""
+    words = done.stdout.split()
+    return {word for word, before in zip(words[1:], words, strict=False) if before == "-o"} - {
+        "_C.so",
+        "libtorch.so",
+        "libtorch_cpu.so",
+    }
+
+
+def objects_per_set(name):
+    sets = ("baseline", "avx2", "avx512") if platform.machine() == "x86_64" else ("baseline",)
+    return [f"{name}.{instruction_set}.o" for instruction_set in sets]
+
+
+def test_builds_what_changed_and_nothing_else(source):
+    kernels = set(objects_per_set("sum"))
+    assert compiled(build(source)) == kernels | {"schemas.o", "isa.o", "parallel.o", "workspace.o"}
+    assert (source / LIBRARY).exists()
+    assert compiled(build(source)) == set()
+    assert (source / LIBRARY).exists()
+    (source / "csrc/cpu/shared.h").write_text("constexpr int kShared = 2;\n")
+    assert compiled(build(source)) == kernels
+    (source / "csrc/cpu/more.cpp").write_text("")
+    assert compiled(build(source)) == set(objects_per_set("more"))
+
+
+def test_links_the_lowest_instruction_set_first(source):
+    # The linker keeps the first copy of an inline function: it must run on every CPU.
+    build(source)
+    lines = (source / "build/native/build.ninja").read_text().replace("$\n", "").splitlines()
+    (link,) = (line.split() for line in lines if line.startswith("build _C.so: link"))
+    order = [link.index(name) for name in objects_per_set("sum")]
+    assert order == sorted(order)
+
+
+def test_a_failed_build_leaves_no_library(source):
+    build(source)
+    (source / "csrc/cpu/sum.cpp").write_text("this is not C++")
+    done = build(source)
+    assert done.returncode == 0
+    assert "rnnfast: installing without the native library" in done.stdout
+    assert "its compilation failed" in done.stdout
+    assert not (source / LIBRARY).exists()
+
+
+def test_a_wheel_never_takes_over_a_stale_library(source, tmp_path):
+    (source / LIBRARY).write_text("of older sources")
+    assert pip("wheel", source, "-w", str(tmp_path), **NO_COMPILER).returncode == 0
+    (wheel,) = tmp_path.glob("*.whl")
+    assert LIBRARY.as_posix() not in zipfile.ZipFile(wheel).namelist()
+
+
+@pytest.mark.parametrize("cause", ["no compiler", "broken source"])
+def test_required_means_an_error(source, cause):
+    if cause == "broken source":
+        (source / "csrc/ops/schemas.cpp").write_text("this is not C++")
+    done = build(source, **REQUIRED, **(NO_COMPILER if cause == "no compiler" else {}))
+    assert done.returncode == 1
+    assert "rnnfast: the native library was not built: " in done.stdout
+    assert not (source / LIBRARY).exists()
+
+
+def test_a_misspelt_requirement_is_an_error(source):
+    done = build(source, RNNFAST_REQUIRE="nativ")
+    assert done.returncode == 1
+    assert "RNNFAST_REQUIRE is 'nativ'; it must be 'native' or not set" in done.stdout
+
+
+def test_installs_and_runs_without_a_compiler(source, tmp_path):
+    target = tmp_path / "target"
+    bare = {"PATH": "/nonexistent", "CXX": ""}
+    done = pip("install", source, "--target", str(target), **bare)
+    assert done.returncode == 0, done.stdout
+    assert "on plain torch: no C++ compiler is there (looked for c++, g++, clang++" in done.stdout
+    assert not (target / LIBRARY).exists()
+    assert (target / "rnnfast" / "py.typed").exists()
+    program = "import rnnfast.backends.native as n; print(n.__file__, n.load_error())"
+    done = run(["-c", program], tmp_path, PYTHONPATH=str(target))
+    assert done.returncode == 0, done.stdout
+    assert str(target) in done.stdout
+    assert "the kernels were not built" in done.stdout
+
+
+def test_wheel_is_for_the_platform_and_any_python(source, tmp_path):
+    done = pip("wheel", source, "-w", str(tmp_path), **REQUIRED)
+    assert done.returncode == 0, done.stdout
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {LIBRARY.as_posix(), "rnnfast/py.typed", "rnnfast/backends/native.py"} <= names
+    assert "rnnfast/backends/cuda/recurrence_variants.json" in names
+
+
+def test_editable_install_builds_into_the_source_tree(source):
+    hook = "from setuptools import build_meta; print(build_meta.build_editable('dist'))"
+    (source / "dist").mkdir()
+    done = run(["-c", hook], source, **REQUIRED)
+    assert done.returncode == 0, done.stdout
+    assert (source / LIBRARY).exists()
+
+
+def test_source_distribution_carries_what_the_build_needs(source):
+    done = run(["setup.py", "sdist", "--formats=zip"], source)
+    assert done.returncode == 0, done.stdout
+    (archive,) = (source / "dist").glob("*.zip")
+    names = {Path(*Path(name).parts[1:]).as_posix() for name in zipfile.ZipFile(archive).namelist()}
+    assert {"setup.py", "csrc/ops/schemas.cpp", "csrc/cpu/sum.cpp", "csrc/cpu/shared.h"} <= names
+
+
+def test_device_code_becomes_part_of_the_library(source):
+    folder = source / "csrc" / "cuda" / "device"
+    folder.mkdir(parents=True)
+    (folder / "scale.cu").write_text('#include "scale.h"\n// R"(not the end)"\n')
+    (folder / "scale.h").write_text('#include "deeper.cuh"\n')
+    (folder / "deeper.cuh").write_text("// of the device\n")
+    (folder / "launch.h").write_text("// of the host\n")
+    host = source / "csrc" / "cuda" / "host"
+    host.mkdir()
+    (host / "sources.h").write_text((ROOT / "csrc/cuda/host/sources.h").read_text())
+    assert "device_sources.o" in compiled(build(source, **REQUIRED))
+    library = (source / LIBRARY).read_bytes()
+    assert b'// R"(not the end)"' in library
+    assert b"of the device" in library
+    assert b"of the host" not in library
+    assert compiled(build(source)) == set()
+    (folder / "deeper.cuh").write_text("// of another device\n")
+    assert compiled(build(source)) == {"device_sources.o"}
+    assert b"of another device" in (source / LIBRARY).read_bytes()
+
+
+def test_library_finds_the_torch_that_is_loaded(source):
+    (source / "csrc/ops/schemas.cpp").write_text(
+        'extern "C" int aoti_torch_dtype_int64();\n'
+        'extern "C" __attribute__((visibility("default"))) int answer() {\n'
+        "  return aoti_torch_dtype_int64();\n"
+        "}\n"
+    )
+    build(source)
+    call = "import ctypes; print(ctypes.CDLL('rnnfast/_C.so').answer())"
+    assert "libtorch.so: cannot open" in run(["-c", call], source).stdout
+    done = run(["-c", f"import torch; {call}"], source)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.strip().isdigit()

@@ -1,0 +1,129 @@
+"""Files that were there stay, and the last good epoch stays too."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rnnfast
+from rnnfast.program import checkpoint
+from rnnfast.program import run as run_module
+from rnnfast.program.cli import main
+from support.program import FILES, failure, listing
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_existing_files_are_kept(
+    train: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("precious")
+    line = failure(capsys, train("--epochs", 1))
+    assert str(out / name) in line
+    assert "--resume" in line
+    assert "--force" in line
+    assert listing(out) == {name: b"precious"}
+    assert train("--epochs", 1, "--force") == 0
+    assert checkpoint.load(out / "checkpoint.safetensors").epoch == 1
+
+
+@pytest.mark.parametrize("option", ["--resume", ""])
+def test_damaged_checkpoint(
+    train: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert train("--epochs", 1) == 0
+    path = tmp_path / "out" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    before = listing(tmp_path / "out")
+    capsys.readouterr()
+    line = failure(capsys, train("--epochs", 2, *filter(None, [option])))
+    assert str(path) in line
+    assert listing(tmp_path / "out") == before
+    assert str(path) in failure(capsys, main(["generate", "--checkpoint", str(path)]))
+
+
+def test_directory_in_the_place_of_the_checkpoint(
+    train: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out" / "checkpoint.safetensors").mkdir(parents=True)
+    assert "is a directory" in failure(capsys, train("--force"))
+    assert "is a directory" in failure(capsys, train("--resume"))
+
+
+@pytest.mark.parametrize("out", ["text.txt", "text.txt/below"])
+def test_output_directory_is_checked_before_the_training(
+    train: Any,
+    tmp_path: Path,
+    text: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    out: str,
+) -> None:
+    """A file in its place stands for a directory without permission, which does not stop root."""
+    monkeypatch.setattr(run_module.Run, "train", lambda *_: pytest.fail("was trained"))
+    before = text.read_bytes()
+    assert f"--out {tmp_path / out} cannot be written to" in failure(capsys, train(out=out))
+    assert text.read_bytes() == before
+
+
+def test_disk_full_at_the_end(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--epochs", 1) == 0
+    before = listing(tmp_path / "out")
+    capsys.readouterr()
+
+    def write_bytes(path: Path, contents: bytes) -> int:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    assert "No space left" in failure(capsys, train("--epochs", 2, "--resume"))
+    monkeypatch.undo()
+    assert listing(tmp_path / "out") == before
+
+
+def test_divergence_keeps_the_last_good_epoch(
+    train: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = failure(capsys, train("--epochs", 50, "--lr", "1e30", "--clip", "none"))
+    saved = checkpoint.load(tmp_path / "out" / "checkpoint.safetensors")
+    assert f"diverged in epoch {saved.epoch + 1} " in line
+    assert f"the checkpoint holds epoch {saved.epoch};" in line
+    assert "--lr" in line
+    assert "--clip" in line
+
+
+def nan_parameter(net: rnnfast.RNNModelScratch) -> float:
+    net.params[1].detach()[0, 0] = float("nan")
+    return 5.0
+
+
+def overflow(net: rnnfast.RNNModelScratch) -> float:
+    return math.exp(1000)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda net: float("nan"), lambda net: float("inf"), overflow, nan_parameter]
+)
+def test_epoch_that_is_not_finite(
+    train: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[rnnfast.RNNModelScratch], float],
+) -> None:
+    good = run_module.train_epoch_ch8
+    perplexities = []
+
+    def train_epoch(net: Any, *args: Any, **kwargs: Any) -> tuple[float, float]:
+        perplexity, speed = good(net, *args, **kwargs)
+        perplexities.append(perplexity if len(perplexities) < 2 else spoil(net))
+        return perplexities[-1], speed
+
+    monkeypatch.setattr(run_module, "train_epoch_ch8", train_epoch)
+    assert "diverged in epoch 3" in failure(capsys, train("--epochs", 9))
+    saved = checkpoint.load(tmp_path / "out" / "checkpoint.safetensors")
+    assert saved.perplexities == tuple(perplexities[:2])

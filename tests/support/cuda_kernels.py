@@ -1,0 +1,191 @@
+"""Calls of the CUDA kernels around the recurrence, emulated on the CPU, as the tests make them."""
+
+import functools
+import math
+
+import torch
+
+from rnnfast.backends import native
+from rnnfast.backends.cuda import bridge
+from support.emulator import build
+from support.emulator.params import constant, params
+
+assert native.load_error() == ""
+
+KERNELS = {
+    "clip_norm": ("clip_sums", "clip_scale"),
+    "cross_entropy": ("cross_entropy",),
+    "row_sums": ("row_sums", "sum_slices"),
+    "decode": ("decode",),
+}
+
+
+@functools.cache
+def unit_of(name, options="", bug=()):
+    """The emulated unit; `bug` breaks it: a file, a text in it and what stands there instead."""
+    return build.Unit(name, options, *KERNELS[name], patch=bug)
+
+
+def new(*shape, dtype=torch.float32):
+    """Memory that a kernel must write: NaN, or -1 for integers."""
+    return torch.full(shape, math.nan if dtype.is_floating_point else -1, dtype=dtype)
+
+
+def real(tensor):
+    return f"-DRF_REAL={'double' if tensor.dtype == torch.float64 else 'float'}"
+
+
+def table_of(grads, parameters=None):
+    """The gradients as the kernel takes them: whole where contiguous, else as rows."""
+    entries, chunks = [], 0
+    for i, grad in enumerate(grads):
+        if grad.numel() == 0:
+            continue
+        if grad.is_contiguous():
+            layout = {"row": grad.numel(), "stride": 1}
+        else:
+            assert grad.dim() == 2
+            layout = dict(
+                zip(
+                    ("row", "row_stride", "stride"),
+                    (grad.shape[1], grad.stride(0), grad.stride(1)),
+                    strict=True,
+                )
+            )
+        entries.append(
+            params(
+                "GradientRows",
+                values=grad,
+                parameter=parameters[i] if parameters else None,
+                count=grad.numel(),
+                is_double=grad.dtype == torch.float64,
+                first_chunk=chunks,
+                **layout,
+            )
+        )
+        chunks += -(-grad.numel() // constant("kClipChunk"))
+    return entries, chunks
+
+
+def clip(grads, max_norm, d2l, parameters=None, lr=0.0, grid=3, seed=0, bug=()):
+    unit = unit_of("clip_norm", bug=bug)
+    geometry = {"cluster": 1, "block": constant("kClipThreads"), "shared_bytes": 64, "seed": seed}
+    entries, chunks = table_of(grads, parameters)
+    table = {"gradients": entries, "num_gradients": len(entries), "num_chunks": chunks}
+    grid = max(1, min(grid, chunks))
+    sums, norm = new(grid, dtype=torch.float64), new(dtype=grads[0].dtype)
+    unit.launch("clip_sums", params("ClipSumsParams", sums=sums, **table), grid=grid, **geometry)
+    out = "norm_float64" if norm.dtype == torch.float64 else "norm"
+    scale = params(
+        "ClipScaleParams",
+        sums=sums,
+        num_sums=grid,
+        d2l=d2l,
+        max_norm=max_norm,
+        lr=lr,
+        **{out: norm},
+        **table,
+    )
+    unit.launch("clip_scale", scale, grid=grid, **geometry)
+    return norm
+
+
+def cross_entropy(logits, targets, bias=None, wants_gradient=True, warps=1, seed=0, bug=()):
+    """(losses, error word) of logits [T*B, V] and targets [T, B]; logits become the gradient."""
+    (T, B), V = targets.shape, logits.shape[1]
+    losses, error = new(T * B, dtype=logits.dtype), torch.zeros(1, dtype=torch.int32)
+    arguments = params(
+        "CrossEntropyParams",
+        N=T * B,
+        V=V,
+        B=B,
+        targets=targets,
+        targets_stride_t=targets.stride(0),
+        targets_stride_b=targets.stride(1),
+        bias=torch.zeros(V, dtype=logits.dtype) if bias is None else bias,
+        logits=logits,
+        losses=losses,
+        wants_gradient=wants_gradient,
+        error=error,
+    )
+    unit = unit_of("cross_entropy", f"{real(logits)} -DRF_ROW_WARPS={warps}", bug)
+    grid = -(-T * B * warps // 8)
+    unit.launch(
+        "cross_entropy", arguments, grid=grid, cluster=1, block=256, shared_bytes=64, seed=seed
+    )
+    return losses, int(error)
+
+
+def row_sums(jobs, warps=2, tile=1, slices=1, seed=0, bug=()):
+    """For each (x [N, C], ids [T, B] or None, V): its sums [V, C], all in one launch."""
+    outs, entries = [], []
+    for x, ids, V in jobs:
+        (N, C), job_tile = x.shape, tile if ids is not None else 1
+        outs.append(new(slices, V, C, dtype=x.dtype))
+        layout = {}
+        if ids is not None:
+            layout = {
+                "ids": ids,
+                "B": ids.shape[1],
+                "ids_stride_t": ids.stride(0),
+                "ids_stride_b": ids.stride(1),
+            }
+        blocks = slices * -(-V // job_tile) * -(-C // 32)
+        sizes = {"N": N, "C": C, "V": V, "slices": slices, "tile": job_tile, "blocks": blocks}
+        entries.append(params("RowSums", x=x, sums=outs[-1], **sizes, **layout))
+    unit = unit_of("row_sums", real(jobs[0][0]), bug)
+    unit.launch(
+        "row_sums",
+        params("RowSumsParams", jobs=entries, num_jobs=len(entries)),
+        grid=sum(entry.blocks for entry in entries),
+        cluster=1,
+        block=32 * warps,
+        shared_bytes=256 * warps * tile,
+        seed=seed,
+    )
+    if slices == 1:
+        return [out[0] for out in outs]
+    totals = [new(*out.shape[1:], dtype=out.dtype) for out in outs]
+    sums = [
+        params("SliceSum", parts=part, out=out, slices=slices, count=out.numel())
+        for part, out in zip(outs, totals, strict=True)
+    ]
+    arguments = params("SumSlicesParams", jobs=sums, num_jobs=len(sums))
+    unit.launch("sum_slices", arguments, grid=2, cluster=1, block=64, shared_bytes=0, seed=seed)
+    return totals
+
+
+def decode_options(shape, holds=True, relu=False):
+    names = ["HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS", "HOLDS_TABLES", "RELU"]
+    values = zip(names, (*shape, int(holds), int(relu)), strict=True)
+    return " ".join(f"-DRF_{name}={value}" for name, value in values)
+
+
+def decode(
+    first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature=1.0, uniforms=None, relu=False,
+    shape=(32, 1, 2, 1, 0), holds=True, wait_limit=2**50, seed=0, resident=1, bug=(),
+):  # fmt: skip
+    """(ids, h_last, error word). shape: RF_HP, RF_CLUSTER, RF_WARPS, RF_ROWS, RF_SMEM_CHUNKS."""
+    (V, H), B = W_xh.shape, len(first)
+    _, cluster, warps, rows, _ = shape
+    ids, h_last = new(steps, B, dtype=torch.int64), new(B, H)
+    error = torch.zeros(1, dtype=torch.int32)
+    arguments = params(
+        "DecodeParams",
+        B=B, H=H, V=V, steps=steps, first=first, W_xh=W_xh, W_hh=W_hh, b_h=b_h, W_hq=W_hq, b_q=b_q,
+        h0=h0, temperature=temperature, uniforms=uniforms, ids=ids, h_last=h_last,
+        wait_limit=wait_limit, error=error,
+    )  # fmt: skip
+    shared_bytes = bridge.decode_bytes(shape, H, V, holds)
+    assert shared_bytes > 0, shape
+    unit_of("decode", decode_options(shape, holds, relu), bug).launch(
+        "decode",
+        arguments,
+        grid=-(-B // rows) * cluster,
+        cluster=cluster,
+        block=32 * warps,
+        shared_bytes=shared_bytes,
+        seed=seed,
+        resident=resident,
+    )
+    return ids, h_last, int(error)

@@ -1,0 +1,182 @@
+"""The gate on what the CUDA kernels take of a multiprocessor; needs no GPU.
+
+    python tests/support/cuda_resources.py [--compiler nvrtc|nvcc] [--arch 90a] [--write]
+
+Compiles every kernel that kernel_table.py lists and compares its registers, its shared memory and
+the instructions of its loop over groups of rows with the table in cuda_resources.json. Fails
+where one takes more, or spills a register; --write makes the present figures the table. The loop is
+counted where there is an nvdisasm: on the PATH or in Triton's package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+from rnnfast.backends import native
+from rnnfast.backends.cuda import bridge, kernel_table, nvrtc
+from rnnfast.backends.cuda.nvrtc import Compiled
+
+TABLE = Path(__file__).parent / "cuda_resources.json"
+ARCHS = ("80", "90a", "100", "120")
+
+Figures = dict[str, int]  # registers, shared_bytes, loop
+
+
+def kernels(arch: str) -> list[kernel_table.Kernels]:
+    """All of an architecture, one activation of each: the other one is as large."""
+    every = kernel_table.kernels(int(arch.rstrip("a")))
+    return [each for each in every if "RF_RELU=1" not in each.options]
+
+
+def compile_by_nvcc(unit: str, options: str, arch: str) -> Compiled:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in bridge.sources().items():
+            Path(folder, name).write_text(text)
+        flags = ["-std=c++20", f"-arch=sm_{arch}", "--expt-relaxed-constexpr", "-Xptxas", "-v"]
+        command = ["nvcc", "-cubin", *flags, *options.split(), f"{unit}.cu", "-o", "out.cubin"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise nvrtc.CompilerError(f"{' '.join(command)}\n{done.stderr}")
+        image = Path(folder, "out.cubin").read_bytes()
+        return Compiled(image, nvrtc.parse_report(done.stdout + done.stderr))
+
+
+def compile_by_nvrtc(unit: str, options: str, arch: str) -> Compiled:
+    return nvrtc.compile_image(unit, bridge.sources(), options.split(), arch)
+
+
+COMPILERS = {"nvrtc": compile_by_nvrtc, "nvcc": compile_by_nvcc}
+
+
+def version_of(compiler: str) -> str:
+    if compiler == "nvrtc":
+        return f"nvrtc {nvrtc.version()}"
+    done = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"release ([\d.]+)", done.stdout)
+    assert found is not None, done.stdout
+    return f"nvcc {found[1]}"
+
+
+def measure(
+    compiler: str, arch: str, each: kernel_table.Kernels
+) -> Iterator[tuple[str, Figures, int]]:
+    """(name, figures, spilled bytes) of each kernel of a unit."""
+    made = COMPILERS[compiler](each.unit, each.options, arch)
+    for name, resources in made.resources.items():
+        options = each.options.replace("-DRF_", "").lower()
+        figures = {
+            "registers": resources.registers,
+            "shared_bytes": resources.shared_bytes + each.shared_bytes,
+        }
+        if each.unit == "recurrence" and (loop := loop_of(made.image)):
+            figures["loop"] = loop
+        yield f"sm_{arch} {name} {options}", figures, resources.spill_bytes
+
+
+def loop_of(image: bytes) -> int:
+    """Instructions of the smallest loop that multiplies; 0 where they cannot be counted."""
+    program = disassembler()
+    if program is None:
+        return 0
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(image)
+        file.flush()
+        done = subprocess.run(
+            [program, "-c", file.name], capture_output=True, text=True, check=False
+        )
+    if done.returncode:  # of an older CUDA than the image
+        return 0
+    return smallest_loop(done.stdout)
+
+
+_LINE = re.compile(r"^(?:\.(\w+):|\s+/\*\w+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*))", re.MULTILINE)
+
+
+def smallest_loop(assembly: str) -> int:
+    labels: dict[str, int] = {}
+    instructions: list[str] = []
+    loops = []
+    for label, opcode, rest in _LINE.findall(assembly):
+        if label:
+            labels[label] = len(instructions)
+            continue
+        instructions.append(opcode)
+        target = re.search(r"`\(\.(\w+)\)", rest)
+        if opcode.startswith("BRA") and target and target[1] in labels:
+            loop = instructions[labels[target[1]] :]
+            if any(each.startswith(("FFMA", "HMMA", "FFMA2")) for each in loop):
+                loops.append(len(loop))
+    return min(loops, default=0)
+
+
+def disassembler() -> str | None:
+    if found := shutil.which("nvdisasm"):
+        return found
+    spec = find_spec("triton")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder, "backends", "nvidia", "bin", "nvdisasm")
+        if path.exists():
+            return str(path)
+    return None
+
+
+def worse(got: dict[str, Figures], table: dict[str, Figures]) -> list[str]:
+    """What takes more than the table says, a line each."""
+    lines = []
+    for name, figures in got.items():
+        if name not in table:
+            lines.append(f"{name}: not in {TABLE.name}; write it anew with --write")
+            continue
+        for what, value in figures.items():
+            allowed = table[name].get(what, value)
+            if value > allowed:
+                lines.append(f"{name}: {what} {value}, at most {allowed}")
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--compiler", choices=COMPILERS, default="nvrtc")
+    parser.add_argument("--arch", action="append", choices=ARCHS)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name}")
+    options = parser.parse_args()
+    if error := native.load_error():
+        raise SystemExit(error)
+    got: dict[str, Figures] = {}
+    problems = []
+    jobs = [(arch, each) for arch in options.arch or ARCHS for each in kernels(arch)]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        made = pool.map(lambda job: list(measure(options.compiler, *job)), jobs)
+        for name, figures, spilled in (row for rows in made for row in rows):
+            got[name] = figures
+            if spilled:
+                problems.append(f"{name}: {spilled} bytes of registers spilled")
+    version, known = version_of(options.compiler), json.loads(TABLE.read_text())
+    if options.write:
+        replaced = tuple(f"sm_{arch} " for arch in options.arch or ARCHS)
+        others = {k: v for k, v in known.get(version, {}).items() if not k.startswith(replaced)}
+        known[version] = dict(sorted({**others, **got}.items()))
+        text = json.dumps(known).replace('{"sm_', '{\n"sm_').replace('}, "', '},\n"')
+        TABLE.write_text(text.replace("}}", "}\n}") + "\n")
+    elif version in known:
+        problems += worse(got, known[version])
+    else:  # another compiler allocates otherwise
+        print(f"{TABLE.name} has no figures of {version}: spills alone are checked")
+    print("\n".join(problems))
+    print(f"{len(got)} kernels by {version}: {len(problems)} problems")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+// RecurrenceShape for the tests: members in its order, as 9 integers.
+#include "recurrence_shape.h"
+
+namespace {
+
+rnnfast::cuda::RecurrenceShape shape(const int* m) {
+  return {m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8] != 0};
+}
+
+}  // namespace
+
+extern "C" int shape_is_valid(const int* members) { return shape(members).is_valid(); }
+
+extern "C" long long shape_shared_bytes(const int* members, int groups) {
+  return shape(members).shared_bytes(groups);
+}

@@ -1,0 +1,397 @@
+"""The three levels of a training step: who gets which, and that nobody can see the difference."""
+
+import pytest
+import torch
+
+import rnnfast
+from rnnfast import functional, train_epoch_ch8
+from rnnfast.backends import native, reference
+from rnnfast.training import levels
+from support import models
+from support.compare import assert_close_to_f64
+
+T, B, V, H = 6, 4, 7, 12
+NAMES = ["W_xh", "W_hh", "b_h", "W_hq", "b_q"]
+
+
+def _batches(n: int = 4) -> list:
+    return [(torch.randint(V, (B, T)), torch.randint(V, (B, T))) for _ in range(n)]
+
+
+def _opaque(net):
+    return lambda batch_size: levels.sgd(net.params, 0.5, batch_size)
+
+
+def _train(level, net, batches, updater, clip=1.0, use_random_iter=False, epochs=2):
+    """Train by one level only; the perplexities."""
+    loss = torch.nn.CrossEntropyLoss()
+    original = levels.choose
+    levels.choose = lambda net, loss, updater, clip: (level(net, loss, updater, clip), "")
+    try:
+        return [
+            train_epoch_ch8(net, batches, loss, updater, "cpu", use_random_iter, clip=clip)[0]
+            for _ in range(epochs)
+        ]
+    finally:
+        levels.choose = original
+
+
+UPDATERS = {
+    "optimizer": lambda net: torch.optim.SGD(net.params, 0.5),
+    "book": lambda net: levels.SGD(net.params, 0.5),
+    "opaque": _opaque,
+}
+
+
+@pytest.mark.parametrize("clip", [None, 0.05, 100.0])
+@pytest.mark.parametrize("use_random_iter", [False, True])
+@pytest.mark.parametrize(
+    ("level", "updater"),
+    [
+        (levels.Loss, "optimizer"),
+        (levels.Loss, "opaque"),
+        (levels.Step, "optimizer"),
+        (levels.Step, "book"),
+    ],
+)
+def test_every_level_leaves_the_same_behind(level, updater, clip, use_random_iter):
+    net, _ = models.pair(V, H, torch.float64)
+    twin = models.ours(models.copies(net.params))
+    batches, make = _batches(), UPDATERS[updater]
+    got = _train(level, net, batches, make(net), clip, use_random_iter)
+    want = _train(levels.General, twin, batches, make(twin), clip, use_random_iter)
+    assert got == pytest.approx(want, rel=1e-9)
+    for name, p, q in zip(NAMES, net.params, twin.params, strict=True):
+        torch.testing.assert_close(p, q, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(p.grad, q.grad, msg=lambda m, name=name: f"{name}.grad: {m}")
+        assert p.grad.data_ptr() != p.data_ptr()
+
+
+def _choose(net, loss=None, updater=None, clip=1.0):
+    step, reason = levels.choose(
+        net,
+        loss or torch.nn.CrossEntropyLoss(),
+        updater or torch.optim.SGD(net.params, 0.5),
+        clip,
+    )
+    return step.name, reason
+
+
+def test_plain_training_gets_the_whole_step():
+    net, _ = models.pair(V, H)
+    assert _choose(net) == ("step", "")
+    assert "level 'step': loss, gradients, clip and SGD in one call" in str(rnnfast.explain(net))
+    assert _choose(net, updater=levels.SGD(net.params, 0.5)) == ("step", "")
+    assert _choose(net, loss=torch.nn.CrossEntropyLoss(reduction="none")) == ("step", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"momentum": 0.9}, "momentum"),
+        ({"weight_decay": 0.1}, "weight decay"),
+        ({"maximize": True}, "maximize"),
+        ({"lr": torch.tensor(0.5)}, "learning rate is a tensor"),
+    ],
+)
+def test_other_optimizers_get_the_loss_in_one_call(options, reason):
+    net, _ = models.pair(V, H)
+    level, why = _choose(net, updater=torch.optim.SGD(net.params, **{"lr": 0.5, **options}))
+    assert level == "loss"
+    assert reason in why
+
+
+def test_opaque_updaters_schedulers_and_hooks_get_the_loss_in_one_call():
+    net, _ = models.pair(V, H)
+    assert _choose(net, updater=_opaque(net))[0] == "loss"
+    assert "in one call, because the updater is function" in str(rnnfast.explain(net))
+    assert _choose(net, updater=torch.optim.Adam(net.params))[0] == "loss"
+    assert _choose(net, updater=torch.optim.SGD(net.params[:4], 0.5))[0] == "loss"
+    scheduled = torch.optim.SGD(net.params, 0.5)
+    torch.optim.lr_scheduler.StepLR(scheduled, 1)
+    assert _choose(net, updater=scheduled)[0] == "loss"
+    hooked = torch.optim.SGD(net.params, 0.5)
+    hooked.register_step_post_hook(lambda *args: None)
+    assert _choose(net, updater=hooked)[0] == "loss"
+    net.params[0].grad = torch.ones(V, H)
+    assert _choose(net, updater=levels.SGD(net.params, 0.5))[0] == "loss"
+
+
+def test_gradients_known_to_be_zero_are_not_read_again(monkeypatch):
+    net, _ = models.pair(V, H)
+    updater, loss = levels.SGD(net.params, 0.5), torch.nn.CrossEntropyLoss()
+    train_epoch_ch8(net, _batches(), loss, updater, "cpu", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "any", lambda *_: pytest.fail("the device was asked"))
+        assert _choose(net, updater=updater)[0] == "step"
+    net.params[3].grad.add_(1)
+    assert _choose(net, updater=updater)[0] == "loss"
+    net.params[3].grad.zero_()
+    assert _choose(net, updater=updater)[0] == "step"
+    net.params[3].grad = torch.ones_like(net.params[3])
+    assert _choose(net, updater=updater)[0] == "loss"
+
+
+def _frozen(net):
+    net.params[0].requires_grad_(False)
+
+
+def _hooked(net):
+    net.params[0].register_hook(lambda grad: grad)
+
+
+def _foreign(net):
+    net.forward_fn = lambda *args: None
+
+
+def _strided(net):
+    net.params[1] = torch.randn(H, H).T.requires_grad_(True)
+
+
+def _biased(net):
+    net.params[2] = torch.zeros(1, H, requires_grad=True)
+
+
+def _tied(net):
+    net.params[4] = net.params[2]
+
+
+def _mixed(net):
+    net.params[4] = torch.zeros(V, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("change", [_frozen, _hooked, _foreign, _strided, _biased, _tied, _mixed])
+def test_other_nets_go_the_general_way(change):
+    net, _ = models.pair(V, H)
+    change(net)
+    level, reason = _choose(net, updater=lambda batch_size: None)
+    assert level == "general"
+    assert reason
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        torch.nn.CrossEntropyLoss(label_smoothing=0.1),
+        torch.nn.CrossEntropyLoss(weight=torch.ones(V)),
+        torch.nn.CrossEntropyLoss(ignore_index=0),
+        torch.nn.CrossEntropyLoss(reduction="sum"),
+        torch.nn.functional.cross_entropy,
+    ],
+)
+def test_other_losses_go_the_general_way(loss):
+    net, _ = models.pair(V, H)
+    level, reason = _choose(net, loss=loss)
+    assert level == "general"
+    assert "loss is" in reason
+
+
+def test_the_reference_and_autocast_go_the_general_way():
+    net, _ = models.pair(V, H)
+    with rnnfast.use_backend("reference"):
+        assert _choose(net)[0] == "general"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert _choose(net)[0] == "general"
+
+
+@pytest.mark.parametrize("updater", list(UPDATERS))
+def test_ignored_targets_are_left_out_at_every_level(updater):
+    net, _ = models.pair(V, H, torch.float64)
+    twin = models.ours(models.copies(net.params))
+    batches, make = _batches(), UPDATERS[updater]
+    batches[1][1][0, :3] = -100
+    batches[3][1][1, 0] = -100
+    loss = torch.nn.CrossEntropyLoss()
+    got = train_epoch_ch8(net, batches, loss, make(net), "cpu", False)[0]
+    want = _train(levels.General, twin, batches, make(twin), epochs=1)[0]
+    assert got == pytest.approx(want, rel=1e-9)
+    for p, q in zip(net.params, twin.params, strict=True):
+        torch.testing.assert_close(p, q)
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("updater", list(UPDATERS))
+def test_an_initial_state_that_is_learnt_gets_its_gradient(updater):
+    net, _ = models.pair(V, H)
+    learnt = torch.zeros(B, H, requires_grad=True)
+    net.init_state = lambda *args: (learnt * 1.0,)
+    loss = torch.nn.CrossEntropyLoss()
+    # each batch from a fresh state: one that is carried over is cut off the graph
+    train_epoch_ch8(net, _batches(2), loss, UPDATERS[updater](net), "cpu", True)
+    assert learnt.grad is not None
+    assert learnt.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("before", ["none", "one", "all", "strided"])
+def test_the_loss_level_adds_to_gradients_as_autograd_does(before):
+    net, _ = models.pair(V, H)
+    twin = models.ours(models.copies(net.params))
+    for p, q in list(zip(net.params, twin.params, strict=True))[
+        : {"none": 0, "one": 1}.get(before)
+    ]:
+        p.grad = torch.randn_like(p)
+        q.grad = p.grad.clone()
+    if before == "strided":
+        net.params[1].grad = net.params[1].grad.T.contiguous().T
+    kept = net.params[0].grad
+    version = kept._version if kept is not None else None
+    for level, each in ((levels.Loss, net), (levels.General, twin)):
+        torch.manual_seed(2)
+        _train(level, each, _batches(1), lambda batch_size: None, clip=None, epochs=1)
+    assert kept is None or (net.params[0].grad is kept and kept._version > version)
+    for name, p, q in zip(NAMES, net.params, twin.params, strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=lambda m, name=name: f"{name}.grad: {m}")
+
+
+def test_the_callers_state_is_never_overwritten():
+    net, _ = models.pair(V, H)
+    zeros = torch.zeros(B, H)
+    net.init_state = lambda *args: (zeros,)
+    loss, updater = torch.nn.CrossEntropyLoss(), torch.optim.SGD(net.params, 0.5)
+    train_epoch_ch8(net, _batches(), loss, updater, "cpu", False)
+    assert not zeros.any()
+
+
+def test_an_error_in_the_middle_leaves_the_last_steps_gradients():
+    net, _ = models.pair(V, H)
+
+    def broken():
+        yield from _batches(2)
+        raise OSError("the disk is gone")
+
+    loss, updater = torch.nn.CrossEntropyLoss(), torch.optim.SGD(net.params, 0.5)
+    with pytest.raises(OSError, match="the disk is gone"):
+        train_epoch_ch8(net, broken(), loss, updater, "cpu", False)
+    assert all(p.grad.isfinite().all() for p in net.params)
+
+
+def _generator(batches):
+    yield from batches
+
+
+def _same_tensors_filled_anew(batches):
+    X, Y = (torch.empty_like(t) for t in batches[0])
+    for x, y in batches:
+        X.copy_(x)
+        Y.copy_(y)
+        yield X, Y
+
+
+@pytest.mark.parametrize("kind", [list, tuple, _generator, _same_tensors_filled_anew])
+def test_the_last_gradients_are_there_whatever_gives_the_batches(kind):
+    def of_one_row():
+        torch.manual_seed(1)
+        return [(X[:1], Y[:1]) for X, Y in _batches()]
+
+    net, _ = models.pair(V, 64)
+    twin = models.ours(models.copies(net.params))
+    for each, level, batches in (
+        (net, levels.Step, kind(of_one_row())),
+        (twin, levels.General, of_one_row()),
+    ):
+        _train(level, each, batches, torch.optim.SGD(each.params, 0.5), epochs=1)
+    for name, p, q in zip(NAMES, net.params, twin.params, strict=True):
+        torch.testing.assert_close(p, q, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(p.grad, q.grad, msg=lambda m, name=name: f"{name}.grad: {m}")
+
+
+def test_a_batch_that_is_refused_leaves_no_gradients_that_nobody_kept():
+    net, _ = models.pair(V, H)
+    batches = [*_batches(2), (torch.full((B, T), V), torch.zeros(B, T, dtype=torch.int64))]
+    loss, updater = torch.nn.CrossEntropyLoss(), torch.optim.SGD(net.params, 0.5)
+    with pytest.raises(RuntimeError, match="smaller than num_classes"):
+        train_epoch_ch8(net, batches, loss, updater, "cpu", False)
+    assert all(p.grad is None for p in net.params)
+
+
+def test_an_epoch_that_fails_at_once_touches_no_gradient():
+    net, _ = models.pair(V, H)
+    bad = [(torch.full((B, T), V), torch.zeros(B, T, dtype=torch.int64))]
+    loss, updater = torch.nn.CrossEntropyLoss(), torch.optim.SGD(net.params, 0.5)
+    before = [p.detach().clone() for p in net.params]
+    with pytest.raises(RuntimeError, match="smaller than num_classes"):
+        train_epoch_ch8(net, bad, loss, updater, "cpu", False)
+    for p, q in zip(net.params, before, strict=True):
+        assert p.grad is None
+        assert torch.equal(p, q)
+
+
+def test_parameters_changed_by_a_step_are_seen_by_version_counters():
+    net, _ = models.pair(V, H)
+    y, _ = net(torch.randint(V, (B, T)), (torch.zeros(B, H),))
+    _train(levels.Step, net, _batches(1), torch.optim.SGD(net.params, 0.5), epochs=1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def _loss_inputs(t, b, v, h, dtype):
+    p = models.params(v, h, dtype)
+    return torch.randint(v, (t, b)), torch.randint(v, (t, b)), torch.randn(b, h, dtype=dtype), p
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("t", "b", "v", "h"), [(1, 1, 2, 1), (5, 3, 7, 9), (35, 2, 28, 65), (3, 33, 61, 17)]
+)
+def test_loss_and_gradients_against_float64(t, b, v, h, dtype, nonlinearity):
+    ids, targets, h0, p = _loss_inputs(t, b, v, h, dtype)
+    results = []
+    for backend, kind in ((native, dtype), (reference, dtype), (reference, torch.float64)):
+        args = [q.detach().to(kind) for q in (*p, h0)]
+        results.append(
+            backend.rnn_cross_entropy(ids, targets, *args, nonlinearity == "relu", True, True)
+        )
+    for name, *values in zip(["loss", "h_last", *NAMES, "h0"], *results, strict=True):
+        assert_close_to_f64(name, *values)
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_loss_is_differentiable_once_twice_and_retained(backend, nonlinearity):
+    ids, targets, h0, p = _loss_inputs(4, 3, 5, 6, torch.float64)
+    h0.requires_grad_(True)
+
+    def run(h0, *p):
+        return functional.rnn_cross_entropy(ids, targets, h0, p, nonlinearity=nonlinearity)[0] * 3
+
+    assert torch.autograd.gradcheck(run, (h0, *p))
+    loss = run(h0, *p)
+    first = torch.autograd.grad(loss, p, retain_graph=True)
+    again = torch.autograd.grad(loss, p)
+    for g, w in zip(again, first, strict=True):
+        assert torch.equal(g, w)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, p)
+
+
+@pytest.mark.filterwarnings("ignore::rnnfast.FallbackWarning")
+def test_loss_has_second_derivatives():
+    ids, targets, h0, p = _loss_inputs(3, 2, 4, 5, torch.float64)
+    h0.requires_grad_(True)
+    assert torch.autograd.gradgradcheck(
+        lambda h0, *p: functional.rnn_cross_entropy(ids, targets, h0, p)[0], (h0, *p)
+    )
+
+
+def test_loss_compiles_in_one_graph(backend):
+    ids, targets, h0, p = _loss_inputs(4, 3, 5, 6, torch.float32)
+
+    def run(*p):
+        return functional.rnn_cross_entropy(ids, targets, h0, p)[0]
+
+    got = torch.compile(run, fullgraph=True, backend="aot_eager")(*p)
+    torch.testing.assert_close(got, run(*p))
+    for g, w in zip(torch.autograd.grad(got, p), torch.autograd.grad(run(*p), p), strict=True):
+        torch.testing.assert_close(g, w)
+
+
+def test_bad_targets_are_refused(backend):
+    ids, targets, h0, p = _loss_inputs(4, 3, 5, 6, torch.float32)
+    with pytest.raises(RuntimeError, match=r"targets are torch\.int64"):
+        functional.rnn_cross_entropy(ids, targets[:2], h0, p)
+    with pytest.raises(RuntimeError, match=r"targets are torch\.int32"):
+        functional.rnn_cross_entropy(ids, targets.int(), h0, p)
+    for wrong in (5, -1):
+        targets[1, 2] = wrong
+        with pytest.raises((RuntimeError, IndexError), match=r"[Tt]arget"):
+            functional.rnn_cross_entropy(ids, targets, h0, p)

@@ -1,0 +1,96 @@
+"""The Triton backend in Triton's interpreter: the clip norm; run by test_triton.py."""
+
+import pytest
+import torch
+
+from rnnfast.backends import reference, triton
+from support.compare import assert_close_to_f64
+
+NAN, INF = float("nan"), float("inf")
+SHAPES = [(), (1,), (3,), (31, 33), (4097,), (130, 129), (2, 3, 5), (0,), (7, 0)]
+
+
+@pytest.mark.parametrize("d2l", [True, False])
+@pytest.mark.parametrize("max_norm", [0.0, 0.5, 1e4])
+def test_clip(d2l, max_norm):
+    grads = [torch.randn(shape) for shape in SHAPES]
+    same, wide = [g.clone() for g in grads], [g.double() for g in grads]
+    norm = triton.clip_grads_(grads, max_norm, d2l)
+    same_norm = reference.clip_grads_(same, max_norm, d2l)
+    assert_close_to_f64("norm", norm, same_norm, reference.clip_grads_(wide, max_norm, d2l))
+    for i, (got, want, truth) in enumerate(zip(grads, same, wide, strict=True)):
+        assert_close_to_f64(f"grads[{i}]", got, want, truth)
+
+
+def test_clip_of_more_chunks_than_programs(monkeypatch):
+    from rnnfast.backends.triton import clip_norm
+
+    grads = [torch.randn(30_000), torch.randn(5), torch.randn(9000)]
+    want = [g.clone() for g in grads]
+    triton.clip_grads_(want, 1.0, True)
+    monkeypatch.setattr(clip_norm, "PROGRAMS", 3)
+    triton.clip_grads_(grads, 1.0, True)
+    torch.testing.assert_close(grads, want)
+
+
+def test_below_the_limit_nothing_changes_a_bit():
+    grads = [torch.randn(20, 30), torch.randn(30)]
+    before = [g.clone() for g in grads]
+    triton.clip_grads_(grads, 1e3, True)
+    assert all(torch.equal(g, b) for g, b in zip(grads, before, strict=True))
+
+
+@pytest.mark.parametrize("d2l", [True, False])
+def test_squares_beyond_and_below_float32(d2l):
+    for size, limit in ((3e30, 1.0), (1e-30, 1e-31)):
+        grads = [torch.full((50, 40), size), torch.full((5,), -size / 1e5)]
+        wide = [g.double() for g in grads]
+        norm = triton.clip_grads_(grads, limit, d2l)
+        torch.testing.assert_close(norm.double(), reference.clip_grads_(wide, limit, d2l))
+        for g, w in zip(grads, wide, strict=True):
+            torch.testing.assert_close(g.double(), w)
+
+
+@pytest.mark.parametrize("d2l", [True, False])
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_norms_that_are_not_finite(d2l, bad):
+    grads = [torch.tensor([2.0, bad, -3.0]), torch.tensor([5.0])]
+    want = [g.clone() for g in grads]
+    norm = triton.clip_grads_(grads, 1.0, d2l)
+    torch.testing.assert_close(norm, reference.clip_grads_(want, 1.0, d2l), equal_nan=True)
+    torch.testing.assert_close(grads, want, equal_nan=True)
+
+
+def test_clip_of_mixed_dtypes_strides_and_twice_the_same():
+    base, half, listed = torch.randn(20, 30), torch.randn(40).half(), torch.randn(9)
+    same = [t.clone() for t in (base, half, listed)]
+    for backend, (a, b, c) in ((triton, (base, half, listed)), (reference, same)):
+        backend.clip_grads_([a.T, a[:, ::3], b, c, c], 0.5, True)
+    for got, want in zip((base, half, listed), same, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_clip_of_strided_gradients_touches_nothing_between():
+    base, other = torch.randn(20, 30), torch.randn(9)
+    same = [base.clone(), other.clone()]
+    for backend, (a, b) in ((triton, (base, other)), (reference, same)):
+        backend.clip_grads_([a[:, ::3], b], 0.5, True)
+    torch.testing.assert_close([base, other], same)
+
+
+def test_many_gradients_and_their_table():
+    from rnnfast.backends.triton import addresses
+
+    grads = [torch.randn(1 + i % 7) for i in range(40)]
+    tables = set(addresses._kept)
+    same = [g.clone() for g in grads]
+    for _ in range(3):
+        torch.testing.assert_close(
+            triton.clip_grads_(grads, 1.0, False), reference.clip_grads_(same, 1.0, False)
+        )
+    torch.testing.assert_close(grads, same)
+    assert len(set(addresses._kept) - tables) == 1, "the table is made once"
+
+
+def test_nothing_to_clip():
+    assert triton.clip_grads_([torch.empty(0)], 1.0, True) == 0

@@ -1,0 +1,194 @@
+"""The Triton backend in Triton's interpreter: the recurrence; run by test_triton.py.
+
+float32, and float16 where products are rounded: the interpreter's bfloat16 is wrong.
+"""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from rnnfast.backends import reference, triton
+from support import models
+from support.compare import assert_close_to_f64
+
+assert triton.load_error() == ""
+
+NAMES = ("hs", "h_last", "grad_x", "grad_W_hh", "grad_b_h", "grad_h0")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What one forward and one backward call take."""
+
+    x: Tensor  # [V, H] with ids, else [T, B, H]
+    ids: Tensor | None  # [T, B]
+    W_hh: Tensor
+    b_h: Tensor | None
+    h0: Tensor
+    grad_hs: Tensor | None
+    grad_h_last: Tensor | None
+    relu: bool
+
+    def to(self, dtype: torch.dtype) -> "Problem":
+        real = {k: v for k, v in vars(self).items() if isinstance(v, Tensor) and k != "ids"}
+        return replace(self, **{k: v.to(dtype) for k, v in real.items()})
+
+
+def make(T, B, H, V=None, relu=False, dtype=torch.float32) -> Problem:
+    W_hh = models.params(1, H, radius=0.99)[1].detach()
+    problem = Problem(
+        x=torch.randn(T, B, H) if V is None else torch.randn(V, H),
+        ids=None if V is None else torch.randint(V, (B, T)).T,
+        W_hh=W_hh,
+        b_h=torch.randn(H) * 0.1,
+        h0=torch.randn(B, H),
+        grad_hs=torch.randn(T, B, H),
+        grad_h_last=torch.randn(B, H),
+        relu=relu,
+    )
+    return problem.to(dtype)
+
+
+def run(backend, p: Problem) -> dict[str, Tensor]:
+    hs, h_last = backend.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)
+    grads = backend.rnn_backward(
+        p.grad_hs,
+        p.grad_h_last,
+        hs,
+        p.ids,
+        p.x.shape[0],
+        p.W_hh,
+        p.h0,
+        p.relu,
+        True,
+        p.b_h is not None,
+        True,
+    )
+    return dict(zip(NAMES, (hs, h_last, *grads), strict=True))
+
+
+def check(p: Problem) -> None:
+    """As near to float64 as the reference, and the same bits again."""
+    got, same, wide = run(triton, p), run(reference, p), run(reference, p.to(torch.float64))
+    for name in NAMES:
+        assert_close_to_f64(name, got[name], same[name], wide[name])
+    for name, again in run(triton, p).items():
+        assert torch.equal(again, got[name]), f"{name}: other bits on the second run"
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])
+@pytest.mark.parametrize(
+    ("T", "B", "H", "V"),
+    [(1, 1, 1, 1), (5, 3, 16, None), (7, 2, 33, 5), (1, 5, 128, 40), (3, 2, 100, None)],
+)
+def test_recurrence_in_one_program(T, B, H, V, relu):
+    check(make(T, B, H, V, relu))
+
+
+@pytest.mark.parametrize("V", [None, 5])
+def test_recurrence_on_tensor_cores(monkeypatch, V):
+    from rnnfast.backends.triton import recurrence
+
+    check(make(4, 19, 33, V, dtype=torch.float16))
+    monkeypatch.setattr(recurrence, "TF32_FROM_ROWS", 17)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    for rows in (16, 17):
+        p = make(3, rows, 20, V)
+        how = recurrence.variant(p.h0, False)
+        assert (how.rows, how.precision) == ((1, "tf32") if rows < 17 else (16, "tf32"))
+        check(p)  # the interpreter rounds nothing to TF32
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])
+@pytest.mark.parametrize("V", [None, 7])
+def test_recurrence_by_steps(V, relu):
+    check(make(4, 3, 150, V, relu))
+
+
+def test_a_long_sequence():
+    check(make(100, 1, 24, 9))
+
+
+@pytest.mark.parametrize("H", [24, 150])
+@pytest.mark.parametrize("missing", ["b_h", "grad_hs", "grad_h_last"])
+def test_missing_arguments(missing, H):
+    for V in (None, 5):
+        check(replace(make(3, 2, H, V), **{missing: None}))
+
+
+def test_only_what_is_needed():
+    for V in (None, 5):
+        p = make(3, 2, 24, V)
+        everything = run(triton, p)
+        for needed in range(8):
+            need = [bool(needed & bit) for bit in (1, 2, 4)]
+            grads = triton.rnn_backward(
+                p.grad_hs, p.grad_h_last, everything["hs"], p.ids, 5, p.W_hh, p.h0, False, *need
+            )
+            for name, grad, wanted in zip(NAMES[2:], grads, [True, *need], strict=True):
+                assert torch.equal(grad, everything[name]) if wanted else grad.numel() == 0, name
+
+
+@pytest.mark.parametrize("H", [24, 150])
+@pytest.mark.parametrize("V", [None, 5])
+def test_strided_and_expanded_arguments(H, V):
+    def strided(t: Tensor) -> Tensor:
+        return torch.stack((t, t), -1)[..., 0]
+
+    p = make(3, 2, H, V)
+    p = replace(p, grad_hs=torch.ones(()).expand(3, 2, H))
+    q = replace(p, **{k: strided(v) for k, v in vars(p).items() if isinstance(v, Tensor)})
+    for name, value in run(triton, p).items():
+        torch.testing.assert_close(run(triton, q)[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("H", [24, 150])
+def test_empty_batch(H):
+    for V in (None, 5):
+        got = run(triton, make(3, 0, H, V))
+        assert got["hs"].shape == (3, 0, H)
+        for name in ("grad_x", "grad_W_hh", "grad_b_h"):
+            assert not got[name].any(), name
+
+
+@pytest.mark.parametrize("H", [24, 150])
+def test_an_id_out_of_range_makes_its_row_nan(H):
+    p = make(4, 3, H, 5)
+    assert p.ids is not None
+    good, _ = triton.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+    for bad in (-1, 5, 2**62, -(2**62)):
+        ids = p.ids.clone()
+        ids[2, 1] = bad
+        hs, _ = triton.rnn_forward(p.x, ids, p.W_hh, p.b_h, p.h0, False)
+        assert hs[2:, 1].isnan().all()
+        hs[2:, 1] = good[2:, 1]
+        assert torch.equal(hs, good)
+
+
+def test_last_state_owns_its_storage():
+    p = make(3, 2, 8, 5)
+    hs, h_last = triton.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+    assert h_last.untyped_storage().data_ptr() != hs.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"W_hh": torch.zeros(8, 7)},
+            r"W_hh is float32 \[8, 7\] on cpu; it must be float32 \[8, 8\]",
+        ),
+        ({"b_h": torch.zeros(8).double()}, r"b_h is float64 \[8\] on cpu; it must be float32"),
+        ({"h0": torch.zeros(3, 8).double()}, "h0 is float64 .* must be float32, bfloat16 or"),
+        ({"x": torch.zeros(5, 8, device="meta")}, "x is float32 .* on meta; it must .* on cpu"),
+        ({"ids": torch.zeros(4, 3).int()}, r"ids is int32 \[4, 3\] .* must be int64"),
+        ({"ids": torch.zeros(4, 2).long()}, r"ids is int64 \[4, 2\] .* int64 \[4, 3\]"),
+        ({"W_hh": torch.eye(8).to_sparse()}, "W_hh is sparse_coo float32"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    p = replace(make(4, 3, 8, 5), **change)
+    with pytest.raises(RuntimeError, match=message):
+        triton.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)

@@ -1,0 +1,158 @@
+"""The Triton backend in Triton's interpreter: loss and training step; run by test_triton.py."""
+
+import pytest
+import torch
+
+from rnnfast import BackendError, dispatch, explain, functional
+from rnnfast.backends import reference, triton
+from support import models
+from support.compare import assert_close_to_f64
+
+NAN, INF = float("nan"), float("inf")
+
+# One block of classes; several; large H; one of everything.
+MODELS = [(5, 3, 33, 28), (2, 5, 17, 70), (3, 2, 150, 7), (1, 1, 1, 1)]
+
+
+def make_model(shape, dtype=torch.float32):
+    T, B, H, V = shape
+    params = [p.detach() for p in models.params(V, H, dtype)]
+    ids, targets = torch.randint(V, (2, B, T)).transpose(1, 2)
+    return ids, targets, params, torch.randn(B, H).to(dtype)
+
+
+def losses(backend, ids, targets, params, h, relu=False):
+    out = backend.rnn_cross_entropy(ids, targets, *params, h, relu, True, True)
+    names = ("loss", "h_last", "W_xh", "W_hh", "b_h", "W_hq", "b_q", "h0")
+    return dict(zip(names, out, strict=True))
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])
+@pytest.mark.parametrize("shape", MODELS)
+def test_loss_and_gradients(shape, relu):
+    ids, targets, params, h = make_model(shape)
+    got = losses(triton, ids, targets, params, h, relu)
+    same = losses(reference, ids, targets, params, h, relu)
+    wide = losses(reference, ids, targets, [p.double() for p in params], h.double(), relu)
+    for name, value in got.items():
+        assert_close_to_f64(name, value, same[name], wide[name])
+    alone = triton.rnn_cross_entropy(ids, targets, *params, h, relu, False, False)
+    assert torch.equal(alone[0], got["loss"])
+    assert torch.equal(alone[1], got["h_last"])
+    assert all(grad.numel() == 0 for grad in alone[2:])
+
+
+def test_loss_in_float16():
+    ids, targets, params, h = make_model(MODELS[0], torch.float16)
+    got = losses(triton, ids, targets, params, h)
+    same = losses(reference, ids, targets, params, h)
+    wide = losses(reference, ids, targets, [p.double() for p in params], h.double())
+    for name, value in got.items():
+        assert_close_to_f64(name, value, same[name], wide[name])
+
+
+def test_logits_of_any_size():
+    for size in (1e4, 1e30):
+        ids, targets, params, h = make_model((2, 3, 5, 130))
+        params[4] = torch.linspace(-size, size, 130)
+        got, want = (losses(b, ids, targets, params, h) for b in (triton, reference))
+        torch.testing.assert_close(got["loss"], want["loss"])
+        torch.testing.assert_close(got["b_q"], want["b_q"])
+
+
+@pytest.mark.parametrize("V", [28, 70])
+def test_a_target_out_of_range_makes_the_loss_nan(V):
+    for bad in (-1, V, 2**62):
+        ids, targets, params, h = make_model((2, 3, 5, V))
+        targets = targets.clone()
+        targets[1, 2] = bad
+        assert triton.rnn_cross_entropy(ids, targets, *params, h, False, True, True)[0].isnan()
+
+
+@pytest.mark.parametrize(
+    ("shape", "max_norm"),
+    [(MODELS[0], 1e-3), (MODELS[0], 1e9), (MODELS[0], INF), *[(m, 1e-3) for m in MODELS[1:]]],
+)
+def test_whole_step(shape, max_norm):
+    ids, targets, params, h = make_model(shape)
+
+    def step(backend, dtype):
+        mine, state = [p.to(dtype, copy=True) for p in params], h.to(dtype, copy=True)
+        grads = [torch.full_like(p, NAN) for p in mine]
+        loss = backend.train_step_(ids, targets, mine, grads, state, 0.5, max_norm, False)
+        return [loss, state, *mine, *grads]
+
+    got, same = step(triton, torch.float32), step(reference, torch.float32)
+    wide = step(reference, torch.float64)
+    for i, (a, b, c) in enumerate(zip(got, same, wide, strict=True)):
+        assert_close_to_f64(f"result {i}", a, b, c)
+    for a, b in zip(got, step(triton, torch.float32), strict=True):
+        assert torch.equal(a, b), "other bits on the second run"
+
+
+def test_whole_step_on_strided_tensors():
+    ids, targets, params, h = make_model(MODELS[0])
+    grads = [torch.empty_like(p) for p in params]
+    plain = [p.clone() for p in params]
+    state = h.clone()
+    want = triton.train_step_(ids, targets, plain, grads, state, 0.5, 1.0, False)
+    strided = [torch.stack((p, p), -1)[..., 0] for p in params]
+    again = h.T.contiguous().T
+    got = triton.train_step_(ids, targets, strided, grads, again, 0.5, 1.0, False)
+    assert torch.equal(got, want)
+    assert torch.equal(again, state)
+    for a, b in zip(strided, plain, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_autograd_sees_what_a_step_changes():
+    ids, targets, params, h = make_model(MODELS[0])
+    written = [*params, h, *(torch.empty_like(p) for p in params)]
+    before = [t._version for t in written]
+    triton.train_step_(ids, targets, params, written[6:], h, 0.5, 1.0, False)
+    assert all(t._version > b for t, b in zip(written, before, strict=True))
+
+
+def test_the_public_functions_run_on_it_when_forced():
+    assert dispatch.backend_for(torch.zeros(1)) is not triton, "the interpreter is never a choice"
+    ids, targets, params, h = make_model(MODELS[0])
+    leaves = [p.requires_grad_(True) for p in params]
+    results = []
+    for name in ("triton", "reference"):
+        with dispatch.use_backend(name):
+            loss, _ = functional.rnn_cross_entropy(ids, targets, h, tuple(leaves))
+            results.append(torch.autograd.grad(loss, leaves))
+            hs, _ = functional.rnn(ids, h, *leaves[:3])
+            results[-1] += torch.autograd.grad(hs.square().sum(), leaves[:3])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+    with dispatch.use_backend("triton"):
+        assert "H to 128: W_hh in registers" in str(explain())
+        assert "H=150: a matrix product for each step" in str(
+            explain(models.ours(models.params(3, 150)))
+        )
+    with dispatch.use_backend("triton"), pytest.raises(BackendError, match="float64"):
+        dispatch.backend_for(torch.zeros(1).double())
+
+
+def test_wrong_gradients_uniforms_and_targets_are_refused():
+    ids, targets, params, h = make_model((2, 3, 5, 4))
+    grads = [torch.empty_like(p) for p in params]
+    grads[3] = grads[3].T
+    with pytest.raises(RuntimeError, match=r"grads\[3\] is float32 \[4, 5\]"):
+        triton.train_step_(ids, targets, params, grads, h, 0.5, 1.0, False)
+    with pytest.raises(RuntimeError, match="targets is int32"):
+        triton.rnn_cross_entropy(ids, targets.int(), *params, h, False, True, True)
+    for uniforms in (torch.rand(3, 2), torch.zeros(2, 3).long()):
+        with pytest.raises(RuntimeError, match="uniforms is"):
+            triton.decode(ids[0], *params, h, 2, 1.0, uniforms, False)
+    for steps, temperature in ((-1, 1.0), (2, 0.0), (2, NAN)):
+        with pytest.raises(RuntimeError, match="steps must be at least 0"):
+            triton.decode(ids[0], *params, h, steps, temperature, None, False)
+    first = torch.full((2,), 10.0)
+    for grad, message in (
+        (torch.ones(1).expand(4), r"grads\[1\] is expanded"),
+        (torch.ones(3).long(), r"grads\[1\] is int64 \[3\] on cpu; it must be float32"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            triton.clip_grads_([first, grad], 1.0, True)
+        assert torch.equal(first, torch.full((2,), 10.0))
