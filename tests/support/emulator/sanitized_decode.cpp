@@ -3,8 +3,8 @@
 #include <cstdio>
 #include <vector>
 
-#include "decode.cu"
 #include "cuda_cpu.h"
+#include "decode.cu"
 #include "emulator.h"
 
 namespace {

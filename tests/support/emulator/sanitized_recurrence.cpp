@@ -3,9 +3,9 @@
 #include <cstdio>
 #include <vector>
 
-#include "recurrence.cu"
 #include "cuda_cpu.h"
 #include "emulator.h"
+#include "recurrence.cu"
 
 namespace {
 
