@@ -3,9 +3,8 @@
 A drop-in for the character RNN of Dive into Deep Learning, chapter 8: change one import.
 """
 
-from rnnfast.book.concise import RNNModel
 from rnnfast.book.generation import predict_ch8
-from rnnfast.book.scratch import RNNModelScratch, get_params, init_rnn_state, rnn
+from rnnfast.book.models import RNNModel, RNNModelScratch, get_params, init_rnn_state, rnn
 from rnnfast.book.training import grad_clipping, train_ch8, train_epoch_ch8
 from rnnfast.dispatch import BackendError, FallbackWarning, explain, use_backend
 from rnnfast.optim import clip_grad_norm_

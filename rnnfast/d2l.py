@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from rnnfast.book.concise import RNNModel
 from rnnfast.book.data import (
     SeqDataLoader,
     Vocab,
@@ -24,8 +23,8 @@ from rnnfast.book.data import (
 )
 from rnnfast.book.generation import predict_ch8
 from rnnfast.book.meters import Accumulator, Animator, Timer
+from rnnfast.book.models import RNNModel, RNNModelScratch
 from rnnfast.book.plotting import plot, pyplot, set_axes, set_figsize, use_svg_display
-from rnnfast.book.scratch import RNNModelScratch
 from rnnfast.book.texts import DATA_HUB, DATA_URL, download
 from rnnfast.book.training import grad_clipping, train_ch8, train_epoch_ch8
 from rnnfast.training.levels import sgd

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rnnfast import functional
-from rnnfast.book import scratch
+from rnnfast.book import models
 
 
 def predict_ch8(
@@ -71,7 +71,7 @@ def _continue(
     state = net.begin_state(batch_size=1, device=device)
     first = prefix[0]  # an empty prefix is an IndexError, as in the book
     pick = _picker(temperature, generator)
-    if type(net) is scratch.RNNModelScratch and net.forward_fn is scratch.rnn:
+    if type(net) is models.RNNModelScratch and net.forward_fn is models.rnn:
         return prefix + _decode_ours(prefix, num_preds, net, state, temperature, generator)
     for token in prefix[1:]:
         _, state = net(torch.tensor([[first]], device=device), state)
@@ -87,8 +87,8 @@ def _continue(
 def _decode_ours(
     prefix: list[int],
     num_preds: int,
-    net: scratch.RNNModelScratch,
-    state: scratch.State,
+    net: models.RNNModelScratch,
+    state: models.State,
     temperature: float,
     generator: torch.Generator | None,
 ) -> list[int]:

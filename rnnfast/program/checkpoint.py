@@ -126,7 +126,7 @@ class Checkpoint:
         return len(self.perplexities)
 
     def get_params(self, vocab_size: int, num_hiddens: int, device: Any) -> list[Tensor]:
-        """Copies of the parameters, for a model in the place of `scratch.get_params`."""
+        """Copies of the parameters, for a model in the place of `models.get_params`."""
         return [param.to(device, copy=True).requires_grad_() for param in self.params]
 
 

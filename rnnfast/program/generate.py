@@ -8,7 +8,7 @@ import torch
 
 from rnnfast.book.data import Vocab
 from rnnfast.book.generation import generate
-from rnnfast.book.scratch import RNNModelScratch, init_rnn_state, rnn
+from rnnfast.book.models import RNNModelScratch, init_rnn_state, rnn
 from rnnfast.program import checkpoint
 
 

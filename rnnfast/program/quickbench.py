@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from rnnfast.book import textbook
-from rnnfast.book.scratch import RNNModelScratch, get_params, init_rnn_state, rnn
+from rnnfast.book.models import RNNModelScratch, get_params, init_rnn_state, rnn
 from rnnfast.book.training import train_epoch_ch8
 
 VOCAB, BATCH, STEPS, EPOCH = 28, 32, 35, 8  # the book's own shape and epoch

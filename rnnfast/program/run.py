@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rnnfast.book.data import Corpus, SeqDataLoader, corpus_loader
-from rnnfast.book.scratch import RNNModelScratch, get_params, init_rnn_state, rnn
+from rnnfast.book.models import RNNModelScratch, get_params, init_rnn_state, rnn
 from rnnfast.book.training import train_epoch_ch8
 from rnnfast.program import checkpoint
 from rnnfast.program.checkpoint import Checkpoint, Settings

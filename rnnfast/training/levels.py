@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rnnfast import dispatch, functional, optim
 from rnnfast.backends import reference
-from rnnfast.book import scratch
+from rnnfast.book import models
 
 if TYPE_CHECKING:
     from rnnfast.training import graphs
@@ -312,7 +312,7 @@ def _grads_of(params: list[Tensor], caller: str) -> list[Tensor]:
 
 
 def _why_not_ours(net: Any) -> str:
-    if type(net) is not scratch.RNNModelScratch or net.forward_fn is not scratch.rnn:
+    if type(net) is not models.RNNModelScratch or net.forward_fn is not models.rnn:
         return "the net is not RNNModelScratch around rnnfast.rnn"
     if len({id(p) for p in net.params}) != 5:
         return "the net has not five parameters of its own"

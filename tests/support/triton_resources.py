@@ -20,11 +20,11 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+import triton as compiler
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-import triton as compiler
 from rnnfast.backends import triton
 from rnnfast.backends.triton import clip_norm, cross_entropy, embedding, generate, recurrence
 

@@ -1,10 +1,10 @@
 """Generation in one launch: a program has one sequence and all of its steps."""
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
-import triton
 from rnnfast.backends.triton.activation import activate, times
 from rnnfast.backends.triton.launch import launch, padded
 

@@ -1,7 +1,7 @@
-"""The character RNN of Dive into Deep Learning, chapter 8, from scratch: same names, same results.
+"""Chapter 8's two character models: `RNNModelScratch` of functions, `RNNModel` of torch's layers.
 
-Differences from the book's loop: token ids go straight to the recurrence instead of one-hot
-vectors, and all steps share one readout.
+With our `rnn` the first differs from the book's loop in two ways: token ids go straight to the
+recurrence instead of one-hot vectors, and all steps share one readout. The results are the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnfast import functional
 from rnnfast.checks import StateError
@@ -75,7 +75,7 @@ class RNNModelScratch:
         forward_fn: `(inputs [T, B, V], state, params) -> (logits [T * B, V], state)`.
 
     With `rnnfast.rnn` as forward_fn no one-hot tensor is made; another one gets it as float32,
-    as in the book. Source: the notebook's class of that name.
+    as in the book. Source: the first notebook's class of that name.
     """
 
     def __init__(
@@ -95,12 +95,45 @@ class RNNModelScratch:
         """Logits [T * B, V] and the new state, for token ids X [B, T]."""
         if self.forward_fn is rnn and self.params[0].shape[0] == self.vocab_size:
             return rnn(X.T, state, self.params)
-        inputs = torch.nn.functional.one_hot(X.T, self.vocab_size).type(torch.float32)
+        inputs = nn.functional.one_hot(X.T, self.vocab_size).type(torch.float32)
         return self.forward_fn(inputs, state, self.params)
 
     def begin_state(self, batch_size: int, device: Device) -> State:
         """The state before the first step. (RNNModel's takes its arguments in the other order.)"""
         return self.init_state(batch_size, self.num_hiddens, device)
+
+
+class RNNModel(nn.Module):
+    """A recurrent layer of torch and a linear readout over all its outputs.
+
+    Args:
+        rnn_layer: nn.RNN, nn.GRU or nn.LSTM (any depth, one or both directions), or a module with
+            their attributes hidden_size, num_layers and bidirectional.
+        vocab_size: V, the width of the one-hot input and of the readout.
+
+    Source: the second notebook's class of that name.
+    """
+
+    def __init__(self, rnn_layer: Any, vocab_size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rnn = rnn_layer
+        self.vocab_size = vocab_size
+        self.num_hiddens = rnn_layer.hidden_size
+        self.num_directions = 2 if rnn_layer.bidirectional else 1
+        self.linear = nn.Linear(self.num_directions * self.num_hiddens, vocab_size)
+
+    def forward(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Logits [T * B, V] and the new state, for token ids [B, T]."""
+        X = nn.functional.one_hot(inputs.T.long(), self.vocab_size).to(torch.float32)
+        Y, state = self.rnn(X, state)
+        return self.linear(Y.reshape(-1, Y.shape[-1])), state
+
+    def begin_state(self, device: Any, batch_size: int = 1) -> Any:
+        """A zero state [layers * directions, B, H]; two of them, (h, c), for an LSTM."""
+        shape = (self.num_directions * self.rnn.num_layers, batch_size, self.num_hiddens)
+        if isinstance(self.rnn, nn.LSTM):
+            return torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+        return torch.zeros(shape, device=device)
 
 
 def _only(state: object) -> Tensor:
