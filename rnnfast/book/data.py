@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from rnnfast.book import texts
 
@@ -241,6 +242,25 @@ def corpus_loader(
             "give a longer text or smaller sizes"
         )
     return loader
+
+
+def load_array(
+    data_arrays: Sequence[Tensor], batch_size: int, is_train: bool = True
+) -> DataLoader[Any]:
+    """Minibatches of the rows of several tensors, in random order where `is_train` is set.
+
+    Errors: TypeError for anything but tensors, ValueError for tensors of different lengths.
+    Source: `d2l.load_array` of d2l 0.17.6.
+    """
+    for index, each in enumerate(data_arrays):
+        if not isinstance(each, Tensor):
+            raise TypeError(f"data_arrays[{index}] is {type(each).__name__}, must be a tensor")
+    lengths = [len(each) for each in data_arrays]
+    if len(set(lengths)) != 1:
+        raise ValueError(
+            f"data_arrays have {lengths} rows, must have the same number, at least one"
+        )
+    return DataLoader(TensorDataset(*data_arrays), batch_size, shuffle=is_train)
 
 
 def _check_sizes(batch_size: object, num_steps: object) -> None:

@@ -1,13 +1,13 @@
-"""What a training loop is watched with: a stopwatch, running sums, a growing plot.
+"""What a training loop is watched with: a stopwatch, running sums, a growing plot, a loss.
 
-Source: `Timer`, `Accumulator` and `Animator` of d2l 0.17.6.
+Source: `Timer`, `Accumulator`, `Animator` and `evaluate_loss` of d2l 0.17.6.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -128,6 +128,25 @@ class Animator:
             self._lines += self.axes[0].plot([], [], fmt)
         if self._legend:
             self.axes[0].legend(self._legend)
+
+
+def evaluate_loss(
+    net: Callable[[Tensor], Tensor],
+    data_iter: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> float:
+    """The mean of loss(net(X), y) over all its elements in all minibatches (X, y).
+
+    y takes the shape of net(X). Errors: ValueError for a data_iter without a minibatch.
+    """
+    metric = Accumulator(2)
+    for X, y in data_iter:
+        out = net(X)
+        losses = loss(out, y.reshape(out.shape))
+        metric.add(losses.sum(), losses.numel())
+    if not metric[1]:
+        raise ValueError("data_iter gives no minibatch, so there is no loss")
+    return metric[0] / metric[1]
 
 
 def _number(value: Any) -> float:

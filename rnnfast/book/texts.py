@@ -7,6 +7,7 @@ import io
 import os
 import random
 import re
+import shutil
 from pathlib import Path
 
 from rnnfast.backends.files import replacing
@@ -15,6 +16,7 @@ DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
 #: name -> (address, SHA-1 of the file); d2l's programs add their own rows
 DATA_HUB: dict[str, tuple[str, str]] = {
     "time_machine": (DATA_URL + "timemachine.txt", "090b5e7e70c295757f55df93cb0a180b9691891a"),
+    "fra-eng": (DATA_URL + "fra-eng.zip", "94646ad1522d915e7b0f9296181140edcf86a4f5"),
 }
 
 #: the sources that have a name; any other is the path of a file
@@ -32,24 +34,41 @@ def download(name: str, cache_dir: str | os.PathLike[str] | None = None) -> str:
     `DATA_HUB`. Fetched into `cache_dir` or else the user's cache directory, checked, and only then
     given its name.
 
-    Errors: ValueError for an unknown name, a RNNFAST_DATA that is no directory, or a damaged file,
-    which is left as it is; ConnectionError where the file cannot be fetched whole; OSError where
-    it cannot be written.
+    Errors: ValueError for an unknown name, a RNNFAST_DATA that is no directory, or a file with
+    another SHA-1, which is left as it is; ConnectionError where the file cannot be fetched whole;
+    OSError where it cannot be written.
     Source: `d2l.download` of d2l 0.17.6, which neither looks elsewhere than in `../data` nor
     checks what it has fetched.
     """
-    if name not in DATA_HUB:
+    if not isinstance(name, str) or name not in DATA_HUB:
         raise ValueError(f"name is {name!r}, which DATA_HUB does not have: {', '.join(DATA_HUB)}")
     url, sha1 = DATA_HUB[name]
     file_name = url.rsplit("/", 1)[-1]
     for directory in _places(cache_dir):
         path = directory / file_name
         if path.exists():
-            _check(path, sha1)
+            _check(path, sha1, name)
             return str(path)
     target = Path(cache_dir or _user_cache()) / file_name
-    _fetch(url, sha1, target)
+    _fetch(url, sha1, target, name)
     return str(target)
+
+
+def download_extract(name: str, folder: str | None = None) -> str:
+    """Fetch a zip or tar archive of `DATA_HUB` and unpack it into the directory it lies in.
+
+    Returns that directory's subdirectory `folder`, or else the archive's path without its ending.
+
+    Errors: those of `download`; ValueError for an archive of another kind; OSError where it cannot
+    be unpacked.
+    Source: `d2l.download_extract` of d2l 0.17.6.
+    """
+    archive = Path(download(name))
+    if archive.suffix not in (".zip", ".tar", ".gz"):
+        raise ValueError(f"name is {name!r}, whose file {archive} is no .zip, .tar or .tar.gz")
+    filters = {} if archive.suffix == ".zip" else {"filter": "data"}  # zipfile needs no filter
+    shutil.unpack_archive(archive, archive.parent, **filters)  # type: ignore[arg-type]  # a Literal
+    return str(archive.parent / folder if folder else archive.with_suffix(""))
 
 
 def read_bytes(source: str | os.PathLike[str]) -> bytes:
@@ -103,16 +122,17 @@ def _user_cache() -> Path:
     return cache / "rnnfast"
 
 
-def _check(path: Path, sha1: str) -> None:
+def _check(path: Path, sha1: str, name: str) -> None:
     found = hashlib.sha1(path.read_bytes()).hexdigest()
     if found != sha1:
         raise ValueError(
-            f"{path} is damaged or another file: its SHA-1 is {found}, not {sha1}; "
-            "move it away or put the right one there"
+            f"{path} has the SHA-1 {found}, but DATA_HUB[{name!r}] says {sha1}. If the file is "
+            "damaged, move it away and it is fetched again; if it is the one you want, write its "
+            "SHA-1 into that row of DATA_HUB"
         )
 
 
-def _fetch(url: str, sha1: str, target: Path) -> None:
+def _fetch(url: str, sha1: str, target: Path, name: str) -> None:
     import http.client  # with urllib.request 30 ms, which only a download needs to pay
     import urllib.request
 
@@ -126,8 +146,9 @@ def _fetch(url: str, sha1: str, target: Path) -> None:
     found = hashlib.sha1(content).hexdigest()
     if found != sha1:
         raise ConnectionError(
-            f"{url} answered with {len(content)} bytes whose SHA-1 is {found}, not {sha1}, "
-            f"and nothing of it was kept; {by_hand}"
+            f"{url} answered with {len(content)} bytes whose SHA-1 is {found}, but "
+            f"DATA_HUB[{name!r}] says {sha1}, and nothing of it was kept; {by_hand}; if that row "
+            "is wrong, correct it"
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

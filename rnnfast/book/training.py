@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnfast import optim
+from rnnfast.book.console import show
 from rnnfast.book.generation import predict_ch8
 from rnnfast.book.meters import Animator, Timer
 from rnnfast.training import levels
@@ -123,11 +124,11 @@ def train_ch8(
     for epoch in range(num_epochs):
         ppl, speed = train_epoch_ch8(net, train_iter, loss, updater, device, use_random_iter)
         if (epoch + 1) % 10 == 0:
-            print(predict("time traveller"))
+            show(predict("time traveller"))
             animator.add(epoch + 1, [ppl])
-    print(f"perplexity {ppl:.1f}, {speed:.1f} tokens/sec on {device!s}")
-    print(predict("time traveller"))
-    print(predict("traveller"))
+    show(f"perplexity {ppl:.1f}, {speed:.1f} tokens/sec on {device!s}")
+    show(predict("time traveller"))
+    show(predict("traveller"))
 
 
 class _LossSum:

@@ -112,10 +112,22 @@ def test_a_damaged_file_is_named_and_kept(lonely, web, tmp_path):
     damaged = tmp_path / "cache" / "rnnfast" / "good.txt"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"sorry\n")
-    with pytest.raises(ValueError, match=rf"{damaged} is damaged .*{SHA1}"):
+    with pytest.raises(ValueError, match=rf"{damaged} has the SHA-1 .*{SHA1}.*move it away"):
         texts.download("good")
     assert damaged.read_bytes() == b"sorry\n"
     assert web.requests == []
+
+
+def test_a_row_with_another_files_sha1_is_named(lonely, web, monkeypatch):
+    """d2l fetches such a file each time and never says so: programs with such rows exist."""
+    url, _ = texts.DATA_HUB["good"]
+    Path("good.txt").write_bytes(CONTENT)
+    monkeypatch.setitem(texts.DATA_HUB, "good", (url, "0" * 40))
+    wrong = rf"{SHA1}, but DATA_HUB\['good'\] says 0{{40}}"
+    with pytest.raises(ValueError, match=rf"{wrong}.*write its SHA-1 into that row"):
+        texts.download("good", ".")
+    with pytest.raises(ConnectionError, match=rf"{wrong}.*if that row is wrong, correct it"):
+        texts.download("good")
 
 
 def test_a_directory_that_cannot_be_written(lonely, web):
@@ -227,5 +239,5 @@ def test_docs_stand_in_for_a_book_that_cannot_be_had(lonely, web, monkeypatch):
 def test_nothing_stands_in_for_a_damaged_book(lonely):
     Path("../data").mkdir()
     Path("../data/timemachine.txt").write_text("sorry")
-    with pytest.raises(ValueError, match=r"\.\./data/timemachine\.txt is damaged"):
+    with pytest.raises(ValueError, match=r"\.\./data/timemachine\.txt has the SHA-1"):
         data.default_corpus()
