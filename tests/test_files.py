@@ -31,6 +31,18 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
+def test_an_error_of_the_system_gets_the_files_name(tmp_path):
+    """A disk that gets full while a file is written: the system's error has no name in it."""
+    target = tmp_path / "file"
+    writing = replacing(target)
+    writing.__enter__().write_text("half")
+    full = OSError(28, "Full")
+    with pytest.raises(OSError, match=rf"{target} could not be written \(Full\)") as caught:
+        writing.__exit__(OSError, full, None)
+    assert caught.value.errno == 28
+    assert names(tmp_path) == []
+
+
 def test_nothing_written_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "file"):
         pass

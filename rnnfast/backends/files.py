@@ -16,6 +16,9 @@ def replacing(path: Path) -> Iterator[Path]:
     When the block ends well, what stands there takes the place of `path` in one step; when it
     raises, it is removed and `path` stays what it was. Processes and threads that write the same
     path at once do not meet: the last one to end wins.
+
+    Raises OSError where the file cannot be written: of the same kind and number as the system's,
+    whose own message names no file where a disk is full.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
@@ -23,5 +26,11 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("rb+") as written:
             os.fsync(written.fileno())  # the data before the name, also when the power fails
         partial.replace(path)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path} could not be written ({error.strerror or error}); what stood there before is "
+            "unchanged",
+        ) from error
     finally:
         partial.unlink(missing_ok=True)  # after a success nothing stands there any more

@@ -18,7 +18,8 @@ def show(text: str) -> None:
     except UnicodeEncodeError:  # nothing has been written: the whole line is encoded first
         print(escaped(text, sys.stdout.encoding), flush=True)
     except OSError as error:
-        raise OSError(error.errno, f"the standard output: {error.strerror}") from error
+        reason = f"the standard output could not be written ({error.strerror or error})"
+        raise OSError(error.errno, reason) from error
 
 
 def escaped(text: str, encoding: str) -> str:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from rnnfast.backends import native
 from rnnfast.backends.cuda import bridge, image_cache, kernel_table, nvrtc
+from rnnfast.book.console import show
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
                 row = {"arch": arch, "unit": each.unit, "kernel": name, "options": each.options}
                 rows.append(row | dataclasses.asdict(resources))
                 rows[-1]["shared_bytes"] += each.shared_bytes
-    print(json.dumps(rows, indent=1) if options.json else _table(rows))
+    show(json.dumps(rows, indent=1) if options.json else _table(rows))
     return 0
 
 

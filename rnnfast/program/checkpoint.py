@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from rnnfast.backends.files import replacing
+from rnnfast.program.settings import Settings
 
+FILE_NAME = "checkpoint.safetensors"  # in the directory of a run
 FORMAT = 1
 PARAM_NAMES = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")  # the order of get_params
 _TORCH_STATE = "torch_random_state"
@@ -31,37 +33,6 @@ _TORCH_STATE = "torch_random_state"
 
 class CheckpointError(Exception):
     """A checkpoint file that cannot be used. The message is one line: file, reason, remedy."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What determines a run besides its text; the defaults are those of the chapter-8 notebook.
-
-    `clip` 0 leaves the gradients alone, `max_tokens` 0 takes the whole text. ValueError where a
-    value cannot be.
-    """
-
-    batch_size: int = 32
-    num_steps: int = 35
-    num_hiddens: int = 512
-    lr: float = 1.0
-    clip: float = 1.0
-    epochs: int = 500
-    max_tokens: int = 10000
-    random_iter: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "num_steps", "num_hiddens", "epochs"):
-            _check_int(name, getattr(self, name), minimum=1)
-        for name in ("max_tokens", "seed"):
-            _check_int(name, getattr(self, name), minimum=0)
-        for name in ("lr", "clip"):
-            value = getattr(self, name)
-            if not isinstance(value, float) or not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name} is {value!r}, must be a finite float, not below 0")
-        if not isinstance(self.random_iter, bool):
-            raise ValueError(f"random_iter is {self.random_iter!r}, must be true or false")
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +104,7 @@ class Checkpoint:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write the file whole or not at all: what was there stays until the new one is complete.
 
-    Raises OSError where the directory cannot be written.
+    Raises OSError, which names the file, where it cannot be written.
     """
     tensors = _tensors(checkpoint)
     described = {
@@ -226,11 +197,6 @@ def _metadata(raw: bytes) -> dict[str, str]:
     length = int.from_bytes(raw[:8], "little")
     metadata: dict[str, str] = json.loads(raw[8 : 8 + length]).get("__metadata__", {})
     return metadata
-
-
-def _check_int(name: str, value: object, *, minimum: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ValueError(f"{name} is {value!r}, must be a whole number from {minimum} on")
 
 
 def _unusable(path: Path, reason: str) -> CheckpointError:

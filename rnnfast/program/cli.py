@@ -1,8 +1,8 @@
 """The program `rnnfast`: its options, its exit codes, and which module runs each subcommand.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C. A failure is one line on stderr.
-A subcommand is a function here that adds its options, a row in `_COMMANDS`, and a module of the
-same name in `commands/`, imported only when it runs.
+A subcommand is a function here that adds its options, a row in `_COMMANDS`, and a module of its
+name beside this one, imported only when it runs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import os
 import re
 import sys
 import warnings
@@ -22,10 +23,11 @@ import torch
 import rnnfast
 from rnnfast import dispatch
 from rnnfast.book import texts
-from rnnfast.program.checkpoint import CheckpointError, Settings
+from rnnfast.program import checkpoint
+from rnnfast.program.checkpoint import CheckpointError
+from rnnfast.program.settings import Settings
 
 RUN_DIRECTORY = Path("rnnfast-run")
-CHECKPOINT = "checkpoint.safetensors"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,8 +46,17 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except (CheckpointError, OSError, RuntimeError, ValueError) as error:
         print(f"rnnfast: error: {' '.join(str(error).split())}", file=sys.stderr)
+        _drop_unwritten_output()
         return 1
     return code
+
+
+def _drop_unwritten_output() -> None:
+    """Forget what the standard output refused: Python would try it again at its end, and fail."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(
@@ -138,7 +149,7 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        default=RUN_DIRECTORY / CHECKPOINT,
+        default=RUN_DIRECTORY / checkpoint.FILE_NAME,
         metavar="FILE",
         help="what `rnnfast train` wrote (default %(default)s)",
     )

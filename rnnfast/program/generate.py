@@ -6,6 +6,7 @@ import argparse
 
 import torch
 
+from rnnfast.book.console import show
 from rnnfast.book.data import Vocab
 from rnnfast.book.generation import generate
 from rnnfast.book.models import RNNModelScratch, init_rnn_state, rnn
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         generator.seed()
     else:
         generator.manual_seed(options.seed)
-    print(
+    show(
         generate(
             options.prefix,
             options.n,

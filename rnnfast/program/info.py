@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 
 from rnnfast import dispatch
+from rnnfast.book.console import show
 
 
 def run(options: argparse.Namespace) -> int:
-    print(dispatch.info())
+    """Print what `dispatch.info` has to say."""
+    show(dispatch.info())
     return 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import platform
 import shlex
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,12 +19,13 @@ import rnnfast
 from rnnfast import dispatch
 from rnnfast.backends.files import replacing
 from rnnfast.book import texts
+from rnnfast.book.console import escaped, show
 from rnnfast.book.data import Corpus, default_corpus, load_corpus
 from rnnfast.book.generation import generate
 from rnnfast.program import checkpoint
-from rnnfast.program.checkpoint import Checkpoint, Settings
-from rnnfast.program.cli import CHECKPOINT
-from rnnfast.program.run import Run
+from rnnfast.program.checkpoint import Checkpoint
+from rnnfast.program.settings import Settings
+from rnnfast.program.training_run import Run
 
 CURVE, FIGURES = "perplexity.png", "metrics.json"
 COUNTING_STEPS = 20  # notebook 2's; with 35 its 1,000 digits do not fill one minibatch
@@ -38,27 +41,39 @@ def run(options: argparse.Namespace) -> int:
         training = Run(settings, corpus, device, previous)
         _make_writable(options.out)
         _announce(training)
-        try:
-            training.train(options.out / CHECKPOINT)
-        except KeyboardInterrupt:
+        with _saying_what_is_stored(training):
+            try:
+                training.train(options.out / checkpoint.FILE_NAME)
+            except KeyboardInterrupt:
+                _write_reports(training, options.out)
+                print(
+                    f"rnnfast: stopped after epoch {training.epoch} of {settings.epochs}; continue "
+                    f"with: {_resume_command(options)}",
+                    file=sys.stderr,
+                )
+                return 130
             _write_reports(training, options.out)
-            print(
-                f"rnnfast: stopped after epoch {training.epoch} of {settings.epochs}; continue "
-                f"with: {_resume_command(options)}",
-                file=sys.stderr,
-            )
-            return 130
-        _write_reports(training, options.out)
-        _print_results(training)
-    print(f"wrote {CHECKPOINT}, {CURVE} and {FIGURES} to {options.out}")
+            _print_results(training)
+            show(f"wrote {checkpoint.FILE_NAME}, {CURVE} and {FIGURES} to {options.out}")
     return 0
+
+
+@contextlib.contextmanager
+def _saying_what_is_stored(training: Run) -> Iterator[None]:
+    """Add to an error of the system which checkpoint is safe."""
+    try:
+        yield
+    except OSError as error:
+        epoch = training.stored_epoch
+        stored = "no checkpoint is stored yet" if epoch is None else f"epoch {epoch} is stored"
+        raise OSError(error.errno, f"{error.strerror or error}; {stored}") from error
 
 
 def _previous(options: argparse.Namespace) -> Checkpoint | None:
     """The checkpoint to resume from. FileExistsError where a new run would destroy a file."""
     if options.resume:
-        return checkpoint.load(options.out / CHECKPOINT)
-    for path in (options.out / name for name in (CHECKPOINT, CURVE, FIGURES)):
+        return checkpoint.load(options.out / checkpoint.FILE_NAME)
+    for path in (options.out / name for name in (checkpoint.FILE_NAME, CURVE, FIGURES)):
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a directory, must be a file; give another --out")
         if path.exists() and not options.force:
@@ -135,19 +150,19 @@ def _make_writable(directory: Path) -> None:
 def _announce(training: Run) -> None:
     corpus, settings = training.corpus, training.settings
     if corpus.note:
-        print(f"note: {corpus.note}")
-    print(f"corpus: {corpus.name}, {len(corpus.ids)} characters, SHA-1 {corpus.sha1}")
+        show(f"note: {corpus.note}")
+    show(f"corpus: {corpus.name}, {len(corpus.ids)} characters, SHA-1 {corpus.sha1}")
     explanation = str(dispatch.explain(training.net)).splitlines()[0]
-    print(f"{settings.num_hiddens} hidden units, {explanation}", flush=True)
+    show(f"{settings.num_hiddens} hidden units, {explanation}")
 
 
 def _print_results(training: Run) -> None:
-    print(
+    show(
         f"perplexity {training.perplexities[-1]:.1f}, {training.speeds[-1]:.1f} tokens/s "
         f"on {training.device}"
     )
     for prefix in _prefixes(training.corpus):
-        print(generate(prefix, 50, training.net, training.corpus.vocab, training.device))
+        show(generate(prefix, 50, training.net, training.corpus.vocab, training.device))
 
 
 def _prefixes(corpus: Corpus) -> list[str]:
@@ -165,8 +180,9 @@ def _write_reports(training: Run, directory: Path) -> None:
 
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
+    title = escaped(Path(training.corpus.name).name, "utf-8")  # a name may hold any bytes
     axes.plot(range(1, training.epoch + 1), training.perplexities)
-    axes.set(xlabel="epoch", ylabel="perplexity", title=Path(training.corpus.name).name)
+    axes.set(xlabel="epoch", ylabel="perplexity", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid()
     with replacing(directory / CURVE) as partial:

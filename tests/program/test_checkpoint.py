@@ -19,10 +19,10 @@ from rnnfast.program.checkpoint import (
     PARAM_NAMES,
     Checkpoint,
     CheckpointError,
-    Settings,
     load,
     save,
 )
+from rnnfast.program.settings import Settings
 
 in_one_directory = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150

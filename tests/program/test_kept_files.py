@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 import rnnfast
-from rnnfast.program import checkpoint
-from rnnfast.program import run as run_module
+from rnnfast.program import checkpoint, training_run
 from rnnfast.program.cli import main
 from support.program import FILES, failure, listing
 
@@ -63,26 +62,59 @@ def test_output_directory_is_checked_before_the_training(
     out: str,
 ) -> None:
     """A file in its place stands for a directory without permission, which does not stop root."""
-    monkeypatch.setattr(run_module.Run, "train", lambda *_: pytest.fail("was trained"))
+    monkeypatch.setattr(training_run.Run, "train", lambda *_: pytest.fail("was trained"))
     before = text.read_bytes()
     assert f"--out {tmp_path / out} cannot be written to" in failure(capsys, train(out=out))
     assert text.read_bytes() == before
 
 
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """From now on the disk is full when that file is written. As the system says so: namelessly."""
+
+    def fill(name: str) -> None:
+        def replace(path: Path, target: Path) -> Path:
+            if target.name == name:
+                raise OSError(28, "No space left on device")
+            return good(path, target)
+
+        good = Path.replace
+        monkeypatch.setattr(Path, "replace", replace)
+
+    return fill
+
+
 def test_disk_full_at_the_end(
-    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    train: Any,
+    tmp_path: Path,
+    full_disk: Callable[[str], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert train("--epochs", 1) == 0
     before = listing(tmp_path / "out")
     capsys.readouterr()
-
-    def write_bytes(path: Path, contents: bytes) -> int:
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    assert "No space left" in failure(capsys, train("--epochs", 2, "--resume"))
-    monkeypatch.undo()
+    full_disk("checkpoint.safetensors")
+    line = failure(capsys, train("--epochs", 2, "--resume"))
+    assert f"{tmp_path / 'out' / 'checkpoint.safetensors'} could not be written" in line
+    assert "(No space left on device); what stood there before is unchanged" in line
+    assert line.endswith("; epoch 1 is stored")
     assert listing(tmp_path / "out") == before
+    assert "no checkpoint is stored yet" in failure(capsys, train("--epochs", 1, out="new"))
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "perplexity.png"])
+def test_disk_full_after_the_training(
+    train: Any,
+    tmp_path: Path,
+    full_disk: Callable[[str], None],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    full_disk(name)
+    line = failure(capsys, train("--epochs", 2))
+    assert f"{tmp_path / 'out' / name} could not be written (No space left" in line
+    assert line.endswith("; epoch 2 is stored")
+    assert checkpoint.load(tmp_path / "out" / "checkpoint.safetensors").epoch == 2
 
 
 def test_divergence_keeps_the_last_good_epoch(
@@ -115,7 +147,7 @@ def test_epoch_that_is_not_finite(
     capsys: pytest.CaptureFixture[str],
     spoil: Callable[[rnnfast.RNNModelScratch], float],
 ) -> None:
-    good = run_module.train_epoch_ch8
+    good = training_run.train_epoch_ch8
     perplexities = []
 
     def train_epoch(net: Any, *args: Any, **kwargs: Any) -> tuple[float, float]:
@@ -123,7 +155,7 @@ def test_epoch_that_is_not_finite(
         perplexities.append(perplexity if len(perplexities) < 2 else spoil(net))
         return perplexities[-1], speed
 
-    monkeypatch.setattr(run_module, "train_epoch_ch8", train_epoch)
+    monkeypatch.setattr(training_run, "train_epoch_ch8", train_epoch)
     assert "diverged in epoch 3" in failure(capsys, train("--epochs", 9))
     saved = checkpoint.load(tmp_path / "out" / "checkpoint.safetensors")
     assert saved.perplexities == tuple(perplexities[:2])

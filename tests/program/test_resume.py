@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from rnnfast.program import checkpoint
-from rnnfast.program import run as run_module
+from rnnfast.program import checkpoint, training_run
 from rnnfast.program.cli import main
 from support.program import FILES, SMALL, failure, listing, process, wait_for
 
@@ -89,10 +88,10 @@ def test_checkpoints_during_the_training(
         save(path, saved)
 
     monkeypatch.setattr(checkpoint, "save", recorded)
-    monkeypatch.setattr(run_module, "SAVE_SECONDS", 3600.0)
+    monkeypatch.setattr(training_run, "SAVE_SECONDS", 3600.0)
     assert train("--epochs", 3, out="quick") == 0
     assert epochs == [3]
-    monkeypatch.setattr(run_module, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(training_run, "SAVE_SECONDS", 0.0)
     assert train("--epochs", 3, out="slow") == 0
     assert epochs == [3, 1, 2, 3, 3]
 

@@ -38,8 +38,8 @@ def failure(capsys: pytest.CaptureFixture[str], code: int) -> str:
     return lines[0]
 
 
-def process(*words: object, cwd: Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def process(*words: object, cwd: Path, **variables: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
     return subprocess.Popen(
         [sys.executable, "-m", "rnnfast", *map(str, words)],
         cwd=cwd,

@@ -7,8 +7,8 @@ from rnnfast import train_epoch_ch8
 from rnnfast.backends import native, reference
 from rnnfast.book import training
 from rnnfast.book.data import load_corpus
-from rnnfast.program.checkpoint import Settings
-from rnnfast.program.run import Run
+from rnnfast.program.settings import Settings
+from rnnfast.program.training_run import Run
 from support import models
 
 T, B, V, H = 6, 4, 7, 12

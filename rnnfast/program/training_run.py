@@ -20,16 +20,18 @@ from rnnfast.book.data import Corpus, SeqDataLoader, corpus_loader
 from rnnfast.book.models import RNNModelScratch, get_params, init_rnn_state, rnn
 from rnnfast.book.training import train_epoch_ch8
 from rnnfast.program import checkpoint
-from rnnfast.program.checkpoint import Checkpoint, Settings
+from rnnfast.program.checkpoint import Checkpoint
+from rnnfast.program.settings import Settings
 
-SAVE_SECONDS = 5.0  # of work are lost to a power failure, or one epoch if that takes longer
+SAVE_SECONDS = 5.0  # a power failure costs this much work, or one epoch if that takes longer
 
 
 class Run:
     """A run from its seed, or from a checkpoint on; it sets the global random generators.
 
     net: the model. perplexities: of all finished epochs. speeds: tokens per second of those that
-    this process trained. Raises ValueError where the text is too short for one minibatch.
+    this process trained. stored_epoch: the one whose checkpoint is in its file, None before the
+    first. Raises ValueError where the text is too short for one minibatch.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Run:
         self.net = RNNModelScratch(
             len(corpus.vocab), settings.num_hiddens, device, make_params, init_rnn_state, rnn
         )
+        self.stored_epoch = None if previous is None else previous.epoch
         self.speeds: list[float] = []
         self._updater = torch.optim.SGD(self.net.params, settings.lr)
 
@@ -80,10 +83,14 @@ class Run:
                     )
                     bar.update(self.epoch - bar.n)
                     if time.monotonic() - saved_at > SAVE_SECONDS:
-                        checkpoint.save(path, snapshot)
+                        self._save(path, snapshot)
                         saved_at = time.monotonic()
             finally:
-                checkpoint.save(path, snapshot)
+                self._save(path, snapshot)
+
+    def _save(self, path: Path, snapshot: Checkpoint) -> None:
+        checkpoint.save(path, snapshot)
+        self.stored_epoch = snapshot.epoch
 
     def _train_epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         settings = self.settings
