@@ -85,8 +85,8 @@ def object_files() -> list[tuple[str, Path, str]]:
 def device_sources() -> list[Path]:
     """What kernels for CUDA are compiled from, at their first use: *.cu and all that they include.
 
-    They become part of the library, so that the launcher's view of a kernel's parameters and the
-    kernel's own cannot differ.
+    An include is looked up beside the *.cu, then from csrc/ on. The sources become part of the
+    library, so that the launcher's view of a kernel's parameters and the kernel's cannot differ.
     """
     folder = CSRC / "cuda" / "device"
     found, waiting = set[Path](), sorted(folder.glob("*.cu"))
@@ -94,15 +94,22 @@ def device_sources() -> list[Path]:
         path = waiting.pop()
         found.add(path)
         included = re.findall(r'^#include "(.+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
-        waiting += [folder / name for name in included if folder / name not in found]
+        places = [(folder if (folder / name).exists() else CSRC) / name for name in included]
+        waiting += [place for place in places if place not in found]
     return sorted(found)
+
+
+def included_name(path: Path) -> str:
+    """How the device sources include this one."""
+    folder = CSRC / "cuda" / "device"
+    return path.name if path.parent == folder else path.relative_to(CSRC).as_posix()
 
 
 def write_device_sources(target: Path) -> None:
     """C++ that defines csrc/cuda/host/sources.h; untouched where it would not change."""
     sources = device_sources()
     rows = [
-        f'    {{"{path.name}", R"rnnfast({path.read_text(encoding="utf-8")})rnnfast"}},\n'
+        f'    {{"{included_name(path)}", R"rnnfast({path.read_text(encoding="utf-8")})rnnfast"}},\n'
         for path in sources
     ]
     text = (

@@ -33,7 +33,7 @@ struct RnnForwardArgs {
   const Real* W_hh;  // [H, H]
   const Real* b_h;   // [H] or null
   const Real* h0;    // [B, H]
-  bool relu;         // else tanh
+  int cell;          // cells/cells.h
   Real* hs;          // [T, B, H]
   Real* h_last;      // [B, H]
   // With a readout, logits_t = h_t W_hq + b_q; without one, classes is 0 and the rest null.
@@ -55,7 +55,7 @@ struct RnnBackwardArgs {
   const Real* hs;           // [T, B, H]
   const Real* W_hh;         // [H, H]
   const Real* h0;           // [B, H]
-  bool relu;
+  int cell;
   Real* grad_x;     // [V, H] with ids (rows that no id names become 0), else [T, B, H]
   Real* grad_W_hh;  // [H, H] or null
   Real* grad_b_h;   // [H] or null
@@ -116,7 +116,7 @@ struct DecodeArgs {
   const Real* h0;          // [B, H]
   double temperature;      // > 0; unused without uniforms
   const double* uniforms;  // [steps, B] in [0, 1), or null: the largest logit wins
-  bool relu;
+  int cell;
   int64_t* ids;  // [steps, B]
   Real* h_last;  // [B, H]
 };
@@ -136,7 +136,7 @@ struct CrossEntropyArgs {
   const Real* W_hq;  // [H, V]
   const Real* b_q;   // [V]
   const Real* h0;    // [B, H]
-  bool relu;
+  int cell;
   double* loss;
   Real* h_last;     // [B, H]; may be h0
   Real* grad_W_xh;  // as the parameters; all five, or all five null for the loss alone

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "cells/cells.h"
 #include "kernels.h"
 #include "math.h"
 #include "panels.h"
@@ -86,7 +87,7 @@ int64_t sample(Real* logits, int64_t V, int64_t padded_V, double temperature, do
 // h = act(inputs[id] + h_before W_hh) for some sequences and one panel of columns.
 template <class Real, class Operand>
 struct HiddenTile {
-  bool relu;
+  int cell;
   const Real* inputs;  // [V][H, padded] from the panel's first column on: W_xh + b_h
   int64_t inputs_stride;
   const int64_t* ids;
@@ -107,9 +108,11 @@ struct HiddenTile {
       tile.multiply(depth, before, stride, W_hh);
     }
     // The inputs last: the product need not wait for the choice of the id.
-    tile.each([&](int i, int j, int c) {
-      const Vec<Real> z = tile.at[i][j] + load(inputs + ids[i] * inputs_stride + c);
-      tile.at[i][j] = relu ? (z < Vec<Real>{} ? Vec<Real>{} : z) : tanh<Real>(z);  // NaN stays NaN
+    cells::with_activation(cell, [&]<class Activation>() {
+      tile.each([&](int i, int j, int c) {
+        const Vec<Real> z = tile.at[i][j] + load(inputs + ids[i] * inputs_stride + c);
+        tile.at[i][j] = Activation::template of<VectorMath<Real>>(z);
+      });
     });
     tile.store_rows(h, stride, tile.kColumns);
     if constexpr (std::is_same_v<Operand, Pair>) tile.store_rows(after, stride);
@@ -286,7 +289,7 @@ class Decoder {
         const Panel panel(hidden_panels_, backwards ? panels.begin + panels.end - 1 - i : i);
         run_rows(count, panel.vectors,
                  HiddenTile<Real, Operand>{
-                     args_.relu, inputs_ + panel.column, width_, ids(worker, row),
+                     args_.cell, inputs_ + panel.column, width_, ids(worker, row),
                      operands_at(step, row), depth, h_stride_, W_hh_ + depth * panel.column,
                      operands_at(step + 1, row) + panel.column / (kRounds ? 2 : 1),
                      h_at(step + 1, row) + panel.column, backwards});

@@ -22,7 +22,7 @@ class GradientSums : protected Recurrence<Real> {
   // adds: the sums go on top of what their outputs hold.
   template <class Args>
   GradientSums(const Args& args, bool adds)
-      : Base(args.T, args.B, args.H, args.relu),
+      : Base(args.T, args.B, args.H, args.cell),
         V_(args.V),
         ids_(args.ids),
         ids_stride_t_(args.ids_stride_t),

@@ -98,4 +98,12 @@ RNNFAST_INLINE Vec<Real> tanh(Vec<Real> x) {
   return from_bits<Real>(to_bits<Real>(e / (e + Real{2})) | sign);
 }
 
+// The equations of csrc/cells/ on a vector of units.
+template <class T>
+struct VectorMath {
+  using Real = T;
+  using Value = Vec<T>;
+  static RNNFAST_INLINE Value tanh(Value z) { return RNNFAST_ISA::tanh<T>(z); }
+};
+
 }  // namespace rnnfast::RNNFAST_ISA

@@ -35,7 +35,7 @@ struct RoundedForwardTile : ForwardTile<float> {
 class RoundedForward : Recurrence<float> {
  public:
   explicit RoundedForward(const RnnForwardArgs<float>& args)
-      : Recurrence(args.T, args.B, args.H, args.relu),
+      : Recurrence(args.T, args.B, args.H, args.cell),
         args_(args),
         inputs_(args, args.x, layer_.own_stride, is_cut()),
         // a cache line more: rows a power of two apart evict each other

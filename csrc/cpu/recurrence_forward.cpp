@@ -15,7 +15,7 @@ class Forward : Recurrence<Real> {
 
  public:
   explicit Forward(const RnnForwardArgs<Real>& args)
-      : Base(args.T, args.B, args.H, args.relu),
+      : Base(args.T, args.B, args.H, args.cell),
         args_(args),
         inputs_(args, args.x, layer_.own_stride, this->is_cut()),
         readout_(args.H, args.classes) {

@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "cells/cells.h"
 #include "math.h"
 #include "parallel.h"
 #include "weight_gradient.h"
@@ -40,7 +41,7 @@ struct Split {
 template <class Real>
 struct Layer {
   int64_t T, B, H;
-  bool relu;  // asked at run time, once per tile: no second copy of every tile size
+  int cell;  // looked up at run time, once per tile: no second copy of every tile size
   Panels panels;
   int64_t width;       // H, padded
   int64_t stride;      // of rows in dz: a cache line more, as rows a power of two apart evict each
@@ -53,11 +54,11 @@ struct Layer {
   Real* products = nullptr;
   int64_t num_products = 0, products_stride = 0;
 
-  Layer(int64_t T, int64_t B, int64_t H, bool relu, const Split& split)
+  Layer(int64_t T, int64_t B, int64_t H, int cell, const Split& split)
       : T(T),
         B(B),
         H(H),
-        relu(relu),
+        cell(cell),
         panels(Panels::of<Real>(H, split.by_rows ? 1 : split.workers)),
         width(padded<Real>(H)),
         stride(with_gap(width)),
@@ -182,13 +183,11 @@ struct ForwardTile {
 
   template <class TileOfAnySize>
   RNNFAST_INLINE void activate(TileOfAnySize& tile) const {
-    if (layer.relu) {
-      const Vec<Real> zero{};
-      tile.each(
-          [&](int i, int j, int) { tile.at[i][j] = tile.at[i][j] < zero ? zero : tile.at[i][j]; });
-    } else {
-      tile.each([&](int i, int j, int) { tile.at[i][j] = tanh<Real>(tile.at[i][j]); });
-    }
+    cells::with_activation(layer.cell, [&]<class Activation>() {
+      tile.each([&](int i, int j, int) {
+        tile.at[i][j] = Activation::template of<VectorMath<Real>>(tile.at[i][j]);
+      });
+    });
   }
 
   template <class TileOfAnySize>
@@ -267,7 +266,7 @@ struct BackwardTile {
     }
   }
 
-  // The derivative of relu and of tanh, from their result alone.
+  // The derivative of the activation, from its result alone.
   template <class TileOfAnySize>
   RNNFAST_INLINE void times_derivative(TileOfAnySize& tile) const {
     if (region.h_blocks != nullptr) {
@@ -282,12 +281,13 @@ struct BackwardTile {
 
   template <class TileOfAnySize, class H>
   RNNFAST_INLINE void times_derivative(TileOfAnySize& tile, const H& h) const {
-    if (layer.relu) {
-      const Vec<Real> zero{};
-      tile.each([&](int i, int j, int) { tile.at[i][j] = h(i, j) > zero ? tile.at[i][j] : zero; });
-    } else {
-      tile.each([&](int i, int j, int) { tile.at[i][j] *= Real{1} - h(i, j) * h(i, j); });
-    }
+    using Math = VectorMath<Real>;
+    cells::with_activation(layer.cell, [&]<class Activation>() {
+      tile.each([&](int i, int j, int) {
+        const Vec<Real> slope = Activation::template slope<Math>(h(i, j));
+        tile.at[i][j] = Activation::template through<Math>(tile.at[i][j], slope);
+      });
+    });
   }
 
   template <class TileOfAnySize>

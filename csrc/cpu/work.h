@@ -13,9 +13,9 @@ namespace rnnfast::RNNFAST_ISA {
 template <class Real>
 class Recurrence {
  protected:
-  Recurrence(int64_t T, int64_t B, int64_t H, bool relu)
+  Recurrence(int64_t T, int64_t B, int64_t H, int cell)
       : split_(Split::of<Real>(T, B, H)),
-        layer_(T, B, H, relu, split_),
+        layer_(T, B, H, cell, split_),
         sums_(Panels::of<Real>(H, 1, kVectorsOfSums)),
         num_regions_(split_.by_rows ? split_.workers : 1) {
     if (!is_cut()) return;

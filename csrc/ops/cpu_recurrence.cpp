@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels.h"
+#include "ops/recurrence_arguments.h"
 #include "ops/schemas.h"
 #include "torch/arguments.h"
 #include "torch/checks.h"
@@ -13,10 +14,12 @@ namespace rnnfast {
 namespace {
 
 // The sizes of a call, and its ids as the kernels take them.
-struct Shape {
-  int64_t T, B, H, V;
-  int32_t dtype;
+struct Shape : RecurrenceSizes {
   Classes ids;
+
+  Shape(const RecurrenceSizes& sizes, const std::optional<Tensor>& ids) : RecurrenceSizes(sizes) {
+    if (ids) this->ids = Classes(*ids, "ids", T, B, V);
+  }
 
   template <class Args>
   void fill(Args& args) const {
@@ -30,37 +33,17 @@ struct Shape {
   }
 };
 
-// Of a forward call, whose other arguments must fit.
-Shape forward_shape(const Tensor& x, const std::optional<Tensor>& ids, const Tensor& W_hh,
-                    const std::optional<Tensor>& b_h, const Tensor& h0, int32_t dtype) {
-  if (ids) {
-    require_rank(x, "x", 2, "[V, H]");
-    require_rank(*ids, "ids", 2, "[T, B]");
-  } else {
-    require_rank(x, "x", 3, "[T, B, H]");
-  }
-  const Tensor& steps = ids ? *ids : x;
-  Shape n{steps.size(0), steps.size(1), x.size(x.dim() - 1), x.size(0), dtype, {}};
-  require_at_least(n.T, "T, the number of steps,", 1);
-  require_at_least(n.H, "H, the number of hidden units,", 1);
-  require(W_hh, "W_hh", dtype, "[H, H]", {n.H, n.H});
-  require(b_h, "b_h", dtype, "[H]", {n.H});
-  require(h0, "h0", dtype, "[B, H]", {n.B, n.H});
-  if (ids) n.ids = Classes(*ids, "ids", n.T, n.B, n.V);
-  return n;
-}
-
 template <class Real>
 RnnForwardArgs<Real> forward_arguments(const Shape& n, const Tensor& x, const Tensor& W_hh,
                                        const std::optional<Tensor>& b_h, const Tensor& h0,
-                                       bool relu, const Tensor& hs, const Tensor& h_last) {
+                                       int64_t cell, const Tensor& hs, const Tensor& h_last) {
   RnnForwardArgs<Real> args{};
   n.fill(args);
   args.x = x.data<Real>();
   args.W_hh = W_hh.data<Real>();
   args.b_h = data_or_null<Real>(b_h);
   args.h0 = h0.data<Real>();
-  args.relu = relu;
+  args.cell = cell_of(cell);
   args.hs = hs.data<Real>();
   args.h_last = h_last.data<Real>();
   return args;
@@ -73,17 +56,7 @@ struct StateGradients {
 
 Shape backward_shape(StateGradients& grads, const Tensor& hs, const std::optional<Tensor>& ids,
                      int64_t V, const Tensor& W_hh, const Tensor& h0) {
-  const int32_t dtype = require_real(hs, "hs");
-  require_rank(hs, "hs", 3, "[T, B, H]");
-  Shape n{hs.size(0), hs.size(1), hs.size(2), V, dtype, {}};
-  require_at_least(n.T, "T, the number of steps,", 1);
-  require_at_least(n.H, "H, the number of hidden units,", 1);
-  require_at_least(V, "V", 0);
-  require(grads.hs, "grad_hs", dtype, "[T, B, H]", {n.T, n.B, n.H});
-  require(grads.h_last, "grad_h_last", dtype, "[B, H]", {n.B, n.H});
-  require(W_hh, "W_hh", dtype, "[H, H]", {n.H, n.H});
-  require(h0, "h0", dtype, "[B, H]", {n.B, n.H});
-  if (ids) n.ids = Classes(*ids, "ids", n.T, n.B, V);
+  const Shape n(backward_sizes(grads.hs, grads.h_last, hs, ids, V, W_hh, h0), ids);
   make_all_contiguous(grads.hs, grads.h_last);
   return n;
 }
@@ -106,7 +79,7 @@ struct RecurrenceGradients {
   template <class Real>
   RnnBackwardArgs<Real> arguments(const Shape& n, const StateGradients& grads, const Tensor& hs,
                                   const Tensor& W_hh_value, const Tensor& h0_value,
-                                  bool relu) const {
+                                  int64_t cell) const {
     RnnBackwardArgs<Real> args{};
     n.fill(args);
     args.grad_hs = data_or_null<Real>(grads.hs);
@@ -114,7 +87,7 @@ struct RecurrenceGradients {
     args.hs = hs.data<Real>();
     args.W_hh = W_hh_value.data<Real>();
     args.h0 = h0_value.data<Real>();
-    args.relu = relu;
+    args.cell = cell_of(cell);
     args.grad_x = x.data<Real>();
     args.grad_W_hh = W_hh.data<Real>();
     args.grad_b_h = b_h.data<Real>();
@@ -130,28 +103,28 @@ struct RecurrenceGradients {
 
 template <bool kRounds>
 std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
-                               std::optional<Tensor> b_h, Tensor h0, bool relu) {
+                               std::optional<Tensor> b_h, Tensor h0, int64_t cell) {
   const int32_t dtype = kRounds ? require_float(x, "x") : require_real(x, "x");
-  const Shape n = forward_shape(x, ids, W_hh, b_h, h0, dtype);
+  const Shape n(forward_sizes(x, ids, W_hh, b_h, h0, dtype), ids);
   make_all_contiguous(x, W_hh, b_h, h0);
 
   Tensor hs = empty({n.T, n.B, n.H}, dtype), h_last = empty({n.B, n.H}, dtype);
   with_real(dtype, [&]<class Real>() {
-    forward_kernel<kRounds, Real>()(forward_arguments<Real>(n, x, W_hh, b_h, h0, relu, hs, h_last));
+    forward_kernel<kRounds, Real>()(forward_arguments<Real>(n, x, W_hh, b_h, h0, cell, hs, h_last));
   });
   return {std::move(hs), std::move(h_last)};
 }
 
 template std::tuple<Tensor, Tensor> rnn<false>(Tensor, std::optional<Tensor>, Tensor,
-                                               std::optional<Tensor>, Tensor, bool);
+                                               std::optional<Tensor>, Tensor, int64_t);
 template std::tuple<Tensor, Tensor> rnn<true>(Tensor, std::optional<Tensor>, Tensor,
-                                              std::optional<Tensor>, Tensor, bool);
+                                              std::optional<Tensor>, Tensor, int64_t);
 
 std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                               std::optional<Tensor> b_h, Tensor W_hq, Tensor b_q,
-                                              Tensor h0, bool relu) {
+                                              Tensor h0, int64_t cell) {
   const int32_t dtype = require_real(x, "x");
-  const Shape n = forward_shape(x, ids, W_hh, b_h, h0, dtype);
+  const Shape n(forward_sizes(x, ids, W_hh, b_h, h0, dtype), ids);
   require_rank(W_hq, "W_hq", 2, "[H, V]");
   const int64_t classes = W_hq.size(1);
   require(W_hq, "W_hq", dtype, "[H, V]", {n.H, classes});
@@ -161,7 +134,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> id
   Tensor logits = empty({n.T * n.B, classes}, dtype);
   Tensor hs = empty({n.T, n.B, n.H}, dtype), h_last = empty({n.B, n.H}, dtype);
   with_real(dtype, [&]<class Real>() {
-    auto args = forward_arguments<Real>(n, x, W_hh, b_h, h0, relu, hs, h_last);
+    auto args = forward_arguments<Real>(n, x, W_hh, b_h, h0, cell, hs, h_last);
     args.classes = classes;
     args.W_hq = W_hq.data<Real>();
     args.b_q = b_q.data<Real>();
@@ -175,7 +148,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> gr
                                                         std::optional<Tensor> grad_h_last,
                                                         Tensor hs, std::optional<Tensor> ids,
                                                         int64_t V, Tensor W_hh, Tensor h0,
-                                                        bool relu, bool need_W_hh, bool need_b_h,
+                                                        int64_t cell, bool need_W_hh, bool need_b_h,
                                                         bool need_h0) {
   StateGradients grads{std::move(grad_hs), std::move(grad_h_last)};
   const Shape n = backward_shape(grads, hs, ids, V, W_hh, h0);
@@ -183,7 +156,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> gr
 
   RecurrenceGradients out(n, ids, {need_W_hh, need_b_h, need_h0});
   with_real(n.dtype, [&]<class Real>() {
-    kernels_of<Real>().rnn_backward(out.arguments<Real>(n, grads, hs, W_hh, h0, relu));
+    kernels_of<Real>().rnn_backward(out.arguments<Real>(n, grads, hs, W_hh, h0, cell));
   });
   return {std::move(out.x), std::move(out.W_hh.tensor), std::move(out.b_h.tensor),
           std::move(out.h0.tensor)};
@@ -191,7 +164,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> gr
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(
     Tensor grad_logits, std::optional<Tensor> grad_h_last, std::optional<Tensor> grad_hs, Tensor hs,
-    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor W_hq, Tensor h0, bool relu,
+    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor W_hq, Tensor h0, int64_t cell,
     bool need_W_hh, bool need_b_h, bool need_h0) {
   StateGradients grads{std::move(grad_hs), std::move(grad_h_last)};
   const Shape n = backward_shape(grads, hs, ids, V, W_hh, h0);
@@ -204,7 +177,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(
   RecurrenceGradients out(n, ids, {need_W_hh, need_b_h, need_h0});
   Tensor grad_W_hq = empty({n.H, classes}, n.dtype), grad_b_q = empty({classes}, n.dtype);
   with_real(n.dtype, [&]<class Real>() {
-    auto args = out.arguments<Real>(n, grads, hs, W_hh, h0, relu);
+    auto args = out.arguments<Real>(n, grads, hs, W_hh, h0, cell);
     args.classes = classes;
     args.grad_logits = grad_logits.data<Real>();
     args.W_hq = W_hq.data<Real>();

@@ -2,8 +2,10 @@
 #include <utility>
 
 #include "kernels.h"
+#include "ops/recurrence_arguments.h"
 #include "ops/schemas.h"
 #include "torch/arguments.h"
+#include "torch/aten.h"
 #include "torch/checks.h"
 #include "training_arguments.h"
 
@@ -13,7 +15,7 @@ namespace {
 
 template <class Real>
 CrossEntropyArgs<Real> arguments_of(const Sizes& n, const Classes& ids, const Classes& targets,
-                                    const Params& params, const Tensor& h0, bool relu) {
+                                    const Params& params, const Tensor& h0, int64_t cell) {
   CrossEntropyArgs<Real> args{};
   args.T = n.T;
   args.B = n.B;
@@ -31,7 +33,7 @@ CrossEntropyArgs<Real> arguments_of(const Sizes& n, const Classes& ids, const Cl
   args.W_hq = params[3]->data<Real>();
   args.b_q = params[4]->data<Real>();
   args.h0 = h0.data<Real>();
-  args.relu = relu;
+  args.cell = cell_of(cell);
   return args;
 }
 
@@ -58,16 +60,16 @@ struct Training {
   Params w, g;
   const Tensor& h;
   double lr, max_norm;
-  bool relu;
+  int64_t cell;
 
   Training(const std::vector<Tensor>& params, const std::vector<Tensor>& grads, const Tensor& h,
-           double lr, double max_norm, bool relu)
+           double lr, double max_norm, int64_t cell)
       : w(five_of(params, "params")),
         g(five_of(grads, "grads")),
         h(h),
         lr(lr),
         max_norm(max_norm),
-        relu(relu) {}
+        cell(cell) {}
 
   // Of the sizes of any minibatch, and in memory of their own.
   void require_fit(const Sizes& n) const {
@@ -96,7 +98,7 @@ Real take_step(const Training& training, const Minibatch& minibatch, bool keep_g
   const Params& w = training.w;
   double loss;
   auto args = arguments_of<Real>(minibatch.n, minibatch.ids, minibatch.targets, w, training.h,
-                                 training.relu);
+                                 training.cell);
   args.loss = &loss;
   args.h_last = training.h.data<Real>();
   point_at_gradients(args, training.g);
@@ -118,7 +120,7 @@ Real take_step(const Training& training, const Minibatch& minibatch, bool keep_g
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_cross_entropy(
     Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q,
-    Tensor h0, bool relu, bool need_grads, bool need_h0) {
+    Tensor h0, int64_t cell, bool need_grads, bool need_h0) {
   const Sizes n = sizes_of(ids, W_xh);
   const Params params = {&W_xh, &W_hh, &b_h, &W_hq, &b_q};
   require_params(n, "", params);
@@ -134,7 +136,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
   OptionalOutput grad_b_q(need_grads, {n.V}, n.dtype);
   OptionalOutput grad_h0(need_grads && need_h0, {n.B, n.H}, n.dtype);
   with_real(n.dtype, [&]<class Real>() {
-    auto args = arguments_of<Real>(n, inputs, outputs, params, h0, relu);
+    auto args = arguments_of<Real>(n, inputs, outputs, params, h0, cell);
     if (need_grads) {
       point_at_gradients(args, {&grad_W_xh.tensor, &grad_W_hh.tensor, &grad_b_h.tensor,
                                 &grad_W_hq.tensor, &grad_b_q.tensor});
@@ -155,7 +157,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
 std::tuple<Tensor, Tensor> rnn_cross_entropy_grads(Tensor ids, Tensor targets,
                                                    std::vector<Tensor> params,
                                                    std::vector<Tensor> grads, Tensor h0,
-                                                   bool relu) {
+                                                   int64_t cell) {
   const Params w = five_of(params, "params"), g = five_of(grads, "grads");
   const Sizes n = sizes_of(ids, *w[0]);
   require_params(n, "params: ", w);
@@ -167,7 +169,7 @@ std::tuple<Tensor, Tensor> rnn_cross_entropy_grads(Tensor ids, Tensor targets,
 
   Tensor loss = empty({}, n.dtype), h_last = empty({n.B, n.H}, n.dtype);
   with_real(n.dtype, [&]<class Real>() {
-    auto args = arguments_of<Real>(n, inputs, outputs, w, h0, relu);
+    auto args = arguments_of<Real>(n, inputs, outputs, w, h0, cell);
     point_at_gradients(args, g);
     args.adds_gradients = true;
     compute_loss(args, loss, h_last);
@@ -175,30 +177,23 @@ std::tuple<Tensor, Tensor> rnn_cross_entropy_grads(Tensor ids, Tensor targets,
   return {std::move(loss), std::move(h_last)};
 }
 
-Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
-                  Tensor h, double lr, double max_norm, bool relu, bool keep_grads) {
-  const Training training(params, grads, h, lr, max_norm, relu);
-  const Minibatch minibatch(ids, targets, training, Axes::kStepsFirst);
-  training.require_fit(minibatch.n);
-  Tensor loss = empty({}, minibatch.n.dtype);
-  with_real(minibatch.n.dtype, [&]<class Real>() {
-    *loss.data<Real>() = take_step<Real>(training, minibatch, keep_grads);
-  });
-  return loss;
+namespace {
+
+std::vector<Tensor> one(Tensor tensor) {
+  std::vector<Tensor> tensors;
+  tensors.push_back(std::move(tensor));
+  return tensors;
 }
 
-Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
-                   std::vector<Tensor> grads, Tensor h, double lr, double max_norm, bool relu,
-                   bool keep_grads) {
-  if (ids.empty() || ids.size() != targets.size()) {
-    fail("ids has ", ids.size(), " tensors and targets ", targets.size(),
-         "; they must have as many, and at least 1");
-  }
+Tensor take_steps(const std::vector<Tensor>& ids, const std::vector<Tensor>& targets, Axes axes,
+                  const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
+                  const Tensor& h, double lr, double max_norm, int64_t cell, bool keep_grads) {
+  require_pairs(ids, targets);
   // Whatever is refused is refused before the first step.
-  const Training training(params, grads, h, lr, max_norm, relu);
+  const Training training(params, grads, h, lr, max_norm, cell);
   std::vector<Minibatch> minibatches;
   for (size_t i = 0; i < ids.size(); ++i)
-    minibatches.emplace_back(ids[i], targets[i], training, Axes::kBatchFirst);
+    minibatches.emplace_back(ids[i], targets[i], training, axes);
   training.require_fit(minibatches[0].n);
 
   Tensor losses = empty({static_cast<int64_t>(ids.size())}, params[0].dtype());
@@ -208,6 +203,22 @@ Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::ve
       *loss++ = take_step<Real>(training, each, keep_grads && &each == &minibatches.back());
   });
   return losses;
+}
+
+}  // namespace
+
+Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
+                  Tensor h, double lr, double max_norm, int64_t cell, bool keep_grads) {
+  const Tensor losses = take_steps(one(std::move(ids)), one(std::move(targets)), Axes::kStepsFirst,
+                                   params, grads, h, lr, max_norm, cell, keep_grads);
+  return view(losses, {}, {});
+}
+
+Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
+                   std::vector<Tensor> grads, Tensor h, double lr, double max_norm, int64_t cell,
+                   bool keep_grads) {
+  return take_steps(ids, targets, Axes::kBatchFirst, params, grads, h, lr, max_norm, cell,
+                    keep_grads);
 }
 
 }  // namespace rnnfast

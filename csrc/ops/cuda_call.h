@@ -53,14 +53,13 @@ class Call {
     require_here(tensor, name);
     rnnfast::require(tensor, name, dtype, shape, sizes);
   }
-  void require(const std::optional<Tensor>& tensor, const char* name, int32_t dtype,
-               const char* shape, std::initializer_list<int64_t> sizes) const {
-    if (tensor) require(*tensor, name, dtype, shape, sizes);
-  }
   void require_here(const Tensor& tensor, const char* name) const {
     if (tensor.device_type() == type_ && tensor.device_index() == index_) return;
     fail(name, " is on ", device_name(tensor), "; it must be on ", here(), ", where ", name_,
          " is");
+  }
+  void require_here(const std::optional<Tensor>& tensor, const char* name) const {
+    if (tensor) require_here(*tensor, name);
   }
 
   Tensor empty(std::initializer_list<int64_t> sizes, int32_t dtype) const {

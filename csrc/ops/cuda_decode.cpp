@@ -4,6 +4,7 @@
 
 #include "cuda/device/params.h"
 #include "ops/cuda_recurrence.h"
+#include "ops/recurrence_arguments.h"
 #include "torch/aten.h"
 
 namespace rnnfast::cuda {
@@ -29,7 +30,7 @@ struct Decode {
   const Tensor &W_hq, &b_q, &h0;
   double temperature;
   const std::optional<Tensor>& uniforms;
-  bool relu;
+  int cell;
   const Tensor &ids, &h_last;
 };
 
@@ -72,7 +73,7 @@ void step_by_step(const Call& call, const Decode& d) {
     const Tensor hs = matrix(states, d.B, d.H, (step + 1) % 2 * state);
     const std::optional<Tensor> ids =
         step == 0 ? matrix(d.first, 1, d.B) : matrix(d.ids, 1, d.B, (step - 1) * d.B);
-    forward_by_steps(call, {1, d.B, d.H, d.V, d.W_xh, ids, d.W_hh, d.b_h, before, d.relu,
+    forward_by_steps(call, {1, d.B, d.H, d.V, d.W_xh, ids, d.W_hh, d.b_h, before, d.cell,
                             view(hs, {1, d.B, d.H}, {state, d.H, 1}), d.h_last});
     multiply(hs, d.W_hq, logits);
     ChooseParams params{};
@@ -92,7 +93,7 @@ void step_by_step(const Call& call, const Decode& d) {
 
 std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq,
                                   Tensor b_q, Tensor h0, int64_t steps, double temperature,
-                                  std::optional<Tensor> uniforms, bool relu) {
+                                  std::optional<Tensor> uniforms, int64_t cell) {
   const Call call(W_xh, "W_xh");
   const int32_t dtype = require_real(W_xh, "W_xh");
   require_rank(first, "first", 1, "[B]");
@@ -117,11 +118,11 @@ std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor
   Tensor h_last = call.empty({B, H}, dtype);
   if (B > 0) {
     const std::optional<Tensor> bias = std::move(b_h);
-    const Decode d{B,    H,   V,  steps,       first,    W_xh, W_hh, bias,
-                   W_hq, b_q, h0, temperature, uniforms, relu, ids,  h_last};
+    const Decode d{B,    H,   V,  steps,       first,    W_xh,          W_hh, bias,
+                   W_hq, b_q, h0, temperature, uniforms, cell_of(cell), ids,  h_last};
     const int bits = dtype == aoti_torch_dtype_float64() ? 64 : 32;
-    const Plan& plan =
-        plan_for({"decode", B, H, V, bits, relu, true, call.device()}, call.stream());
+    const Plan& plan = plan_for(
+        {"decode", B, H, V, bits, cell == cells::kRelu, true, call.device()}, call.stream());
     if (plan.unit.empty()) {
       step_by_step(call, d);
     } else {

@@ -9,6 +9,7 @@
 
 #include "cuda/device/params.h"
 #include "cuda_sums.h"
+#include "ops/recurrence_arguments.h"
 #include "ops/schemas.h"
 #include "torch/aten.h"
 #include "torch/checks.h"
@@ -28,11 +29,11 @@ int dtype_bits(const Tensor& tensor) {
 }
 
 // The variant that keeps W_hh on the chip, or null where there is none: float64, large H.
-const Plan* resident_plan(const Call& call, const char* operation, const Tensor& hs, bool relu,
+const Plan* resident_plan(const Call& call, const char* operation, const Tensor& hs, int cell,
                           bool ids) {
-  const Plan& plan =
-      plan_for({operation, hs.size(1), hs.size(2), 0, dtype_bits(hs), relu, ids, call.device()},
-               call.stream());
+  const Plan& plan = plan_for({operation, hs.size(1), hs.size(2), 0, dtype_bits(hs),
+                               cell == cells::kRelu, ids, call.device()},
+                              call.stream());
   return plan.unit.empty() ? nullptr : &plan;
 }
 
@@ -84,7 +85,7 @@ void backward_resident(const Call& call, const Plan& plan, const Backward& b) {
 }  // namespace
 
 void forward(const Call& call, const Forward& f) {
-  if (const Plan* plan = resident_plan(call, "rnn_forward", f.hs, f.relu, f.ids.has_value())) {
+  if (const Plan* plan = resident_plan(call, "rnn_forward", f.hs, f.cell, f.ids.has_value())) {
     forward_resident(call, *plan, f);
   } else {
     forward_by_steps(call, f);
@@ -92,7 +93,7 @@ void forward(const Call& call, const Forward& f) {
 }
 
 void backward(const Call& call, const Backward& b) {
-  if (const Plan* plan = resident_plan(call, "rnn_backward", b.hs, b.relu, true)) {
+  if (const Plan* plan = resident_plan(call, "rnn_backward", b.hs, b.cell, true)) {
     backward_resident(call, *plan, b);
   } else {
     backward_by_steps(call, b);
@@ -102,30 +103,20 @@ void backward(const Call& call, const Backward& b) {
 namespace {
 
 std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
-                               std::optional<Tensor> b_h, Tensor h0, bool relu) {
+                               std::optional<Tensor> b_h, Tensor h0, int64_t cell) {
   const Call call(x, "x");
   const int32_t dtype = require_real(x, "x");
-  if (ids) {
-    require_rank(x, "x", 2, "[V, H]");
-    require_rank(*ids, "ids", 2, "[T, B]");
-  } else {
-    require_rank(x, "x", 3, "[T, B, H]");
-  }
-  const Tensor& steps = ids ? *ids : x;
-  const int64_t T = steps.size(0), B = steps.size(1);
-  const int64_t V = x.size(0), H = x.size(x.dim() - 1);
-  require_at_least(T, "T, the number of steps,", 1);
-  require_at_least(H, "H, the number of hidden units,", 1);
+  const auto [T, B, H, V, _] = forward_sizes(x, ids, W_hh, b_h, h0, dtype);
   if (ids) require_at_least(V, "V, the number of rows of x,", 1);
-  call.require(ids, "ids", aoti_torch_dtype_int64(), "[T, B]", {T, B});
-  call.require(W_hh, "W_hh", dtype, "[H, H]", {H, H});
-  call.require(b_h, "b_h", dtype, "[H]", {H});
-  call.require(h0, "h0", dtype, "[B, H]", {B, H});
+  call.require_here(ids, "ids");
+  call.require_here(W_hh, "W_hh");
+  call.require_here(b_h, "b_h");
+  call.require_here(h0, "h0");
   call.make_all_contiguous(x, W_hh, b_h, h0);
 
   Tensor hs = call.empty({T, B, H}, dtype), h_last = call.empty({B, H}, dtype);
   if (B > 0) {
-    const Forward arguments{T, B, H, V, x, ids, W_hh, b_h, h0, relu, hs, h_last};
+    const Forward arguments{T, B, H, V, x, ids, W_hh, b_h, h0, cell_of(cell), hs, h_last};
     forward(call, arguments);
   }
   return {std::move(hs), std::move(h_last)};
@@ -135,20 +126,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> gr
                                                         std::optional<Tensor> grad_h_last,
                                                         Tensor hs, std::optional<Tensor> ids,
                                                         int64_t V, Tensor W_hh, Tensor h0,
-                                                        bool relu, bool need_W_hh, bool need_b_h,
+                                                        int64_t cell, bool need_W_hh, bool need_b_h,
                                                         bool need_h0) {
   const Call call(hs, "hs");
-  const int32_t dtype = require_real(hs, "hs");
-  require_rank(hs, "hs", 3, "[T, B, H]");
-  const int64_t T = hs.size(0), B = hs.size(1), H = hs.size(2);
-  require_at_least(T, "T, the number of steps,", 1);
-  require_at_least(H, "H, the number of hidden units,", 1);
-  require_at_least(V, "V", ids ? 1 : 0);
-  call.require(grad_hs, "grad_hs", dtype, "[T, B, H]", {T, B, H});
-  call.require(grad_h_last, "grad_h_last", dtype, "[B, H]", {B, H});
-  call.require(ids, "ids", aoti_torch_dtype_int64(), "[T, B]", {T, B});
-  call.require(W_hh, "W_hh", dtype, "[H, H]", {H, H});
-  call.require(h0, "h0", dtype, "[B, H]", {B, H});
+  const auto [T, B, H, _, dtype] = backward_sizes(grad_hs, grad_h_last, hs, ids, V, W_hh, h0);
+  if (ids) require_at_least(V, "V", 1);
+  call.require_here(grad_hs, "grad_hs");
+  call.require_here(grad_h_last, "grad_h_last");
+  call.require_here(ids, "ids");
+  call.require_here(W_hh, "W_hh");
+  call.require_here(h0, "h0");
   call.make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
 
   Tensor dz = call.empty({T, B, H}, dtype);
@@ -157,8 +144,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> gr
   Tensor grad_h0 = wanted_or_empty(call, need_h0, {B, H}, dtype);
   Tensor grad_table = wanted_or_empty(call, ids.has_value(), {V, H}, dtype);
   if (B > 0) {
-    const Backward arguments{
-        T, B, H, grad_hs, grad_h_last, hs, W_hh, h0, relu, dz, need_h0 ? &grad_h0 : nullptr};
+    const Backward arguments{T,
+                             B,
+                             H,
+                             grad_hs,
+                             grad_h_last,
+                             hs,
+                             W_hh,
+                             h0,
+                             cell_of(cell),
+                             dz,
+                             need_h0 ? &grad_h0 : nullptr};
     backward(call, arguments);
     if (need_W_hh) weight_gradient(call, arguments, grad_W_hh);
     RowSumJobs sums(call, dtype);
@@ -177,6 +173,7 @@ void implement(Library library) {
       .impl<rnn_backward>("rnn_backward")
       .impl<rnn_cross_entropy>("rnn_cross_entropy")
       .impl<train_step>("train_step_")
+      .impl<train_steps>("train_steps_")
       .impl<clip_grads>("clip_grads_")
       .impl<decode>("decode");
 }

@@ -21,7 +21,7 @@ struct Forward {
   const Tensor& W_hh;
   const std::optional<Tensor>& b_h;
   const Tensor& h0;
-  bool relu;
+  int cell;
   const Tensor& hs;      // [T, B, H]
   const Tensor& h_last;  // [B, H]
 };
@@ -32,7 +32,7 @@ struct Backward {
   const Tensor& hs;
   const Tensor& W_hh;
   const Tensor& h0;
-  bool relu;
+  int cell;
   const Tensor& dz;       // [T, B, H]
   const Tensor* grad_h0;  // or null
 };
@@ -51,14 +51,17 @@ void weight_gradient(const Call&, const Backward&, const Tensor& grad_W_hh);
 // cuda_training.cpp
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_cross_entropy(
     Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q,
-    Tensor h0, bool relu, bool need_grads, bool need_h0);
+    Tensor h0, int64_t cell, bool need_grads, bool need_h0);
 Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
-                  Tensor h, double lr, double max_norm, bool relu, bool keep_grads);
+                  Tensor h, double lr, double max_norm, int64_t cell, bool keep_grads);
+Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
+                   std::vector<Tensor> grads, Tensor h, double lr, double max_norm, int64_t cell,
+                   bool keep_grads);
 Tensor clip_grads(std::vector<Tensor> grads, double max_norm, bool d2l);
 
 // cuda_decode.cpp
 std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq,
                                   Tensor b_q, Tensor h0, int64_t steps, double temperature,
-                                  std::optional<Tensor> uniforms, bool relu);
+                                  std::optional<Tensor> uniforms, int64_t cell);
 
 }  // namespace rnnfast::cuda

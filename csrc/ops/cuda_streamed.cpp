@@ -10,10 +10,10 @@ namespace rnnfast::cuda {
 
 namespace {
 
-std::string options_for(const Tensor& tensor, bool relu) {
+std::string options_for(const Tensor& tensor, int cell) {
   const bool is_double = tensor.dtype() == aoti_torch_dtype_float64();
   return std::string(is_double ? "-DRF_REAL=double" : "-DRF_REAL=float") +
-         (relu ? " -DRF_RELU=1" : " -DRF_RELU=0");
+         " -DRF_RELU=" + std::to_string(cell);
 }
 
 // The address of an element, counted from the first of a float32 or float64 tensor.
@@ -26,7 +26,7 @@ void* address(const Tensor& tensor, int64_t element) {
 
 void forward_by_steps(const Call& call, const Forward& f) {
   const int64_t step = f.B * f.H;
-  const std::string options = options_for(f.hs, f.relu);
+  const std::string options = options_for(f.hs, f.cell);
   const Tensor W_hh = matrix(f.W_hh, f.H, f.H);
   for (int64_t t = 0; t < f.T; ++t) {
     const Tensor before = t == 0 ? matrix(f.h0, f.B, f.H) : matrix(f.hs, f.B, f.H, (t - 1) * step);
@@ -50,7 +50,7 @@ void forward_by_steps(const Call& call, const Forward& f) {
 
 void backward_by_steps(const Call& call, const Backward& b) {
   const int64_t step = b.B * b.H;
-  const std::string options = options_for(b.hs, b.relu);
+  const std::string options = options_for(b.hs, b.cell);
   const Tensor W_hh = matrix(b.W_hh, b.H, b.H), transpose = transposed(W_hh);
   for (int64_t t = b.T - 1; t >= 0; --t) {
     StepBackwardParams params{};

@@ -9,6 +9,7 @@
 #include "cuda_sums.h"
 #include "gradients.h"
 #include "ops/cuda_recurrence.h"
+#include "ops/recurrence_arguments.h"
 #include "torch/aten.h"
 #include "training_arguments.h"
 
@@ -31,7 +32,7 @@ void require_all_here(const Call& call, const std::string& of, const Params& par
 class Network {
  public:
   Network(const Call& call, const Sizes& n, Tensor ids, const Tensor& targets, const Params& params,
-          const Tensor& h0, bool relu)
+          const Tensor& h0, int cell)
       : call_(call),
         n_(n),
         rows_(n.T * n.B),
@@ -42,7 +43,7 @@ class Network {
         b_h_(same(*params[2])),
         W_hq_(*params[3]),
         b_q_(*params[4]),
-        relu_(relu),
+        cell_(cell),
         states_(call.empty({n.T + 1, n.B, n.H}, n.dtype)),
         h0_(matrix(states_, n.B, n.H)),
         hs_(view(states_, {n.T, n.B, n.H}, {n.B * n.H, n.H, 1}, n.B * n.H)),
@@ -54,7 +55,7 @@ class Network {
   // h_last [B, H], which may be h0's memory; the logits or, where wanted, their gradient.
   void forward(const Tensor& h_last, bool wants_gradient) {
     cuda::forward(call_,
-                  {n_.T, n_.B, n_.H, n_.V, W_xh_, ids_, W_hh_, b_h_, h0_, relu_, hs_, h_last});
+                  {n_.T, n_.B, n_.H, n_.V, W_xh_, ids_, W_hh_, b_h_, h0_, cell_, hs_, h_last});
     multiply(matrix(hs_, rows_, n_.H), W_hq_, logits_);
     cross_entropy(wants_gradient);
   }
@@ -76,7 +77,7 @@ class Network {
     const Tensor dz = call_.empty({n_.T, n_.B, n_.H}, n_.dtype);
     const std::optional<Tensor> no_grad_h_last;
     cuda::backward(
-        call_, {n_.T, n_.B, n_.H, grad_hs, no_grad_h_last, hs_, W_hh_, h0_, relu_, dz, grad_h0});
+        call_, {n_.T, n_.B, n_.H, grad_hs, no_grad_h_last, hs_, W_hh_, h0_, cell_, dz, grad_h0});
     multiply(transposed(matrix(states_, rows_, n_.H)), matrix(dz, rows_, n_.H), *grads[1]);
 
     RowSumJobs sums(call_, n_.dtype);
@@ -115,7 +116,7 @@ class Network {
   const Tensor &targets_, &W_xh_, &W_hh_;
   const std::optional<Tensor> b_h_;
   const Tensor &W_hq_, &b_q_;
-  const bool relu_;
+  const int cell_;
   const Tensor states_, h0_, hs_;  // [T + 1, B, H]: the first, and all others
   const Tensor logits_, losses_;   // [T B, V], [T B]
 };
@@ -130,7 +131,7 @@ void require_classes(const Call& call, const Sizes& n, const Tensor& ids, const 
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_cross_entropy(
     Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q,
-    Tensor h0, bool relu, bool need_grads, bool need_h0) {
+    Tensor h0, int64_t cell, bool need_grads, bool need_h0) {
   const Call call(W_xh, "W_xh");
   const Sizes n = sizes_of(ids, W_xh);
   const Params params = {&W_xh, &W_hh, &b_h, &W_hq, &b_q};
@@ -147,7 +148,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
   Tensor grad_W_xh = grad(true, {n.V, n.H}), grad_W_hh = grad(true, {n.H, n.H});
   Tensor grad_b_h = grad(true, {n.H}), grad_W_hq = grad(true, {n.H, n.V});
   Tensor grad_b_q = grad(true, {n.V}), grad_h0 = grad(need_h0, {n.B, n.H});
-  Network network(call, n, std::move(ids), targets, params, h0, relu);
+  Network network(call, n, std::move(ids), targets, params, h0, cell_of(cell));
   network.forward(h_last, need_grads);
   if (need_grads) {
     const Params grads = {&grad_W_xh, &grad_W_hh, &grad_b_h, &grad_W_hq, &grad_b_q};
@@ -159,11 +160,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
           std::move(grad_b_h), std::move(grad_W_hq), std::move(grad_b_q),  std::move(grad_h0)};
 }
 
-Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
-                  Tensor h, double lr, double max_norm, bool relu,
-                  bool /* keep_grads: the clip takes them from memory anyway */) {
-  const Call call(h, "h");
-  const Params w = five_of(params, "params"), g = five_of(grads, "grads");
+namespace {
+
+// One step on ids and targets [T, B]; its loss (0-dim) is written to `loss`.
+void take_step(const Call& call, Tensor ids, const Tensor& targets, const Params& w,
+               const Params& g, const Tensor& h, double lr, double max_norm, int cell,
+               const Tensor& loss) {
   const Sizes n = sizes_of(ids, *w[0]);
   require_params(n, "params: ", w);
   require_params(n, "grads: ", g);
@@ -173,14 +175,40 @@ Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::v
   require_plain({w[0], w[1], w[2], w[3], w[4], g[0], g[1], g[2], g[3], g[4], &h});
   require_classes(call, n, ids, targets);
 
-  Tensor loss = call.empty({}, n.dtype);
-  Network network(call, n, std::move(ids), targets, w, h, relu);
+  Network network(call, n, std::move(ids), targets, w, h, cell);
   network.forward(h, true);
   network.backward(loss, g, nullptr);
   ClipNorm clip(call);
   for (size_t i = 0; i < w.size(); ++i) clip.add(*g[i], w[i]);
   clip.run(max_norm, true, nullptr, lr);
+}
+
+}  // namespace
+
+// keep_grads is of no use here: the clip takes the gradients from memory anyway.
+Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
+                  Tensor h, double lr, double max_norm, int64_t cell, bool /* keep_grads */) {
+  const Call call(h, "h");
+  Tensor loss = call.empty({}, h.dtype());
+  take_step(call, std::move(ids), targets, five_of(params, "params"), five_of(grads, "grads"), h,
+            lr, max_norm, cell_of(cell), loss);
   return loss;
+}
+
+Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
+                   std::vector<Tensor> grads, Tensor h, double lr, double max_norm, int64_t cell,
+                   bool /* keep_grads */) {
+  require_pairs(ids, targets);
+  const Call call(h, "h");
+  const Params w = five_of(params, "params"), g = five_of(grads, "grads");
+  Tensor losses = call.empty({static_cast<int64_t>(ids.size())}, h.dtype());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    require_rank(ids[i], "ids", 2, "[B, T]");
+    require_rank(targets[i], "targets", 2, "[B, T]");
+    take_step(call, transposed(ids[i]), transposed(targets[i]), w, g, h, lr, max_norm,
+              cell_of(cell), view(losses, {}, {}, static_cast<int64_t>(i)));
+  }
+  return losses;
 }
 
 Tensor clip_grads(std::vector<Tensor> grads, double max_norm, bool d2l) {

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "gradients.h"
-#include "heap.h"
 #include "kernels.h"
+#include "ops/recurrence_arguments.h"
 #include "torch/arguments.h"
 #include "torch/checks.h"
 
@@ -80,7 +80,7 @@ std::optional<Tensor> checked_uniforms(const std::optional<Tensor>& uniforms, in
 template <bool kRounds>
 std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq,
                                   Tensor b_q, Tensor h0, int64_t steps, double temperature,
-                                  std::optional<Tensor> uniforms, bool relu) {
+                                  std::optional<Tensor> uniforms, int64_t cell) {
   const int32_t dtype = kRounds ? require_float(W_xh, "W_xh") : require_real(W_xh, "W_xh");
   require_rank(first, "first", 1, "[B]");
   require_rank(W_xh, "W_xh", 2, "[V, H]");
@@ -116,7 +116,7 @@ std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor
         .h0 = h0.data<Real>(),
         .temperature = temperature,
         .uniforms = data_or_null<double>(uniforms),
-        .relu = relu,
+        .cell = cell_of(cell),
         .ids = ids.data<int64_t>(),
         .h_last = h_last.data<Real>(),
     });
@@ -150,46 +150,46 @@ Library define_operators(const char* name_space) {
   Library library = Library::define(name_space);
   library
       .def(
-          "rnn(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, bool relu) "
+          "rnn(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, int cell) "
           "-> (Tensor hs, Tensor h_last)")
       .def(
           "rnn_backward(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
-          "Tensor W_hh, Tensor h0, bool relu, bool need_W_hh, bool need_b_h, bool need_h0) "
+          "Tensor W_hh, Tensor h0, int cell, bool need_W_hh, bool need_b_h, bool need_h0) "
           "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0)")
       .def(
           "rnn_logits(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor W_hq, Tensor b_q, "
-          "Tensor h0, bool relu) -> (Tensor logits, Tensor h_last, Tensor hs)")
+          "Tensor h0, int cell) -> (Tensor logits, Tensor h_last, Tensor hs)")
       .def(
           "rnn_logits_backward(Tensor grad_logits, Tensor? grad_h_last, Tensor? grad_hs, "
-          "Tensor hs, Tensor? ids, int V, Tensor W_hh, Tensor W_hq, Tensor h0, bool relu, "
+          "Tensor hs, Tensor? ids, int V, Tensor W_hh, Tensor W_hq, Tensor h0, int cell, "
           "bool need_W_hh, bool need_b_h, bool need_h0) -> (Tensor grad_x, Tensor grad_W_hh, "
           "Tensor grad_b_h, Tensor grad_h0, Tensor grad_W_hq, Tensor grad_b_q)")
       .def("clip_grads_(Tensor(a!)[] grads, float max_norm, bool d2l) -> Tensor")
       .def("sgd_(Tensor(a!)[] params, Tensor(b!)[] grads, float step) -> ()")
       .def(
           "decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q, "
-          "Tensor h0, int steps, float temperature, Tensor? uniforms, bool relu) "
+          "Tensor h0, int steps, float temperature, Tensor? uniforms, int cell) "
           "-> (Tensor ids, Tensor h_last)")
       .def(
           "rnn_cross_entropy(Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, "
-          "Tensor W_hq, Tensor b_q, Tensor h0, bool relu, bool need_grads, bool need_h0) "
+          "Tensor W_hq, Tensor b_q, Tensor h0, int cell, bool need_grads, bool need_h0) "
           "-> (Tensor loss, Tensor h_last, Tensor grad_W_xh, Tensor grad_W_hh, Tensor grad_b_h, "
           "Tensor grad_W_hq, Tensor grad_b_q, Tensor grad_h0)")
       .def(
           "rnn_cross_entropy_grads_(Tensor ids, Tensor targets, Tensor[] params, "
-          "Tensor(a!)[] grads, Tensor h0, bool relu) -> (Tensor loss, Tensor h_last)")
+          "Tensor(a!)[] grads, Tensor h0, int cell) -> (Tensor loss, Tensor h_last)")
       .def(
           "train_step_(Tensor ids, Tensor targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
-          "Tensor(c!) h, float lr, float max_norm, bool relu, bool keep_grads) -> Tensor")
+          "Tensor(c!) h, float lr, float max_norm, int cell, bool keep_grads) -> Tensor")
       .def(
           "train_steps_(Tensor[] ids, Tensor[] targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
-          "Tensor(c!) h, float lr, float max_norm, bool relu, bool keep_grads) -> Tensor")
+          "Tensor(c!) h, float lr, float max_norm, int cell, bool keep_grads) -> Tensor")
       .def(
-          "rnn_bf16(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, bool relu) "
+          "rnn_bf16(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, int cell) "
           "-> (Tensor hs, Tensor h_last)")
       .def(
           "decode_bf16(Tensor first, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, "
-          "Tensor b_q, Tensor h0, int steps, float temperature, Tensor? uniforms, bool relu) "
+          "Tensor b_q, Tensor h0, int steps, float temperature, Tensor? uniforms, int cell) "
           "-> (Tensor ids, Tensor h_last)")
       .def("_build_info() -> str");
   return library;
@@ -199,7 +199,6 @@ namespace {
 
 struct Registration {
   Registration() {
-    keep_freed_memory();
     set_thread_pool(kTorchThreads);
     define_operators("rnnfast");
     Library::implement("rnnfast", "CPU")

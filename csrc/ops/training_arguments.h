@@ -48,6 +48,13 @@ inline void require_params(const Sizes& n, const std::string& of, const Params& 
   require(*params[4], (of + "b_q").c_str(), n.dtype, "[V]", {n.V});
 }
 
+// A minibatch is an element of each list.
+inline void require_pairs(const std::vector<Tensor>& ids, const std::vector<Tensor>& targets) {
+  if (!ids.empty() && ids.size() == targets.size()) return;
+  fail("ids has ", ids.size(), " tensors and targets ", targets.size(),
+       "; they must have as many, and at least 1");
+}
+
 // What is changed in place must be plain memory of its own.
 inline void require_plain(const std::vector<const Tensor*>& changed) {
   std::vector<Extent> extents;

@@ -3,9 +3,12 @@
 #pragma once
 
 #include <initializer_list>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "torch/abi.h"
 

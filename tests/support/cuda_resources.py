@@ -41,9 +41,11 @@ def kernels(arch: str) -> list[kernel_table.Kernels]:
 def compile_by_nvcc(unit: str, options: str, arch: str) -> Compiled:
     with tempfile.TemporaryDirectory() as folder:
         for name, text in bridge.sources().items():
+            Path(folder, name).parent.mkdir(exist_ok=True)
             Path(folder, name).write_text(text)
         flags = ["-std=c++20", f"-arch=sm_{arch}", "--expt-relaxed-constexpr", "-Xptxas", "-v"]
-        command = ["nvcc", "-cubin", *flags, *options.split(), f"{unit}.cu", "-o", "out.cubin"]
+        flags += ["-I.", *options.split()]
+        command = ["nvcc", "-cubin", *flags, f"{unit}.cu", "-o", "out.cubin"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise nvrtc.CompilerError(f"{' '.join(command)}\n{done.stderr}")

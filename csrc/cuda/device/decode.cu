@@ -40,6 +40,7 @@
 // waits end; one that passes its limit ends the kernel with an error at the end of the step.
 #include "decode_choice.cuh"
 #include "decode_products.cuh"
+#include "number_math.cuh"
 #include "params.h"
 
 static_assert(RF_RELU == 0 || RF_RELU == 1, "RF_RELU must be 0 or 1");
@@ -48,11 +49,7 @@ namespace rnnfast::cuda {
 
 constexpr bool kShares = RF_CLUSTER > 1;
 
-// NaN stays NaN.
-__device__ __forceinline__ float activate(float z) {
-  if constexpr (RF_RELU) return z < 0 ? 0 : z;
-  return tanhf(z);
-}
+using Activation = cells::ActivationOf<RF_RELU>::type;
 
 class Decoder {
  public:
@@ -164,6 +161,8 @@ class Decoder {
     }
   }
 
+  static __device__ float act(float z) { return Activation::of<NumberMath<float>>(z); }
+
   __device__ float4 next_state(long long step, int r, int c) const {
     const float4 h_W = *reinterpret_cast<const float4*>(z(step) + r * layout_.columns + c);
     const float4 b = *at<const float4>(layout_.bias + 4ll * c);
@@ -174,8 +173,8 @@ class Decoder {
     } else {
       u = FourOf(p_.W_xh, H_, first_column_ + c)(id);
     }
-    return make_float4(activate(u.x + h_W.x + b.x), activate(u.y + h_W.y + b.y),
-                       activate(u.z + h_W.z + b.z), activate(u.w + h_W.w + b.w));
+    return make_float4(act(u.x + h_W.x + b.x), act(u.y + h_W.y + b.y), act(u.z + h_W.z + b.z),
+                       act(u.w + h_W.w + b.w));
   }
 
   // The logits of this block's classes, four per warp, to every block of the cluster.

@@ -1,6 +1,7 @@
 // What the parts of recurrence.cu share: the variant, the problem, loads, errors, the activation.
 #pragma once
 
+#include "number_math.cuh"
 #include "params.h"
 #include "ptx.cuh"
 #include "recurrence_shape.h"
@@ -20,7 +21,7 @@ constexpr RecurrenceShape kShape{
 };
 static_assert(kShape.is_valid(), "no such variant: see recurrence_shape.h");
 
-constexpr bool kBackward = RF_BACKWARD != 0, kRelu = RF_RELU != 0;
+constexpr bool kBackward = RF_BACKWARD != 0;
 constexpr int kHp = RF_HP, kCluster = RF_CLUSTER, kWarps = RF_WARPS, kRows = RF_ROWS;
 constexpr int kThreads = kShape.threads();
 constexpr int kWarpColumns = kShape.warp_columns();
@@ -139,16 +140,7 @@ RF_DEVICE void load_chunk(const Sequence& p, int k, int column, int apart,
   }
 }
 
-// act(z). Written so that NaN stays NaN, which fmaxf would lose.
-RF_DEVICE float activate(float z) {
-  if (kRelu) return z < 0.f ? 0.f : z;
-  return tanhf(z);
-}
-
-// act'(z) from h = act(z).
-RF_DEVICE float slope(float h) {
-  if (kRelu) return h > 0.f ? 1.f : 0.f;
-  return fmaf(-h, h, 1.f);
-}
+using Activation = cells::ActivationOf<RF_RELU>::type;
+using Math = NumberMath<float>;
 
 }  // namespace rnnfast::cuda

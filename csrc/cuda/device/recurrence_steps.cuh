@@ -99,18 +99,19 @@ RF_DEVICE void run_step(Product& product, Exchange& exchange, const Owned& own, 
   const float* h = exchange.begin_step(s) + product.h_offset();
 #pragma unroll 1
   for (int g = 0; g < groups; ++g) {
-    float v[kOutputs], add[kOutputs], factor[kOutputs], sent[kOutputs];
+    float v[kOutputs], add[kOutputs], slope[kOutputs], sent[kOutputs];
 #pragma unroll
     for (int j = 0; j < kOutputs; ++j) {  // read before the wait, which they would prolong
       v[j] = 0.f;
       add[j] = is_extra ? 0.f : in[j] + own.bias[j];
-      factor[j] = kBackward && !is_extra ? slope(in[own.saved + j]) : 1.f;
+      slope[j] = kBackward && !is_extra ? Activation::slope<Math>(in[own.saved + j]) : 1.f;
     }
     exchange.wait();
     if (!kBackward || s > 0) product.multiply(h, v);
 #pragma unroll
     for (int j = 0; j < kOutputs; ++j) {
-      v[j] = kBackward ? (add[j] + v[j]) * factor[j] : activate(add[j] + v[j]);
+      v[j] = kBackward ? Activation::through<Math>(add[j] + v[j], slope[j])
+                       : Activation::of<Math>(add[j] + v[j]);
       // Padding stays 0 whatever the real columns hold: infinity times its weights, 0, is NaN.
       sent[j] = j < own.columns ? as_sent(v[j]) : 0.f;
     }

@@ -5,6 +5,7 @@
 //   RF_REAL  float or double
 //   RF_RELU  0: tanh, 1: relu
 // Launch: a grid of blocks of 256 threads that covers the elements.
+#include "number_math.cuh"
 #include "params.h"
 #include "streamed_params.h"
 
@@ -12,6 +13,8 @@ static_assert(RF_RELU == 0 || RF_RELU == 1);
 
 using namespace rnnfast::cuda;
 using Real = RF_REAL;
+using Activation = rnnfast::cells::ActivationOf<RF_RELU>::type;
+using Math = NumberMath<Real>;
 
 __device__ inline long long element() {
   return static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -24,22 +27,6 @@ __device__ inline long long checked(long long id, long long V, int* error) {
   return 0;
 }
 
-__device__ inline Real activate(Real z) {
-#if RF_RELU
-  return z > 0 ? z : (z == z ? Real(0) : z);  // NaN stays
-#else
-  return tanh(z);
-#endif
-}
-
-__device__ inline Real slope(Real h) {
-#if RF_RELU
-  return h > 0 ? Real(1) : Real(0);
-#else
-  return 1 - h * h;
-#endif
-}
-
 extern "C" __global__ void step_forward(const __grid_constant__ StepForwardParams p) {
   const long long i = element();
   if (i >= p.B * p.H) return;
@@ -48,7 +35,7 @@ extern "C" __global__ void step_forward(const __grid_constant__ StepForwardParam
   auto* h = static_cast<Real*>(p.h);
   Real z = static_cast<const Real*>(p.x)[row * p.H + j] + h[i];
   if (p.b_h != nullptr) z += static_cast<const Real*>(p.b_h)[j];
-  const Real value = activate(z);
+  const Real value = Activation::of<Math>(z);
   h[i] = value;
   if (p.h_last != nullptr) static_cast<Real*>(p.h_last)[i] = value;
 }
@@ -59,5 +46,6 @@ extern "C" __global__ void step_backward(const __grid_constant__ StepBackwardPar
   Real dh = 0;
   if (p.grad != nullptr) dh = static_cast<const Real*>(p.grad)[i];
   if (p.carry != nullptr) dh += static_cast<const Real*>(p.carry)[i];
-  static_cast<Real*>(p.dz)[i] = dh * slope(static_cast<const Real*>(p.h)[i]);
+  const Real slope = Activation::slope<Math>(static_cast<const Real*>(p.h)[i]);
+  static_cast<Real*>(p.dz)[i] = Activation::through<Math>(dh, slope);
 }

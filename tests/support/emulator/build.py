@@ -54,7 +54,8 @@ def _compile(name: str, sources: list[Path], flags: list[str], patch: tuple[str,
     command = [path, *FLAGS, *_fma_flags(), *flags]
     digest = hashlib.sha256("\0".join([*command, *patch]).encode())
     unit = DEVICE_CODE / f"{name}.cu"
-    headers = [*HERE.glob("*.h"), *DEVICE_CODE.glob("*.cuh"), *DEVICE_CODE.glob("*.h")]
+    folders = [HERE, DEVICE_CODE, ROOT / "csrc" / "cells"]
+    headers = [file for folder in folders for file in (*folder.glob("*.cuh"), *folder.glob("*.h"))]
     for file in [*sources, *([unit] if unit.exists() else []), *sorted(headers)]:
         digest.update(file.read_bytes())
     target = OUT / f"{name}-{digest.hexdigest()[:16]}"

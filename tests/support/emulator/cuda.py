@@ -55,6 +55,7 @@ def make_image(unit: str, options: str, capability: int) -> bytes:
 def kernels_of(unit: str, options: str) -> tuple[str, ...]:
     """The kernels that a unit has under these options."""
     source = build.DEVICE_CODE / f"{unit}.cu"
-    command = [build.compiler(), "-E", "-P", "-std=c++20", "-xc++", *options.split(), str(source)]
+    flags = ["-E", "-P", "-std=c++20", "-xc++", f"-I{build.ROOT / 'csrc'}"]
+    command = [build.compiler(), *flags, *options.split(), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return tuple(_KERNEL.findall(done.stdout))
