@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnfast.book.arguments import TENSOR, integer, named
 from rnnfast.book.data import (
     SeqDataLoader,
     Vocab,
@@ -151,6 +152,7 @@ float32, int32 = torch.float32, torch.int32
 
 
 def _method(name: str) -> Callable[..., Any]:
+    @named(x=TENSOR)
     def call(x: Tensor, *args: Any, **kwargs: Any) -> Any:
         return getattr(x, name)(*args, **kwargs)
 
@@ -162,11 +164,13 @@ argmax, reduce_sum, reshape, to = (_method(n) for n in ("argmax", "sum", "reshap
 astype, size, transpose = (_method(n) for n in ("type", "numel", "t"))
 
 
+@named(x=TENSOR)
 def numpy(x: Tensor) -> Any:
     """The tensor as a numpy array, cut off the graph."""
     return x.detach().numpy()
 
 
+@named(i=integer(0))
 def try_gpu(i: int = 0) -> torch.device:
     """The i-th CUDA device if there is one, else the CPU."""
     return torch.device(f"cuda:{i}" if i < torch.cuda.device_count() else "cpu")

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from rnnfast.book import texts
+from rnnfast.book.arguments import ITERABLE, LIST, TENSOR, TEXT, integer, named, optional
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -34,6 +35,7 @@ def read_time_machine() -> list[str]:
     return texts.letters(Path(texts.download("time_machine")).read_text("utf-8"))
 
 
+@named(lines=LIST, token=TEXT)
 def tokenize(lines: Sequence[str], token: str = "word") -> list[list[str]]:
     """Each line as the list of its words (`token="word"`) or of its characters ("char").
 
@@ -46,6 +48,7 @@ def tokenize(lines: Sequence[str], token: str = "word") -> list[list[str]]:
     raise ValueError(f"token is {token!r}, which must be 'word' or 'char'")
 
 
+@named(tokens=LIST)
 def count_corpus(tokens: Sequence[Any]) -> collections.Counter[Any]:
     """How often each token occurs in a list of tokens or in a list of lists of tokens."""
     if len(tokens) > 0 and not isinstance(tokens[0], list):
@@ -63,6 +66,7 @@ class Vocab:
 
     unk = 0  #: the id of every token that is not in the vocabulary
 
+    @named(tokens=optional(LIST), min_freq=integer(), reserved_tokens=optional(ITERABLE))
     def __init__(
         self,
         tokens: Sequence[Any] | None = None,
@@ -144,6 +148,7 @@ def default_corpus(max_tokens: int = -1) -> Corpus:
         return dataclasses.replace(load_corpus("docs", max_tokens), note=note)
 
 
+@named(max_tokens=integer())
 def load_corpus_time_machine(max_tokens: int = -1) -> tuple[list[int], Vocab]:
     """The book's 170,580 characters as ids, or the first `max_tokens` of them if that is above 0,
     and the vocabulary of the whole book, 28 tokens.
@@ -161,6 +166,7 @@ def seq_data_iter_random(
     Errors, at the first `next`: ValueError for a size below 1.
     """
     _check_sizes(batch_size, num_steps)
+    LIST.check("corpus", corpus)
     tokens = _as_tensor(corpus[random.randint(0, num_steps - 1) :])
     num_subsequences = (len(tokens) - 1) // num_steps
     starts = list(range(0, num_subsequences * num_steps, num_steps))
@@ -180,6 +186,7 @@ def seq_data_iter_sequential(
     nothing. Errors, at the first `next`: ValueError for a size below 1.
     """
     _check_sizes(batch_size, num_steps)
+    LIST.check("corpus", corpus)
     tokens = _as_tensor(corpus[random.randint(0, num_steps) :])
     row = (len(tokens) - 1) // batch_size
     if row < num_steps:
@@ -201,6 +208,7 @@ class SeqDataLoader:
 
     can_look_ahead = True  # a minibatch stays as it is when the next one is taken
 
+    @named(batch_size=integer(1), num_steps=integer(1), max_tokens=integer())
     def __init__(
         self, batch_size: int, num_steps: int, use_random_iter: bool, max_tokens: int
     ) -> None:
@@ -244,6 +252,7 @@ def corpus_loader(
     return loader
 
 
+@named(data_arrays=ITERABLE, batch_size=integer(1))
 def load_array(
     data_arrays: Sequence[Tensor], batch_size: int, is_train: bool = True
 ) -> DataLoader[Any]:
@@ -253,8 +262,7 @@ def load_array(
     Source: `d2l.load_array` of d2l 0.17.6.
     """
     for index, each in enumerate(data_arrays):
-        if not isinstance(each, Tensor):
-            raise TypeError(f"data_arrays[{index}] is {type(each).__name__}, must be a tensor")
+        TENSOR.check(f"data_arrays[{index}]", each)
     lengths = [len(each) for each in data_arrays]
     if len(set(lengths)) != 1:
         raise ValueError(

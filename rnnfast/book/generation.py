@@ -12,8 +12,15 @@ from torch import Tensor
 
 from rnnfast import functional
 from rnnfast.book import models
+from rnnfast.book.arguments import DEVICE, LIST, NET, Kind, integer, named
+
+_VOCAB_OR_DEVICE = Kind(
+    "a Vocab, or the device where there is none",
+    lambda value: hasattr(value, "idx_to_token") or DEVICE.type_fits(value),
+)
 
 
+@named(prefix=LIST, num_preds=integer(), net=NET, vocab=_VOCAB_OR_DEVICE, device=DEVICE)
 def predict_ch8(
     prefix: Any, num_preds: int, net: Any, vocab: Any = None, device: Any = None
 ) -> Any:
@@ -24,7 +31,8 @@ def predict_ch8(
     `predict_ch8(prefix, num_preds, net, device)` is the second notebook's: prefix holds digits,
     the result is a list of int.
 
-    Raises IndexError for an empty prefix. torch's random generator is left alone.
+    A num_preds below 0 counts as 0. torch's random generator is left alone.
+    Raises IndexError for an empty prefix, TypeError for a num_preds that is no integer.
     """
     if device is None and (vocab is None or isinstance(vocab, (torch.device, str, int))):
         vocab, device = None, vocab
@@ -68,6 +76,7 @@ def _continue(
     generator: torch.Generator | None = None,
 ) -> list[int]:
     """The prefix's ids and num_preds more."""
+    num_preds = max(0, operator.index(num_preds))  # below 0 it counts as 0, as in the book
     state = net.begin_state(batch_size=1, device=device)
     first = prefix[0]  # an empty prefix is an IndexError, as in the book
     pick = _picker(temperature, generator)

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from rnnfast.book import plotting
+from rnnfast.book.arguments import FUNCTION, ITERABLE, integer, named
 
 
 class Timer:
@@ -47,6 +48,7 @@ class Timer:
 class Accumulator:
     """Sums over `n` quantities: `data`, also read by index."""
 
+    @named(n=integer(0))
     def __init__(self, n: int) -> None:
         self.data = [0.0] * n
 
@@ -130,6 +132,7 @@ class Animator:
             self.axes[0].legend(self._legend)
 
 
+@named(net=FUNCTION, data_iter=ITERABLE, loss=FUNCTION)
 def evaluate_loss(
     net: Callable[[Tensor], Tensor],
     data_iter: Iterable[tuple[Tensor, Tensor]],

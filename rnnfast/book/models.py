@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from rnnfast import functional
+from rnnfast.book.arguments import DEVICE, FUNCTION, TENSOR, Kind, integer, named
 from rnnfast.checks import StateError
 
 Device = torch.device | str | int | None
 State = tuple[Tensor, ...]
 
 
+@named(vocab_size=integer(0), num_hiddens=integer(0), device=DEVICE)
 def get_params(vocab_size: int, num_hiddens: int, device: Device) -> list[Tensor]:
     """W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V], all requiring gradients.
 
@@ -37,6 +39,7 @@ def get_params(vocab_size: int, num_hiddens: int, device: Device) -> list[Tensor
     return [p.requires_grad_(True) for p in (W_xh, W_hh, b_h, W_hq, b_q)]
 
 
+@named(batch_size=integer(0), num_hiddens=integer(0), device=DEVICE)
 def init_rnn_state(batch_size: int, num_hiddens: int, device: Device) -> tuple[Tensor]:
     """A zero hidden state [B, H], alone in a tuple."""
     return (torch.zeros((batch_size, num_hiddens), device=device),)
@@ -78,6 +81,14 @@ class RNNModelScratch:
     as in the book. Source: the first notebook's class of that name.
     """
 
+    @named(
+        vocab_size=integer(0),
+        num_hiddens=integer(0),
+        device=DEVICE,
+        get_params=FUNCTION,
+        init_state=FUNCTION,
+        forward_fn=FUNCTION,
+    )
     def __init__(
         self,
         vocab_size: int,
@@ -98,9 +109,16 @@ class RNNModelScratch:
         inputs = nn.functional.one_hot(X.T, self.vocab_size).type(torch.float32)
         return self.forward_fn(inputs, state, self.params)
 
+    @named(batch_size=integer(0), device=DEVICE)
     def begin_state(self, batch_size: int, device: Device) -> State:
         """The state before the first step. (RNNModel's takes its arguments in the other order.)"""
         return self.init_state(batch_size, self.num_hiddens, device)
+
+
+_LAYER = Kind(
+    "a recurrent layer of torch.nn, or a module with its hidden_size, num_layers and bidirectional",
+    lambda layer: all(hasattr(layer, n) for n in ("hidden_size", "num_layers", "bidirectional")),
+)
 
 
 class RNNModel(nn.Module):
@@ -114,6 +132,7 @@ class RNNModel(nn.Module):
     Source: the second notebook's class of that name.
     """
 
+    @named(rnn_layer=_LAYER, vocab_size=integer(1))
     def __init__(self, rnn_layer: Any, vocab_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rnn = rnn_layer
@@ -122,12 +141,14 @@ class RNNModel(nn.Module):
         self.num_directions = 2 if rnn_layer.bidirectional else 1
         self.linear = nn.Linear(self.num_directions * self.num_hiddens, vocab_size)
 
+    @named(inputs=TENSOR)
     def forward(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Logits [T * B, V] and the new state, for token ids [B, T]."""
         X = nn.functional.one_hot(inputs.T.long(), self.vocab_size).to(torch.float32)
         Y, state = self.rnn(X, state)
         return self.linear(Y.reshape(-1, Y.shape[-1])), state
 
+    @named(device=DEVICE, batch_size=integer(0))
     def begin_state(self, device: Any, batch_size: int = 1) -> Any:
         """A zero state [layers * directions, B, H]; two of them, (h, c), for an LSTM."""
         shape = (self.num_directions * self.rnn.num_layers, batch_size, self.num_hiddens)

@@ -14,6 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnfast.book.arguments import (
+    DEVICE,
+    ITERABLE,
+    LIST,
+    NUMBER,
+    TENSOR,
+    TEXT,
+    instance,
+    integer,
+    named,
+)
 from rnnfast.book.console import show
 from rnnfast.book.meters import Accumulator, Animator, Timer
 from rnnfast.book.training import grad_clipping
@@ -42,9 +53,13 @@ class Decoder(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is a Decoder and must define forward()")
 
 
+_MODULE = instance("a module of torch.nn", nn.Module)
+
+
 class EncoderDecoder(nn.Module):
     """An encoder whose outputs become the state that the decoder begins with."""
 
+    @named(encoder=_MODULE, decoder=_MODULE)
     def __init__(self, encoder: Encoder, decoder: Decoder, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.encoder, self.decoder = encoder, decoder
@@ -58,6 +73,13 @@ class EncoderDecoder(nn.Module):
 class Seq2SeqEncoder(Encoder):
     """An embedding under a torch.nn.GRU."""
 
+    @named(
+        vocab_size=integer(1),
+        embed_size=integer(1),
+        num_hiddens=integer(1),
+        num_layers=integer(1),
+        dropout=NUMBER,
+    )
     def __init__(
         self,
         vocab_size: int,
@@ -77,6 +99,7 @@ class Seq2SeqEncoder(Encoder):
         return output, state
 
 
+@named(X=TENSOR, valid_len=TENSOR, value=NUMBER)
 def sequence_mask(X: Tensor, valid_len: Tensor, value: float = 0) -> Tensor:
     """X [B, T, ...] with `value` written into it from step valid_len[b] on. In place."""
     steps = torch.arange(X.size(1), device=X.device)
@@ -87,6 +110,7 @@ def sequence_mask(X: Tensor, valid_len: Tensor, value: float = 0) -> Tensor:
 class MaskedSoftmaxCELoss(nn.CrossEntropyLoss):
     """The cross-entropy of each sequence: the mean over all T steps, those of padding being 0."""
 
+    @named(pred=TENSOR, label=TENSOR, valid_len=TENSOR)
     def forward(self, pred: Tensor, label: Tensor, valid_len: Tensor) -> Tensor:  # type: ignore[override]  # the book's third argument
         """Logits pred [B, T, V], label [B, T] and valid_len [B] to losses [B]."""
         self.reduction = "none"
@@ -94,6 +118,9 @@ class MaskedSoftmaxCELoss(nn.CrossEntropyLoss):
         return (losses * sequence_mask(torch.ones_like(label), valid_len)).mean(dim=1)
 
 
+@named(
+    net=_MODULE, data_iter=ITERABLE, lr=NUMBER, num_epochs=integer(1), tgt_vocab=LIST, device=DEVICE
+)
 def train_seq2seq(
     net: EncoderDecoder,
     data_iter: Iterable[Any],
@@ -109,8 +136,7 @@ def train_seq2seq(
 
     Errors: ValueError for a num_epochs below 1 or a data_iter without a minibatch.
     """
-    if num_epochs < 1:
-        raise ValueError(f"num_epochs is {num_epochs}, must be at least 1")
+    integer(1).check("num_epochs", num_epochs)
     net.apply(_xavier_init).to(device).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=lr)
     loss = MaskedSoftmaxCELoss()
@@ -135,6 +161,14 @@ def train_seq2seq(
     show(f"loss {metric[0] / metric[1]:.3f}, {speed:.1f} tokens/sec on {device!s}")
 
 
+@named(
+    net=_MODULE,
+    src_sentence=TEXT,
+    src_vocab=LIST,
+    tgt_vocab=LIST,
+    num_steps=integer(0),
+    device=DEVICE,
+)
 def predict_seq2seq(
     net: EncoderDecoder,
     src_sentence: str,
@@ -168,6 +202,7 @@ def predict_seq2seq(
     return " ".join(tgt_vocab.to_tokens(chosen)), attention
 
 
+@named(pred_seq=TEXT, label_seq=TEXT, k=integer(0))
 def bleu(pred_seq: str, label_seq: str, k: int) -> float:
     """BLEU of a translation against the right one, by runs of 1 to k words.
 

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from rnnfast.backends.files import replacing
+from rnnfast.book.arguments import TEXT, named, optional
 
 DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
 #: name -> (address, SHA-1 of the file); d2l's programs add their own rows
@@ -26,6 +27,7 @@ _NOT_LETTERS = re.compile("[^A-Za-z]+")
 _COUNTING_DIGITS = "0123456789abcde"
 
 
+@named(name=TEXT)
 def download(name: str, cache_dir: str | os.PathLike[str] | None = None) -> str:
     """The path of a file of `DATA_HUB`; fetched where it is not on this machine yet.
 
@@ -40,7 +42,7 @@ def download(name: str, cache_dir: str | os.PathLike[str] | None = None) -> str:
     Source: `d2l.download` of d2l 0.17.6, which neither looks elsewhere than in `../data` nor
     checks what it has fetched.
     """
-    if not isinstance(name, str) or name not in DATA_HUB:
+    if name not in DATA_HUB:
         raise ValueError(f"name is {name!r}, which DATA_HUB does not have: {', '.join(DATA_HUB)}")
     url, sha1 = DATA_HUB[name]
     file_name = url.rsplit("/", 1)[-1]
@@ -54,6 +56,7 @@ def download(name: str, cache_dir: str | os.PathLike[str] | None = None) -> str:
     return str(target)
 
 
+@named(name=TEXT, folder=optional(TEXT))
 def download_extract(name: str, folder: str | None = None) -> str:
     """Fetch a zip or tar archive of `DATA_HUB` and unpack it into the directory it lies in.
 

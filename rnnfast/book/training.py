@@ -16,12 +16,35 @@ import torch
 from torch import Tensor, nn
 
 from rnnfast import optim
+from rnnfast.arguments import described
+from rnnfast.book.arguments import (
+    DEVICE,
+    FUNCTION,
+    ITERABLE,
+    NET,
+    NUMBER,
+    TENSOR,
+    Kind,
+    integer,
+    named,
+    optional,
+)
 from rnnfast.book.console import show
 from rnnfast.book.generation import predict_ch8
 from rnnfast.book.meters import Animator, Timer
 from rnnfast.training import levels
 
+_UPDATER = Kind(
+    "an optimizer of torch, or a function called as updater(batch_size=1)",
+    lambda updater: callable(updater) or isinstance(updater, torch.optim.Optimizer),
+)
+_WITH_PARAMETERS = Kind(
+    "a module of torch.nn, or an object with .params",
+    lambda net: isinstance(net, nn.Module) or hasattr(net, "params"),
+)
 
+
+@named(net=_WITH_PARAMETERS, theta=NUMBER)
 def grad_clipping(net: Any, theta: float) -> None:
     """Scale the gradients of a net so that their common 2-norm is at most theta.
 
@@ -38,6 +61,14 @@ def grad_clipping(net: Any, theta: float) -> None:
     optim.clip_grads_(levels.gradients(net), float(theta), d2l=True)
 
 
+@named(
+    net=NET,
+    train_iter=ITERABLE,
+    loss=FUNCTION,
+    updater=_UPDATER,
+    device=DEVICE,
+    clip=optional(NUMBER),
+)
 def train_epoch_ch8(
     net: Any,
     train_iter: Iterable[tuple[Tensor, Tensor]],
@@ -92,6 +123,7 @@ def train_epoch_ch8(
     return math.exp(total / tokens), tokens / timer.stop()
 
 
+@named(net=NET, train_iter=ITERABLE, lr=NUMBER, num_epochs=integer(1), device=DEVICE)
 def train_ch8(
     net: Any,
     train_iter: Iterable[tuple[Tensor, Tensor]],
@@ -106,8 +138,10 @@ def train_ch8(
     Every 10 epochs prints 50 characters that follow "time traveller" and adds the perplexity to a
     plot; at the end prints the perplexity, the tokens per second, and two continuations.
 
+    Raises ValueError for a num_epochs below 1, and what `train_epoch_ch8` raises.
     Source: d2l 0.17.6's function of that name, with its printed lines.
     """
+    integer(1).check("num_epochs", num_epochs)
     loss = nn.CrossEntropyLoss()
     animator = Animator(
         xlabel="epoch", ylabel="perplexity", legend=["train"], xlim=[10, num_epochs]
@@ -172,6 +206,19 @@ class _LossSum:
         self._weights.clear()
 
 
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """A minibatch as X and Y; TypeError or ValueError, as unpacking has them, for any other."""
+    try:
+        X, Y = batch
+    except (TypeError, ValueError) as error:
+        count = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
+        message = f"train_iter gives {described(batch)}{count}, must give pairs (X, Y) of tensors"
+        raise type(error)(message) from error
+    for name, each in (("X", X), ("Y", Y)):
+        TENSOR.check(f"{name} of a minibatch of train_iter", each)
+    return X, Y
+
+
 def _groups(
     batches: Iterable[Any], at_once: Callable[[Tensor], int]
 ) -> Iterator[tuple[list[Any], bool]]:
@@ -181,11 +228,11 @@ def _groups(
     One at a time, and always "yes", for an iterable of a foreign kind: it may fill the same tensors
     anew, so that a look at the next batch would change this one.
     """
+    rest = map(_pair, batches)
     if not getattr(batches, "can_look_ahead", isinstance(batches, (list, tuple))):
-        for batch in batches:
+        for batch in rest:
             yield [batch], True
         return
-    rest = iter(batches)
     group, size = list(itertools.islice(rest, 1)), 0
     while group:
         size = size or at_once(group[0][0])

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from rnnfast.book import plotting, texts
+from rnnfast.book.arguments import LIST, TEXT, instance, integer, named, optional
 from rnnfast.book.data import Vocab, load_array
 
 _RESERVED = ["<pad>", "<bos>", "<eos>"]
@@ -26,11 +27,13 @@ def read_data_nmt() -> str:
     return Path(texts.download_extract("fra-eng"), "fra.txt").read_text("utf-8")
 
 
+@named(text=TEXT)
 def preprocess_nmt(text: str) -> str:
     """The text in lower case, with plain spaces only, and one before each of `,.!?`."""
     return _GLUED_PUNCTUATION.sub(" ", text.replace("\u202f", " ").replace("\xa0", " ").lower())
 
 
+@named(text=TEXT, num_examples=optional(integer()))
 def tokenize_nmt(
     text: str, num_examples: int | None = None
 ) -> tuple[list[list[str]], list[list[str]]]:
@@ -43,6 +46,7 @@ def tokenize_nmt(
     return [left.split(" ") for left, _ in pairs], [right.split(" ") for _, right in pairs]
 
 
+@named(legend=LIST, xlist=LIST, ylist=LIST)
 def show_list_len_pair_hist(
     legend: Sequence[str], xlabel: str, ylabel: str, xlist: Sequence[Any], ylist: Sequence[Any]
 ) -> None:
@@ -57,11 +61,13 @@ def show_list_len_pair_hist(
     pyplot.legend(legend)
 
 
+@named(line=instance("a list", list), num_steps=integer())
 def truncate_pad(line: list[Any], num_steps: int, padding_token: Any) -> list[Any]:
     """The first `num_steps` tokens of a line, filled up with `padding_token`."""
     return line[:num_steps] + [padding_token] * (num_steps - len(line))
 
 
+@named(lines=LIST, vocab=LIST, num_steps=integer(1))
 def build_array_nmt(
     lines: Sequence[list[str]], vocab: Vocab, num_steps: int
 ) -> tuple[Tensor, Tensor]:
@@ -71,6 +77,7 @@ def build_array_nmt(
     return ids, (ids != pad).sum(1)
 
 
+@named(batch_size=integer(1), num_steps=integer(1), num_examples=optional(integer()))
 def load_data_nmt(
     batch_size: int, num_steps: int, num_examples: int = 600
 ) -> tuple[DataLoader[Any], Vocab, Vocab]:

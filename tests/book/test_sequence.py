@@ -43,7 +43,7 @@ def test_load_array_keeps_rows_together_and_shuffles_only_for_training():
 def test_load_array_names_what_does_not_fit():
     with pytest.raises(ValueError, match=r"data_arrays have \[3, 4\] rows"):
         d2l.load_array((torch.zeros(3), torch.zeros(4)), 2)
-    with pytest.raises(TypeError, match=r"data_arrays\[1\] is list, must be a tensor"):
+    with pytest.raises(TypeError, match=r"data_arrays\[1\] is a list, must be a tensor"):
         d2l.load_array((torch.zeros(3), [0, 0, 0]), 2)
     with pytest.raises(ValueError, match="data_arrays have"):
         d2l.load_array((), 2)
