@@ -15,7 +15,7 @@ from bench.gpu.plan import STAGES, TOTAL, Entry
 from bench.gpu.rehearsal import CpuEvent
 from bench.gpu.stage import Stage
 from rnnfast.backends import native
-from rnnfast.backends.cuda import choose_recurrence
+from rnnfast.backends.cuda import kernel_table
 
 ROOT = Path(__file__).parents[1]
 needs_library = pytest.mark.skipif(bool(native.load_error()), reason="the library was not built")
@@ -177,15 +177,14 @@ def test_cycles_are_those_that_the_model_would_turn_into_the_times(issue, latenc
 
 
 def test_the_table_of_variants_is_written_with_what_was_measured(tmp_path):
-    variant = choose_recurrence.table()[3]
+    variant = kernel_table.table()[3]
     row = {"kind": "variant", "variant": cycles.as_row(variant), "capability": 90}
     rows = [{**row, "operation": "rnn_forward", "cycles": [300.0, 500.0]}]
     assert cycles.table(rows, tmp_path / "variants.json") == 1
     new = [
-        choose_recurrence.Variant(**each)
-        for each in json.loads((tmp_path / "variants.json").read_text())
+        kernel_table.from_row(each) for each in json.loads((tmp_path / "variants.json").read_text())
     ]
-    assert [each.macros() for each in new] == [each.macros() for each in choose_recurrence.table()]
+    assert [each.macros for each in new] == [each.macros for each in kernel_table.table()]
     assert new[3].cycles["90"] == {"rnn_forward": [300.0, 500.0]}
 
 

@@ -1,4 +1,4 @@
-"""From times of the kernel's variants to the table that choose_recurrence.py chooses by."""
+"""From times of the kernel's variants to the table that kernels are chosen by."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rnnfast.backends.cuda import choose_recurrence
-from rnnfast.backends.cuda.choose_recurrence import Variant
-
-CYCLES_PER_US = 1.9e3  # the table's unit of time, as in plans.py, whatever the clock was
+from rnnfast.backends.cuda import kernel_table
+from rnnfast.backends.cuda.choose_recurrence import CYCLES_PER_US
+from rnnfast.backends.cuda.kernel_table import Variant
 
 
 def cycles_of(us_by_groups: dict[int, float]) -> list[float] | None:
@@ -23,27 +22,29 @@ def cycles_of(us_by_groups: dict[int, float]) -> list[float] | None:
 
 
 def table(rows: list[dict[str, Any]], file: Path) -> int:
-    """Write variants.json with the measured cycles of `rows`; how many variants have some."""
+    """Write kernel_table.json with the measured cycles of `rows`; how many variants have some."""
     measured: dict[str, dict[str, dict[str, list[float]]]] = {}
     for row in rows:
         if row.get("kind") == "variant" and row["cycles"]:
             of_one = measured.setdefault(json.dumps(row["variant"], sort_keys=True), {})
             of_one.setdefault(str(row["capability"]), {})[row["operation"]] = row["cycles"]
     lines = []
-    for variant in choose_recurrence.table():
+    for variant in kernel_table.table():
         row = as_row(variant)
         cycles = measured.get(json.dumps(row, sort_keys=True))
-        both = {**variant.cycles, **cycles} if cycles else variant.cycles
-        lines.append(json.dumps({**row, **({"cycles": both} if both else {})}))
+        others = {"cycles": {**variant.cycles, **(cycles or {})}, "predicted": variant.predicted}
+        lines.append(json.dumps(row | {name: value for name, value in others.items() if value}))
     file.write_text("[\n" + ",\n".join(lines) + "\n]\n")
     return len(measured)
 
 
-def as_row(variant: Variant) -> dict[str, int]:
-    """As in variants.json: what is not the default, without the cycles."""
-    row = {}
+def as_row(variant: Variant) -> dict[str, Any]:
+    """As in kernel_table.json: what is not the default, without the cycles."""
+    names = kernel_table.MACROS[variant.unit]
+    macros = {name: value for name, value in zip(names, variant.macros, strict=True) if value}
+    row: dict[str, Any] = {"unit": variant.unit, **macros}
     for each in dataclasses.fields(variant):
         value = getattr(variant, each.name)
-        if each.name != "cycles" and (each.default is dataclasses.MISSING or value != each.default):
+        if each.name not in ("unit", "macros", "cycles", "predicted") and value != each.default:
             row[each.name] = value
     return row

@@ -16,13 +16,14 @@ from bench.gpu.cycles import as_row, cycles_of
 from bench.gpu.stage import Stage
 from rnnfast import dispatch
 from rnnfast.backends import reference
-from rnnfast.backends.cuda import bridge, choose_recurrence
+from rnnfast.backends.cuda import bridge, choose_recurrence, kernel_table
 from rnnfast.backends.cuda.bridge import Limits, Question
-from rnnfast.backends.cuda.choose_recurrence import PRODUCTS, Choice, Variant
+from rnnfast.backends.cuda.choose_recurrence import Choice
+from rnnfast.backends.cuda.kernel_table import Variant
 
 OPERATIONS = {"rnn_forward": correct.forward, "rnn_backward": correct.backward}
 # Largest relative error of products that round more than float32 does.
-BOUNDS = {"3xTF32": 2e-5, "TF32": 0.02, "16-bit": 0.1}
+BOUNDS = {"TF32": 0.02}
 _T = (64, 192)  # the difference leaves out what a launch costs
 _MOST_GROUPS = 8
 _CHECKED_CLUSTERS = 3
@@ -33,14 +34,12 @@ class Force:
 
     def __init__(self, stage: Stage) -> None:
         self._on = "cuda" in stage.backends()
-        self._generation = 1000  # of plans, far from those that precisions use
 
     def __call__(self, choice: Choice) -> None:
         if self._on:
             operation = choice.plan.kernel
             bridge.start(lambda asked: choice.plan if asked.operation == operation else None)
-            self._generation += 1
-            bridge.use_plans(self._generation)
+            bridge.forget_plans()
 
 
 def run(stage: Stage) -> None:
@@ -48,8 +47,13 @@ def run(stage: Stage) -> None:
         stage.emit(note="the cuda backend does not run here")
         return
     limits = Limits(90, 4, 232448) if stage.dry else bridge.limits(0)
-    rows = [v for v in choose_recurrence.table() if v.least_capability <= limits.compute_capability]
-    items = [(v, op) for v in rows for op in OPERATIONS if choose_recurrence.facts_of(v, op)]
+    rows = [v for v in kernel_table.table() if v.unit != "decode"]
+    items = [
+        (v, op)
+        for v in rows
+        for op in OPERATIONS
+        if v.runs_on(limits.compute_capability) and v.cycles_of(op, limits.compute_capability)
+    ]
     with dispatch.use_backend("cuda" if "cuda" in stage.backends() else "native"):
         _measure(stage, limits, items[:2] if stage.dry else items)
 
@@ -69,15 +73,15 @@ def _why_wrong(
     stage: Stage, force: Force, variant: Variant, operation: str, limits: Limits, relu: bool
 ) -> str:
     """What a variant computes wrongly on a ragged batch and an H that it pads; "" if nothing."""
-    H, B = variant.hp - 1, 2 * _CHECKED_CLUSTERS * variant.rows - 1
-    choice = _fit(variant, Question(operation, B, H, 0, 32, relu, False, 0), limits)
+    H, B = variant.hp - 1, 2 * _CHECKED_CLUSTERS * variant["ROWS"] - 1
+    choice = _fit(variant, _question(operation, B, H, relu), limits)
     if choice is None:
         return ""  # no batch of this size can run by it
     force(choice)
     inputs = correct.make(6, B, 4, H, stage.device)
     module = dispatch.backend_for(torch.empty(0, device=stage.device))
     function = OPERATIONS[operation](relu, False)
-    bound = BOUNDS.get(PRODUCTS[variant.product])
+    bound = BOUNDS.get(variant.product)
     if bound is None:
         return correct.difference(operation, function, module, inputs, stage.device)
     got = function(module, inputs.to(torch.float32, stage.device))
@@ -93,10 +97,10 @@ def _times(
     found = {}
     clusters = max(1, int(limits.multiprocessors * 0.8 / variant.cluster))
     for groups in (1, *range(_MOST_GROUPS, 1, -1)):
-        B = clusters * groups * variant.rows
-        question = Question(operation, B, variant.hp, 0, 32, False, False, 0)
+        B = clusters * groups * variant["ROWS"]
+        question = _question(operation, B, variant.hp)
         choice = _fit(variant, question, limits, clusters)
-        if choice is not None and choice.plan.rows == groups * variant.rows:
+        if choice is not None and choice.plan.rows == groups * variant["ROWS"]:
             force(choice)
             found[groups] = _step_us(stage, operation, B, variant.hp)
             if groups > 1:
@@ -107,7 +111,11 @@ def _times(
 def _fit(
     variant: Variant, question: Question, limits: Limits, clusters: int = _CHECKED_CLUSTERS
 ) -> Choice | None:
-    return next(choose_recurrence.fitting([variant], question, limits, {variant: clusters}), None)
+    return choose_recurrence.fit(variant, question, limits, clusters)
+
+
+def _question(operation: str, B: int, H: int, relu: bool = False) -> Question:
+    return Question(operation, B, H, 0, 32, int(relu), 0, "16-bit")
 
 
 def _step_us(stage: Stage, operation: str, B: int, H: int) -> float:

@@ -1,4 +1,4 @@
-// Generation on CUDA tensors: one launch, of the variant that backends/cuda/choose_decode.py names.
+// Generation on CUDA tensors: one launch, of the variant that backends/cuda/choose.py names.
 #include <string>
 #include <utility>
 
@@ -121,12 +121,11 @@ std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor
     const Decode d{B,    H,   V,  steps,       first,    W_xh,          W_hh, bias,
                    W_hq, b_q, h0, temperature, uniforms, cell_of(cell), ids,  h_last};
     const int bits = dtype == aoti_torch_dtype_float64() ? 64 : 32;
-    const Plan& plan = plan_for(
-        {"decode", B, H, V, bits, cell == cells::kRelu, true, call.device()}, call.stream());
-    if (plan.unit.empty()) {
-      step_by_step(call, d);
+    if (const auto plan = plan_for({"decode", B, H, V, bits, static_cast<int>(cell), call.device()},
+                                   call.stream())) {
+      in_one_launch(call, *plan, d);
     } else {
-      in_one_launch(call, plan, d);
+      step_by_step(call, d);
     }
   }
   return {std::move(ids), std::move(h_last)};

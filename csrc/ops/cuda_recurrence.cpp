@@ -28,13 +28,12 @@ int dtype_bits(const Tensor& tensor) {
   return tensor.dtype() == aoti_torch_dtype_float64() ? 64 : 32;
 }
 
-// The variant that keeps W_hh on the chip, or null where there is none: float64, large H.
-const Plan* resident_plan(const Call& call, const char* operation, const Tensor& hs, int cell,
-                          bool ids) {
-  const Plan& plan = plan_for({operation, hs.size(1), hs.size(2), 0, dtype_bits(hs),
-                               cell == cells::kRelu, ids, call.device()},
-                              call.stream());
-  return plan.unit.empty() ? nullptr : &plan;
+// The variant that keeps W_hh on the chip, or null where there is none: float64, large H. V: rows
+// of the table that ids choose from, 0 without ids.
+std::shared_ptr<const Plan> resident_plan(const Call& call, const char* operation, const Tensor& hs,
+                                          int cell, int64_t V) {
+  return plan_for({operation, hs.size(1), hs.size(2), V, dtype_bits(hs), cell, call.device()},
+                  call.stream());
 }
 
 template <class Params>
@@ -57,10 +56,8 @@ void forward_resident(const Call& call, const Plan& plan, const Forward& f) {
     params.ids_stride_t = f.ids->stride(0);
     params.ids_stride_b = f.ids->stride(1);
   }
-  Tensor W_hh = plan.transpose ? transposed(f.W_hh) : same(f.W_hh);
-  call.make_contiguous(W_hh);
   params.x = f.x.data<float>();
-  params.W_hh = W_hh.data<float>();
+  params.W_hh = f.W_hh.data<float>();
   params.b_h = f.b_h ? f.b_h->data<float>() : nullptr;
   params.h0 = f.h0.data<float>();
   params.hs = f.hs.data<float>();
@@ -85,7 +82,7 @@ void backward_resident(const Call& call, const Plan& plan, const Backward& b) {
 }  // namespace
 
 void forward(const Call& call, const Forward& f) {
-  if (const Plan* plan = resident_plan(call, "rnn_forward", f.hs, f.cell, f.ids.has_value())) {
+  if (const auto plan = resident_plan(call, "rnn_forward", f.hs, f.cell, f.ids ? f.V : 0)) {
     forward_resident(call, *plan, f);
   } else {
     forward_by_steps(call, f);
@@ -93,7 +90,7 @@ void forward(const Call& call, const Forward& f) {
 }
 
 void backward(const Call& call, const Backward& b) {
-  if (const Plan* plan = resident_plan(call, "rnn_backward", b.hs, b.cell, true)) {
+  if (const auto plan = resident_plan(call, "rnn_backward", b.hs, b.cell, 0)) {
     backward_resident(call, *plan, b);
   } else {
     backward_by_steps(call, b);

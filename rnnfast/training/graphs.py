@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from rnnfast import dispatch, functional
-from rnnfast.backends.cuda import precision
 from rnnfast.training.cuda_graph import CaptureError, Cuda, Device, Graph
 
 MAX_KEYS = 8  # graphs per net; each holds the temporaries of its step
@@ -183,7 +182,7 @@ class GraphedStep:
             return None
         params, step = self._net.params, self._step
         addresses = tuple(p.data_ptr() for p in params)
-        products = (torch.get_float32_matmul_precision(), precision.least_exact())
+        products = torch.get_float32_matmul_precision()
         key = (*X.shape, step.lr, step.max_norm, products, self._backend.__name__, addresses)
         if not self._kept.seen(key):
             return None

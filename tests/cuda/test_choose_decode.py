@@ -3,7 +3,7 @@
 import pytest
 
 from rnnfast.backends import native
-from rnnfast.backends.cuda import bridge, choose_decode
+from rnnfast.backends.cuda import choose_decode, kernel_table
 from rnnfast.backends.cuda.bridge import Limits, Question
 
 H200 = Limits(90, 132, 227 * 1024)
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(bool(native.load_error()), reason=native.load_er
 
 
 def question(H, B=1, V=28):
-    return Question("decode", B, H, V, 32, relu=False, ids=True, device=0)
+    return Question("decode", B, H, V, 32, cell=0, device=0, least_exact="FFMA")
 
 
 def decide(asked, limits, clusters=7):
@@ -71,7 +71,9 @@ def test_too_many_classes_for_any_block():
 
 
 def test_every_row_of_the_table_is_a_shape_of_the_kernel():
-    for variant in choose_decode.TABLE:
-        for rows in (1, variant.most_rows):
-            assert bridge.decode_bytes(variant.macros(rows), variant.hp or 100, 1, True) > 0
-    assert bridge.decode_bytes((64, 3, 1, 1, 0), 10, 1, True) == -1
+    decodes = [variant for variant in kernel_table.table() if variant.unit == "decode"]
+    assert len(decodes) >= 5
+    for variant in decodes:
+        for rows in (1, variant["ROWS"]):
+            assert variant.with_rows(rows).needs(True, H=variant.hp or 100, V=1)
+    assert kernel_table.Variant("decode", (64, 3, 1, 1, 0)).needs(True, H=10, V=1) is None

@@ -1,6 +1,7 @@
 """CUDA's whole path without a GPU: dispatch, operators, launcher, the driver's twin, emulation."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,9 +15,8 @@ from test_recurrence import NAMES, Problem, make, run, truth_of
 import rnnfast
 from rnnfast import BackendError, dispatch, functional, use_backend
 from rnnfast.backends import cuda, native, reference
-from rnnfast.backends.cuda import bridge, choose_recurrence
+from rnnfast.backends.cuda import bridge, choose_recurrence, precision
 from rnnfast.backends.cuda.bridge import DriverError, Question
-from rnnfast.backends.cuda.kernel_table import PRODUCTS
 from support import models
 from support.compare import assert_close_to_f64
 from support.emulator import build
@@ -75,32 +75,22 @@ def test_one_block(T, B, H, V, relu):
 def test_clusters(V, seed, driver):
     driver.emulated_driver_seed(seed)
     p = make(4, 3, 200, V)
-    assert choose_recurrence.choose(question(p)).geometry.cluster > 1
+    assert choose_recurrence.chosen(question(p)).variant.cluster > 1
     check(p)
 
 
-def test_products_differ_as_their_names_say(monkeypatch):
-    """One process, one size: each change of the variable has plans of its own."""
+def test_products_differ_as_their_names_say(driver):
+    """One process, one size: each setting of torch's has plans of its own."""
     p, errors = make(2, 64, 512), {}
     truth = truth_of(p)
-    for product in ("FFMA", "3xTF32", "TF32", "FFMA"):
-        monkeypatch.setenv("RNNFAST_CUDA_PRODUCT", product)
-        assert (
-            f"-DRF_PRODUCT={PRODUCTS.index(product)} "
-            in choose_recurrence.choose(question(p)).options
-        )
+    for setting, product in (("highest", "FFMA"), ("high", "TF32"), ("highest", "FFMA")):
+        torch.set_float32_matmul_precision(setting)
+        assert choose_recurrence.chosen(question(p)).variant.product == product
         got = run(cuda, p)
         found = {name: (got[name] - truth[name]).abs().max() for name in NAMES}
         assert found == errors.setdefault(product, found)
     for name in NAMES:
-        assert errors["3xTF32"][name] < 2 * errors["FFMA"][name], name
-        assert errors["TF32"][name] > 100 * errors["3xTF32"][name], name
-
-
-def test_an_unknown_product_is_an_error_of_the_call(monkeypatch):
-    monkeypatch.setenv("RNNFAST_CUDA_PRODUCT", "TF64")
-    with pytest.raises(ValueError, match="RNNFAST_CUDA_PRODUCT is 'TF64'; it must be one of: FFMA"):
-        forward()
+        assert errors["TF32"][name] > 50 * errors["FFMA"][name], name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
@@ -108,26 +98,15 @@ def test_an_unknown_product_is_an_error_of_the_call(monkeypatch):
 @pytest.mark.parametrize("V", [None, 5])
 def test_step_by_step(V, relu, dtype, monkeypatch):
     monkeypatch.setattr(choose_recurrence, "by_steps", lambda question, limits: 0.0)
-    with other_plans():
-        check(make(6, 3, 17, V, relu=relu, dtype=dtype))
+    bridge.forget_plans()
+    check(make(6, 3, 17, V, relu=relu, dtype=dtype))
+    bridge.forget_plans()
 
 
 def question(p: Problem) -> Question:
     B, H = p.h0.shape
-    return Question("rnn_forward", B, H, 0, 32, p.relu, p.ids is not None, 0)
-
-
-class other_plans:  # noqa: N801
-    """The library asks for its plans anew, and again after the block."""
-
-    last = 100
-
-    def __enter__(self):
-        other_plans.last += 1
-        bridge.use_plans(other_plans.last)
-
-    def __exit__(self, *_):
-        bridge.use_plans(0)
+    V = 0 if p.ids is None else len(p.x)
+    return Question("rnn_forward", B, H, V, 32, int(p.relu), 0, precision.least_exact())
 
 
 def strided(t):
@@ -365,17 +344,38 @@ def test_dispatch_serves_cpu_tensors_only_when_asked():
 def test_explain_names_variants_and_reasons():
     with use_backend("cuda"):
         text = str(rnnfast.explain(models.ours(models.params(5, 512))))
-    assert "H=512 B=32: tier C: clusters of" in text
-    assert "rows each, weights as float32 in registers" in text
-    assert "modelled" in text
-    assert "FFMA products, as torch's float32_matmul_precision 'highest' allows" in text
+    assert re.search(r"H=512 B=32: a cluster of \d+ blocks for \d+ sequences, FFMA products", text)
+    assert re.search(r"us a step \(measured\), against \d+\.\d+ us step by step", text)
+    assert "FFMA products or more exact ones, as torch's precision 'highest' allows" in text
     with use_backend("cuda"):
         text = str(rnnfast.explain(models.ours(models.params(5, 9, torch.float64))))
-    assert "tier L for every H: no resident kernel is of torch.float64" in text
+    assert "one matrix product and one kernel for every step: no kernel for all steps is" in text
 
 
-def test_explain_names_the_variable_that_decided(monkeypatch):
-    monkeypatch.setenv("RNNFAST_CUDA_PRODUCT", "3xTF32")
+@pytest.mark.parametrize("H", [60, 500])
+def test_explain_prints_what_the_launch_asked_and_got(H, driver, monkeypatch):
+    """Whatever the device answers: here it runs two of each at once."""
+    asked, launched = [], []
+
+    def resident(plan, device):
+        asked.append(plan)
+        return 2
+
+    def plan_for(question):
+        launched.append(cuda.plan_for(question))
+        return launched[-1]
+
+    monkeypatch.setattr(bridge, "resident", resident)
+    bridge.start(plan_for)
+    bridge.forget_plans()
+    p = make(2, 32, H, 28)
+    cuda.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+    by_launch, asked[:] = list(asked), []
     with use_backend("cuda"):
-        text = str(rnnfast.explain(models.ours(models.params(5, 64))))
-    assert "FFMA or 3xTF32 products, as RNNFAST_CUDA_PRODUCT=3xTF32 allows" in text
+        text = str(rnnfast.explain(models.ours(models.params(28, H))))
+    bridge.start(cuda.plan_for)
+    bridge.forget_plans()
+    line = next(line for line in text.splitlines() if f"H={H} B=32:" in line)
+    assert "2 at once" in line
+    assert f"for {launched[0].rows} sequences" in line
+    assert all(plan in asked for plan in by_launch)

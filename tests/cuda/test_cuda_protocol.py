@@ -4,13 +4,13 @@ import pytest
 from test_cuda_emulator import make, plain
 
 from support.emulator import build
-from support.emulator.recurrence import NONE, TF32X3, Launch, Variant
+from support.emulator.recurrence import FFMA, NONE, TF32, Launch, Variant
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 
 CLUSTER = Variant(128, 4, 2, 2)
 ONE_BLOCK = Variant(64, 1, 2, 2)
-TENSOR_CORES = Variant(128, 2, 8, 8, product=TF32X3)
+TENSOR_CORES = Variant(128, 2, 8, 8, product=TF32)
 
 EXCHANGE, STEPS = "recurrence_exchange.cuh", "recurrence_steps.cuh"
 INPUTS, MMA = "recurrence_inputs.cuh", "recurrence_mma.cuh"
@@ -85,7 +85,8 @@ def is_found(variant: Variant, patch: tuple[str, ...], seeds: int) -> bool:
             hs, _ = launch.forward(p.x, None, p.W_hh, p.b_h, p.h0, False)
         except build.EmulationError:
             return True
-        if launch.error.item() != NONE or not (hs - want).abs().max() < 1e-4:
+        allowed = 1e-4 if variant.product == FFMA else 1e-2
+        if launch.error.item() != NONE or not (hs - want).abs().max() < allowed:
             return True
     return False
 
@@ -111,7 +112,7 @@ def races(variant: Variant, patch: tuple[str, ...] = ()) -> str:
 
 
 @pytest.mark.parametrize(
-    "variant", [Variant(64, 2, 2, 2), Variant(64, 1, 4, 8, product=TF32X3)], ids=str
+    "variant", [Variant(64, 2, 2, 2), Variant(64, 1, 4, 8, product=TF32)], ids=str
 )
 def test_no_thread_races_another(variant):
     assert races(variant) == ""

@@ -155,7 +155,7 @@ def test_wheel_is_for_the_platform_and_any_python(source, tmp_path):
     assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {LIBRARY.as_posix(), "rnnfast/py.typed", "rnnfast/backends/native.py"} <= names
-    assert "rnnfast/backends/cuda/recurrence_variants.json" in names
+    assert "rnnfast/backends/cuda/kernel_table.json" in names
 
 
 def test_editable_install_builds_into_the_source_tree(source):

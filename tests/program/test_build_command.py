@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from rnnfast.backends import native
-from rnnfast.backends.cuda import bridge, choose_decode, image_cache, kernel_table, nvrtc
+from rnnfast.backends.cuda import bridge, image_cache, kernel_table, nvrtc
 from rnnfast.program import cli
 from support import cuda_resources
 
@@ -22,7 +22,6 @@ def _two_kernels(tmp_path, monkeypatch):
     monkeypatch.setenv("RNNFAST_CACHE", str(tmp_path))
     first = kernel_table.table()[0]
     monkeypatch.setattr(kernel_table, "table", lambda: (first,))
-    monkeypatch.setattr(choose_decode, "TABLE", ())
     monkeypatch.setattr(kernel_table, "UNITS", {"streamed": kernel_table.UNITS["streamed"][:1]})
 
 

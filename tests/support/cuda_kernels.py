@@ -6,7 +6,7 @@ import math
 import torch
 
 from rnnfast.backends import native
-from rnnfast.backends.cuda import bridge
+from rnnfast.backends.cuda import kernel_table
 from support.emulator import build
 from support.emulator.params import constant, params
 
@@ -156,7 +156,7 @@ def row_sums(jobs, warps=2, tile=1, slices=1, seed=0, bug=()):
 
 
 def decode_options(shape, holds=True, relu=False):
-    names = ["HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS", "HOLDS_TABLES", "RELU"]
+    names = ["HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS", "HOLDS_TABLES", "CELL"]
     values = zip(names, (*shape, int(holds), int(relu)), strict=True)
     return " ".join(f"-DRF_{name}={value}" for name, value in values)
 
@@ -176,15 +176,15 @@ def decode(
         h0=h0, temperature=temperature, uniforms=uniforms, ids=ids, h_last=h_last,
         wait_limit=wait_limit, error=error,
     )  # fmt: skip
-    shared_bytes = bridge.decode_bytes(shape, H, V, holds)
-    assert shared_bytes > 0, shape
+    needs = kernel_table.Variant("decode", shape).needs(holds, H=H, V=V)
+    assert needs is not None, shape
     unit_of("decode", decode_options(shape, holds, relu), bug).launch(
         "decode",
         arguments,
         grid=-(-B // rows) * cluster,
         cluster=cluster,
         block=32 * warps,
-        shared_bytes=shared_bytes,
+        shared_bytes=needs.fixed_bytes,
         seed=seed,
         resident=resident,
     )

@@ -35,7 +35,7 @@ Figures = dict[str, int]  # registers, shared_bytes, loop
 def kernels(arch: str) -> list[kernel_table.Kernels]:
     """All of an architecture, one activation of each: the other one is as large."""
     every = kernel_table.kernels(int(arch.rstrip("a")))
-    return [each for each in every if "RF_RELU=1" not in each.options]
+    return [each for each in every if "RF_CELL=1" not in each.options]
 
 
 def compile_by_nvcc(unit: str, options: str, arch: str) -> Compiled:

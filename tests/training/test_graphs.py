@@ -348,15 +348,6 @@ def test_another_precision_is_another_graph(cuda):
     assert cuda[0].log.count("capture") == 2
 
 
-def test_another_product_is_another_graph(cuda, monkeypatch):
-    net, _ = _twins()
-    optimizer = UPDATERS["optimizer"](net)
-    _graphed(net, _batches(4), optimizer)
-    monkeypatch.setenv("RNNFAST_CUDA_PRODUCT", "3xTF32")
-    _graphed(net, _batches(4), optimizer)
-    assert cuda[0].log.count("capture") == 2
-
-
 def test_the_perplexity_is_the_mean_over_graphed_and_other_batches(cuda):
     net, _ = models.pair(V, H)
     for p in net.params:

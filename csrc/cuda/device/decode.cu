@@ -13,7 +13,7 @@
 //   RF_ROWS         sequences per cluster
 //   RF_SMEM_CHUNKS  of each thread's weights, the float4 in shared memory; all others in registers
 //   RF_HOLDS_TABLES 1: each block keeps its columns of W_xh and W_hq in shared memory; 0: in L2
-//   RF_RELU         0: tanh, 1: relu
+//   RF_CELL         a code of csrc/cells/cells.h
 // Launch: grid ceil(B / RF_ROWS) * RF_CLUSTER, block 32 * RF_WARPS, DecodeLayout.bytes of shared
 // memory.
 //
@@ -43,13 +43,12 @@
 #include "number_math.cuh"
 #include "params.h"
 
-static_assert(RF_RELU == 0 || RF_RELU == 1, "RF_RELU must be 0 or 1");
 
 namespace rnnfast::cuda {
 
 constexpr bool kShares = RF_CLUSTER > 1;
 
-using Activation = cells::ActivationOf<RF_RELU>::type;
+using Activation = cells::ActivationOf<RF_CELL>::type;
 
 class Decoder {
  public:

@@ -26,7 +26,7 @@ struct RnnForwardParams {
   const long long* ids;  // [T, B], or null
   long long ids_stride_t, ids_stride_b;
   const float* x;     // [V, H] with ids, [T, B, H] without
-  const float* W_hh;  // [H, H]; its transpose where weights are streamed (RF_STREAM_CHUNKS > 0)
+  const float* W_hh;  // [H, H]
   const float* b_h;   // [H] or null
   const float* h0;    // [B, H]
   float* hs;          // [T, B, H]

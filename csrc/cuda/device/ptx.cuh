@@ -53,46 +53,6 @@ RF_DEVICE void keep_order() {
 #endif
 }
 
-// ---- what is not written while the kernel runs: read where a condition holds, else 0, and without
-// the branch that the compiler would make of it
-
-RF_DEVICE float read_float_if(bool condition, const float* from) {
-#ifdef RF_EMULATED
-  return condition ? *from : 0.f;
-#else
-  float value;
-  asm("{\n"
-      ".reg .pred p;\n"
-      "setp.ne.b32 p, %1, 0;\n"
-      "mov.f32 %0, 0f00000000;\n"
-      "@p ld.global.nc.f32 %0, [%2];\n"
-      "}"
-      : "=&f"(value)
-      : "r"(static_cast<int>(condition)), "l"(from));
-  return value;
-#endif
-}
-
-RF_DEVICE float4 read_float4_if(bool condition, const float* from) {
-#ifdef RF_EMULATED
-  return condition ? *reinterpret_cast<const float4*>(from) : make_float4(0.f, 0.f, 0.f, 0.f);
-#else
-  float4 four;
-  asm("{\n"
-      ".reg .pred p;\n"
-      "setp.ne.b32 p, %4, 0;\n"
-      "mov.f32 %0, 0f00000000;\n"
-      "mov.f32 %1, 0f00000000;\n"
-      "mov.f32 %2, 0f00000000;\n"
-      "mov.f32 %3, 0f00000000;\n"
-      "@p ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%5];\n"
-      "}"
-      : "=&f"(four.x), "=&f"(four.y), "=&f"(four.z), "=&f"(four.w)
-      : "r"(static_cast<int>(condition)), "l"(from));
-  return four;
-#endif
-}
-
 // ---- clusters (sm_90)
 
 RF_DEVICE unsigned cluster_rank() {
@@ -230,45 +190,6 @@ RF_DEVICE void wait_copies() {
 #endif
 }
 
-// ---- 16-bit floats, two in a register: the first in the low half
-
-RF_DEVICE unsigned pack_bfloat16(float first, float second) {
-#ifdef RF_EMULATED
-  return emulator::bfloat16(first) | emulator::bfloat16(second) << 16;
-#else
-  unsigned both;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
-  return both;
-#endif
-}
-
-RF_DEVICE unsigned pack_float16(float first, float second) {
-#ifdef RF_EMULATED
-  return emulator::float16(first) | emulator::float16(second) << 16;
-#else
-  unsigned both;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
-  return both;
-#endif
-}
-
-RF_DEVICE float2 unpack_float16(unsigned both) {
-#ifdef RF_EMULATED
-  return make_float2(emulator::from_float16(both), emulator::from_float16(both >> 16));
-#else
-  float2 two;
-  asm("{\n"
-      ".reg .b16 low, high;\n"
-      "mov.b32 {low, high}, %2;\n"
-      "cvt.f32.f16 %0, low;\n"
-      "cvt.f32.f16 %1, high;\n"
-      "}"
-      : "=f"(two.x), "=f"(two.y)
-      : "r"(both));
-  return two;
-#endif
-}
-
 // ---- tensor cores (sm_80)
 
 // To the nearest float of 10 bits after the point, ties away from 0.
@@ -294,28 +215,6 @@ RF_DEVICE void mma_tf32(float (&d)[4], float a0, float a1, float a2, float a3, f
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(a2)),
         "r"(__float_as_uint(a3)), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
-#endif
-}
-
-// The same for A [16, 16] and B [16, 8] of bfloat16 or float16, two in each register: lane 4g + q
-// gives A[g][2q ..], A[g+8][2q ..], A[g][2q+8 ..], A[g+8][2q+8 ..], B[2q ..][g], B[2q+8 ..][g].
-template <bool kBfloat16>
-RF_DEVICE void mma_16(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
-                      unsigned b0, unsigned b1) {
-#ifdef RF_EMULATED
-  emulator::mma_16(kBfloat16, d, {a0, a1, a2, a3}, {b0, b1});
-#else
-  if constexpr (kBfloat16) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-  } else {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-  }
 #endif
 }
 

@@ -10,13 +10,10 @@
 //                     attribute for sizes that are not portable)
 //   RF_WARPS          warps per block
 //   RF_ROWS           batch rows per group: 1, 2, 4, 8, 16 (8 or 16 with RF_PRODUCT > 0)
-//   RF_RELU           0: tanh, 1: relu
-//   RF_PRODUCT        0: fp32 FFMA; on tensor cores 1: TF32, 2: 3xTF32, 3: the type of RF_WEIGHT
-//   RF_WEIGHT         W_hh on the chip is 0: fp32, 1: bfloat16, 2: float16 (in memory always fp32)
-//   RF_SMEM_CHUNKS    of each thread's chunks of weights, how many lie in shared memory
-//   RF_STREAM_CHUNKS  ... and how many are read from the L2 cache in each step (RF_CLUSTER 1,
-//                     RF_PRODUCT 0, RF_WEIGHT 0); all others lie in registers. There are
-//                     RecurrenceShape::chunks(): with FFMA RF_HP / 128, 1 below 128.
+//   RF_CELL           a code of csrc/cells/cells.h
+//   RF_PRODUCT        0: fp32 FFMA, 1: TF32 on tensor cores
+//   RF_SMEM_CHUNKS    of each thread's RecurrenceShape::chunks() chunks of weights, how many lie in
+//                     shared memory; the others lie in registers
 // Launch: grid ceil(B / rows) * RF_CLUSTER, block 32 * RF_WARPS, dynamic shared memory of
 // RecurrenceShape::shared_bytes() (recurrence_shape.h, which also says what a valid variant is).
 //

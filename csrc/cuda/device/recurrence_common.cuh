@@ -14,9 +14,7 @@ constexpr RecurrenceShape kShape{
     .warps = RF_WARPS,
     .rows = RF_ROWS,
     .smem_chunks = RF_SMEM_CHUNKS,
-    .stream_chunks = RF_STREAM_CHUNKS,
     .product = RF_PRODUCT,
-    .weight = RF_WEIGHT,
     .backward = RF_BACKWARD != 0,
 };
 static_assert(kShape.is_valid(), "no such variant: see recurrence_shape.h");
@@ -71,45 +69,19 @@ RF_DEVICE float4 load4(const float* row, int first, int H, bool as_float4) {
   return four;
 }
 
-// Four weights of one column at k, k+1, k+2, k+3, as they are held on the chip.
-#if RF_WEIGHT == 0
-using FourWeights = float4;
-RF_DEVICE FourWeights pack(float4 w) { return w; }
-RF_DEVICE float4 unpack(FourWeights w) { return w; }
-#elif RF_WEIGHT == 1
-using FourWeights = uint2;
-RF_DEVICE FourWeights pack(float4 w) {
-  return make_uint2(pack_bfloat16(w.x, w.y), pack_bfloat16(w.z, w.w));
-}
-RF_DEVICE float4 unpack(FourWeights w) {
-  return make_float4(__uint_as_float(w.x << 16), __uint_as_float(w.x & 0xffff0000u),
-                     __uint_as_float(w.y << 16), __uint_as_float(w.y & 0xffff0000u));
-}
-#else
-using FourWeights = uint2;
-RF_DEVICE FourWeights pack(float4 w) {
-  return make_uint2(pack_float16(w.x, w.y), pack_float16(w.z, w.w));
-}
-RF_DEVICE float4 unpack(FourWeights w) {
-  const float2 low = unpack_float16(w.x), high = unpack_float16(w.y);
-  return make_float4(low.x, low.y, high.x, high.y);
-}
-#endif
-
 // M[k .. k+3][column] for kColumns columns that lie `apart` from each other: one chunk of a thread.
 // W_hh is read along its rows: along k where M is a transpose, else across columns.
 template <int kColumns>
 RF_DEVICE void load_chunk(const Sequence& p, int k, int column, int apart,
-                          FourWeights (&chunk)[kColumns]) {
+                          float4 (&chunk)[kColumns]) {
   const bool as_float4 = has_float4_rows(p.W_hh, p.H);
-  constexpr bool kAlongK = kBackward || RF_STREAM_CHUNKS > 0;
-  if (kAlongK || kColumns % 4 != 0) {
+  if (kBackward || kColumns % 4 != 0) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const int j = column + c * apart;
       float4 w = make_float4(0.f, 0.f, 0.f, 0.f);
       if (j < p.H) {
-        if (kAlongK) {
+        if (kBackward) {
           w = load4(p.W_hh + static_cast<long long>(j) * p.H, k, p.H, as_float4);
         } else {
           const float* at = p.W_hh + static_cast<long long>(k) * p.H + j;
@@ -119,7 +91,7 @@ RF_DEVICE void load_chunk(const Sequence& p, int k, int column, int apart,
           if (k + 3 < p.H) w.w = at[3ll * p.H];
         }
       }
-      chunk[c] = pack(w);
+      chunk[c] = w;
     }
   } else {
 #pragma unroll
@@ -132,15 +104,15 @@ RF_DEVICE void load_chunk(const Sequence& p, int k, int column, int apart,
           row[e] = load4(p.W_hh + static_cast<long long>(k + e) * p.H, column + c, p.H, as_float4);
         }
       }
-      chunk[c] = pack(make_float4(row[0].x, row[1].x, row[2].x, row[3].x));
-      chunk[c + 1] = pack(make_float4(row[0].y, row[1].y, row[2].y, row[3].y));
-      chunk[c + 2] = pack(make_float4(row[0].z, row[1].z, row[2].z, row[3].z));
-      chunk[c + 3] = pack(make_float4(row[0].w, row[1].w, row[2].w, row[3].w));
+      chunk[c] = make_float4(row[0].x, row[1].x, row[2].x, row[3].x);
+      chunk[c + 1] = make_float4(row[0].y, row[1].y, row[2].y, row[3].y);
+      chunk[c + 2] = make_float4(row[0].z, row[1].z, row[2].z, row[3].z);
+      chunk[c + 3] = make_float4(row[0].w, row[1].w, row[2].w, row[3].w);
     }
   }
 }
 
-using Activation = cells::ActivationOf<RF_RELU>::type;
+using Activation = cells::ActivationOf<RF_CELL>::type;
 using Math = NumberMath<float>;
 
 }  // namespace rnnfast::cuda

@@ -13,7 +13,7 @@ namespace rnnfast::cuda {
 // instruction's own, in both factors alike, which changes nothing in the sum.
 class MmaProduct {
  public:
-  RF_DEVICE MmaProduct(const Sequence& p, FourWeights* tail, float* partials, int warp, int lane,
+  RF_DEVICE MmaProduct(const Sequence& p, float4* tail, float* partials, int warp, int lane,
                        int block_column)
       : tail_(tail), partials_(partials), lane_(lane), warp_(warp) {
     const int tile = warp % kShape.column_tiles();
@@ -22,7 +22,7 @@ class MmaProduct {
     k_ = part_ * (kHp / kShape.k_parts()) + lane % 4 * 4;
 #pragma unroll 1
     for (int i = 0; i < RF_SMEM_CHUNKS; ++i) {
-      FourWeights chunk[2];
+      float4 chunk[2];
       load(p, kRegisterChunks + i, block_column, chunk);
 #pragma unroll
       for (int c = 0; c < 2; ++c) *in_tail(i, c) = chunk[c];
@@ -38,16 +38,16 @@ class MmaProduct {
 #pragma unroll
     for (int i = 0; i < kShape.chunks(); ++i) {
       if (i >= kRegisterChunks) keep_order();  // or ptxas reads all of them first, and spills
-      FourWeights w[2];
+      float4 w[2];
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        w[c] = i < kRegisterChunks ? held(i < kRegisterChunks ? i : 0, c)
+        w[c] = i < kRegisterChunks ? held_[i < kRegisterChunks ? i : 0][c]
                                    : *in_tail(i - kRegisterChunks, c);
       }
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
         const float4 a = *reinterpret_cast<const float4*>(h + n * 8 * kStride + i * 16);
-        add(w, a, i, sums[n]);
+        add(w, a, sums[n]);
       }
     }
     write_partials(sums);
@@ -61,92 +61,33 @@ class MmaProduct {
   static constexpr int kTiles = kRows / 8;
   static constexpr int kPartFloats = kRows * kShape.partials_stride();
 
-  RF_DEVICE void load(const Sequence& p, int chunk, int block_column, FourWeights (&w)[2]) const {
+  RF_DEVICE void load(const Sequence& p, int chunk, int block_column, float4 (&w)[2]) const {
     load_chunk<2>(p, k_ + chunk * 16, block_column + column_, 8, w);
-#if RF_PRODUCT == 1
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       w[c] = make_float4(round_to_tf32(w[c].x), round_to_tf32(w[c].y), round_to_tf32(w[c].z),
                          round_to_tf32(w[c].w));
     }
-#endif
   }
 
-  // 3xTF32 splits each weight in two. The compiler does it once, before the first step, where
-  // registers for both parts are at hand; where not, it is stopped: they would be spilled.
-  RF_DEVICE FourWeights held(int i, int c) const {
-    FourWeights w = held_[i][c];
-#if RF_PRODUCT == 2
-    constexpr int kBudget = 65536 / kThreads < 255 ? 65536 / kThreads : 255;
-    if (16 * kRegisterChunks + 24 * kTiles + 80 > kBudget) {
-      w.x = keep_in_register(w.x);
-      w.y = keep_in_register(w.y);
-      w.z = keep_in_register(w.z);
-      w.w = keep_in_register(w.w);
-    }
-#endif
-    return w;
-  }
-
-  RF_DEVICE FourWeights* in_tail(int i, int c) const {
+  RF_DEVICE float4* in_tail(int i, int c) const {
     return tail_ + (i * 2 + c) * kThreads + threadIdx.x;
   }
 
   // A chunk's products, added to chains of sums that do not wait for each other. Two tiles of rows
   // are two chains already.
-#if RF_PRODUCT == 3
   static constexpr int kChains = kTiles == 1 ? 2 : 1;
 
-  RF_DEVICE static void add(const FourWeights (&w)[2], float4 a, int chunk,
-                            float (&sums)[kChains][4]) {
-    const FourWeights h = pack(a);
-    mma_16<RF_WEIGHT == 1>(sums[chunk % kChains], w[0].x, w[1].x, w[0].y, w[1].y, h.x, h.y);
-  }
-#elif RF_PRODUCT == 1
-  static constexpr int kChains = kTiles == 1 ? 2 : 1;
-
-  RF_DEVICE static void add(const FourWeights (&w)[2], float4 a, int, float (&sums)[kChains][4]) {
+  RF_DEVICE static void add(const float4 (&w)[2], float4 a, float (&sums)[kChains][4]) {
     mma_tf32(sums[0], w[0].x, w[1].x, w[0].y, w[1].y, a.x, a.y);
     mma_tf32(sums[kChains - 1], w[0].z, w[1].z, w[0].w, w[1].w, a.z, a.w);
   }
-#else
-  static constexpr int kChains = 3;
-
-  // x = high + low, both in TF32. high is rounded to nearest, ties away from 0, so that low has 12
-  // bits and a sign, of which the tensor core drops the last: an error of 2^-23 in x. low * low is
-  // left out: 2^-24. Infinity becomes NaN, and NaN stays NaN, in low.
-  struct Split {
-    float high, low;
-    RF_DEVICE explicit Split(float x)
-        : high(__uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u)), low(x - high) {}
-  };
-
-  // high * high goes to `fresh`; the rest is 2^-11 of it, and its chains may be long.
-  RF_DEVICE static void add_half(float w0, float w1, float w2, float w3, float a0, float a1,
-                                 float (&fresh)[4], float (&sums)[kChains][4]) {
-    const Split u0(w0), u1(w1), u2(w2), u3(w3), b0(a0), b1(a1);
-    mma_tf32(sums[0], u0.low, u1.low, u2.low, u3.low, b0.high, b1.high);
-    mma_tf32(sums[1], u0.high, u1.high, u2.high, u3.high, b0.low, b1.low);
-    mma_tf32(fresh, u0.high, u1.high, u2.high, u3.high, b0.high, b1.high);
-  }
-
-  // A tensor core cuts its sum off where fp32 rounds: over 64 products in a chain the errors, all
-  // toward 0, reach 4e-6 at H = 1024 (modelled). So a chain ends with its chunk, and fp32 adds up.
-  RF_DEVICE static void add(const FourWeights (&w)[2], float4 a, int, float (&sums)[kChains][4]) {
-    float fresh[4] = {};
-    add_half(w[0].x, w[1].x, w[0].y, w[1].y, a.x, a.y, fresh, sums);
-    add_half(w[0].z, w[1].z, w[0].w, w[1].w, a.z, a.w, fresh, sums);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sums[2][i] += fresh[i];
-  }
-#endif
 
   RF_DEVICE float* partials(int part) const {
     return partials_ + (turn_ * kShape.k_parts() + part) * kPartFloats;
   }
 
-  // Lane 4g + q has the sums of the columns g, g + 8 and the rows 2q, 2q + 1. Small sums come
-  // first: the chain of the large ones is the last.
+  // Lane 4g + q has the sums of the columns g, g + 8 and the rows 2q, 2q + 1.
   RF_DEVICE void write_partials(const float (&sums)[kTiles][kChains][4]) const {
     constexpr int kRowStride = kShape.partials_stride();
 #pragma unroll
@@ -176,10 +117,10 @@ class MmaProduct {
     }
   }
 
-  FourWeights* tail_;
+  float4* tail_;
   float* partials_;
   int lane_, warp_, part_, column_, k_, turn_ = 0;
-  FourWeights held_[kRegisterChunks > 0 ? kRegisterChunks : 1][2];
+  float4 held_[kRegisterChunks > 0 ? kRegisterChunks : 1][2];
 };
 
 using Product = MmaProduct;

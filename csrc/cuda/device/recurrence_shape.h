@@ -4,14 +4,12 @@
 
 namespace rnnfast::cuda {
 
-enum ProductKind : int { kFfma = 0, kTf32 = 1, kTf32x3 = 2, kMma16 = 3 };  // RF_PRODUCT
-enum WeightKind : int { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };       // RF_WEIGHT
+enum ProductKind : int { kFfma = 0, kTf32 = 1 };  // RF_PRODUCT
 
 // The members are the macros. A chunk is four consecutive k for each of a thread's columns.
 struct RecurrenceShape {
   int hp, cluster, warps, rows;
-  int smem_chunks, stream_chunks;
-  int product, weight;
+  int smem_chunks, product;
   bool backward;
 
   constexpr bool on_tensor_cores() const { return product != kFfma; }
@@ -31,7 +29,7 @@ struct RecurrenceShape {
   constexpr int chunks() const {
     return on_tensor_cores() ? hp / k_parts() / 16 : hp / k_lanes() / 4;
   }
-  constexpr int register_chunks() const { return chunks() - smem_chunks - stream_chunks; }
+  constexpr int register_chunks() const { return chunks() - smem_chunks; }
   constexpr int chunk_columns() const { return on_tensor_cores() ? 2 : lane_columns(); }
 
   // Sums that a warp makes for one group of rows, and how its lanes own them. With fewer sums than
@@ -47,12 +45,9 @@ struct RecurrenceShape {
   constexpr int partials_stride() const { return block_columns() + 4; }
 
   constexpr int inputs() const { return backward ? 2 : 1; }  // grad_hs and hs, or x
-  constexpr int chunk_bytes() const { return weight == kFloat32 ? 16 : 8; }
 
   // Shared memory: weights and partial sums, and what each group of rows needs.
-  constexpr int weights_bytes() const {
-    return smem_chunks * chunk_columns() * threads() * chunk_bytes();
-  }
+  constexpr int weights_bytes() const { return smem_chunks * chunk_columns() * threads() * 16; }
   constexpr int partials_bytes() const {
     return on_tensor_cores() ? 2 * k_parts() * rows * partials_stride() * 4 : 0;
   }
@@ -72,15 +67,12 @@ struct RecurrenceShape {
     const bool padded = hp == 32 || hp == 64 || (hp > 0 && hp % 128 == 0);
     const bool clusters = is_power_of_2(cluster) && cluster <= 16;
     if (!padded || !clusters || warps < 1 || warps > 32 || !is_power_of_2(rows) || rows > 16 ||
-        block_columns() % (4 * warps) != 0 || smem_chunks < 0 || stream_chunks < 0 || product < 0 ||
-        product > kMma16 || weight < 0 || weight > kFloat16) {
+        block_columns() % (4 * warps) != 0 || smem_chunks < 0 || product < kFfma ||
+        product > kTf32) {
       return false;
     }
     // Every warp stages its inputs in pieces of four columns, and each lane has its own.
     if (!is_power_of_2(warp_columns() / 4) || warp_columns() > 128) return false;
-    if (stream_chunks > 0 && (cluster != 1 || on_tensor_cores() || weight != kFloat32))
-      return false;
-    if ((product == kMma16) != (on_tensor_cores() && weight != kFloat32)) return false;
     if (on_tensor_cores()) {
       if (hp < 64 || rows < 8 || block_columns() % 16 != 0 || warps % column_tiles() != 0 ||
           hp % (16 * k_parts()) != 0) {

@@ -8,14 +8,14 @@ namespace rnnfast::cuda {
 
 // Where everything lies in the dynamic shared memory: recurrence_shape.h counts the same.
 struct Places {
-  FourWeights* weights;
+  float4* weights;
   float *partials, *h, *stages;
   long long* ids;
   Mbarrier* full;
 
   RF_DEVICE explicit Places(int groups) {
     unsigned char* at = dynamic_shared();
-    weights = reinterpret_cast<FourWeights*>(at);
+    weights = reinterpret_cast<float4*>(at);
     at += kShape.weights_bytes();
     partials = reinterpret_cast<float*>(at);
     at += kShape.partials_bytes();

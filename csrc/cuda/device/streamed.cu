@@ -3,17 +3,16 @@
 //
 // Macros, given with -D:
 //   RF_REAL  float or double
-//   RF_RELU  0: tanh, 1: relu
+//   RF_CELL  a code of csrc/cells/cells.h
 // Launch: a grid of blocks of 256 threads that covers the elements.
 #include "number_math.cuh"
 #include "params.h"
 #include "streamed_params.h"
 
-static_assert(RF_RELU == 0 || RF_RELU == 1);
 
 using namespace rnnfast::cuda;
 using Real = RF_REAL;
-using Activation = rnnfast::cells::ActivationOf<RF_RELU>::type;
+using Activation = rnnfast::cells::ActivationOf<RF_CELL>::type;
 using Math = NumberMath<Real>;
 
 __device__ inline long long element() {

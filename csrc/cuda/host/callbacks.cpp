@@ -1,15 +1,13 @@
-// The C interface between this library and image_cache.py and choose_recurrence.py, which call it
-// by ctypes.
+// The C interface between this library and bridge.py, which calls it by ctypes.
 #include "callbacks.h"
 
 #include <atomic>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
-#include <sstream>
 #include <stdexcept>
 #include <tuple>
-#include <vector>
 
 #include "sources.h"
 
@@ -21,16 +19,18 @@ namespace {
 
 struct Answer {
   bool given = false, good = false;
-  std::string bytes;  // what was asked for, or why there is none
+  std::string bytes;                 // of an image, or why there is none
+  std::shared_ptr<const Plan> plan;  // null: step by step
 };
 
 using AskForImage = void (*)(void* answer, const char* unit, const char* options,
                              int compute_capability);
 using AskForPlan = void (*)(void* answer, const char* operation, int64_t B, int64_t H, int64_t V,
-                            int dtype_bits, int relu, int ids, int device);
+                            int dtype_bits, int cell, int device, int least_exact);
 
 std::atomic<AskForImage> image_callback{nullptr};
 std::atomic<AskForPlan> plan_callback{nullptr};
+std::atomic<int> least_exact{0};  // the product, as precision.py numbers them
 
 template <class Callback>
 Callback installed(const std::atomic<Callback>& callback) {
@@ -42,35 +42,16 @@ Callback installed(const std::atomic<Callback>& callback) {
   return found;
 }
 
-std::string taken(Answer& answer) {
-  if (answer.given && answer.good) return std::move(answer.bytes);
+void require_good(const Answer& answer) {
+  if (answer.given && answer.good) return;
   throw std::runtime_error("rnnfast: " + (answer.given ? answer.bytes : "Python did not answer"));
 }
 
-Plan parse(const std::string& line) {
-  Plan plan{};
-  if (line.empty()) return plan;
-  std::vector<std::string> fields;
-  std::istringstream text(line);
-  for (std::string field; std::getline(text, field, '\t');) fields.push_back(field);
-  if (fields.size() != 9) throw std::runtime_error("rnnfast: a plan must have 9 fields: " + line);
-  const auto number = [&](size_t i) { return static_cast<unsigned>(std::stoul(fields[i])); };
-  plan.unit = fields[0];
-  plan.name = fields[1];
-  plan.options = fields[2];
-  plan.geometry = {number(3), number(4), number(5), number(6)};
-  plan.rows = number(7);
-  plan.transpose = number(8) != 0;
-  return plan;
-}
+using Key = std::tuple<std::string, int64_t, int64_t, int64_t, int, int, int, int>;
 
-using Key = std::tuple<std::string, int64_t, int64_t, int64_t, int, bool, bool, int, int>;
-
-// Never erased, since launches hold references: a plan of another generation is not found any more.
 struct Plans {
   std::mutex mutex;
-  std::map<Key, Plan> known;
-  std::atomic<int> generation{0};
+  std::map<Key, std::shared_ptr<const Plan>> known;
 };
 
 Plans& plans() {
@@ -84,28 +65,25 @@ std::string ask_for_image(const std::string& unit, const std::string& options,
                           int compute_capability) {
   Answer answer;
   installed(image_callback)(&answer, unit.c_str(), options.c_str(), compute_capability);
-  return taken(answer);
+  require_good(answer);
+  return std::move(answer.bytes);
 }
 
-std::string ask_for_plan(const Question& q) {
-  Answer answer;
-  installed(plan_callback)(&answer, q.operation, q.B, q.H, q.V, q.dtype_bits, q.relu, q.ids,
-                           q.device);
-  return taken(answer);
-}
-
-const Plan& plan_for(const Question& q, void* stream) {
-  const Key key{q.operation,       q.B, q.H, q.V, q.dtype_bits, q.relu, q.ids, q.device,
-                plans().generation};
+std::shared_ptr<const Plan> plan_for(const Question& q, void* stream) {
+  const int product = least_exact;
+  const Key key{q.operation, q.B, q.H, q.V, q.dtype_bits, q.cell, q.device, product};
   {
     const std::lock_guard lock(plans().mutex);
     const auto it = plans().known.find(key);
     if (it != plans().known.end()) return it->second;
   }
   require_not_capturing(std::string("a kernel for ") + q.operation, stream);
-  Plan plan = parse(ask_for_plan(q));  // unlocked: Python asks back for the device's limits
+  Answer answer;  // unlocked: Python asks back for the device's limits
+  installed(plan_callback)(&answer, q.operation, q.B, q.H, q.V, q.dtype_bits, q.cell, q.device,
+                           product);
+  require_good(answer);
   const std::lock_guard lock(plans().mutex);
-  return plans().known.try_emplace(key, std::move(plan)).first->second;
+  return plans().known.try_emplace(key, std::move(answer.plan)).first->second;
 }
 
 }  // namespace rnnfast::cuda
@@ -117,7 +95,8 @@ RNNFAST_EXPORT void rnnfast_cuda_install(AskForImage image, AskForPlan plan) {
   plan_callback = plan;
 }
 
-// A callback's answer: what was asked for, or, where it is not good, the reason in words.
+// A callback's answer: an image or, without bytes, no plan; or, where it is not good, the reason in
+// words.
 RNNFAST_EXPORT void rnnfast_cuda_answer(void* answer, int good, const char* bytes, size_t size) {
   auto* to = static_cast<Answer*>(answer);
   to->given = true;
@@ -125,9 +104,24 @@ RNNFAST_EXPORT void rnnfast_cuda_answer(void* answer, int good, const char* byte
   to->bytes.assign(bytes, size);
 }
 
-// The plans of one generation are asked for anew: each least exact product has its own, and so has
-// a changed table.
-RNNFAST_EXPORT void rnnfast_cuda_use_plans(int generation) { plans().generation = generation; }
+// A callback's answer: the plan of the call.
+RNNFAST_EXPORT void rnnfast_cuda_answer_plan(void* answer, const char* unit, const char* name,
+                                             const char* options, unsigned grid, unsigned cluster,
+                                             unsigned block, unsigned shared_bytes, int64_t rows) {
+  auto* to = static_cast<Answer*>(answer);
+  to->given = to->good = true;
+  to->plan = std::make_shared<const Plan>(
+      Plan{unit, name, options, {grid, cluster, block, shared_bytes}, rows});
+}
+
+// Products that are less exact than this one are not chosen from now on.
+RNNFAST_EXPORT void rnnfast_cuda_set_least_exact(int product) { least_exact = product; }
+
+// Every plan is asked for anew: the table has changed.
+RNNFAST_EXPORT void rnnfast_cuda_forget_plans() {
+  const std::lock_guard lock(plans().mutex);
+  plans().known.clear();
+}
 
 namespace {
 
@@ -156,14 +150,11 @@ RNNFAST_EXPORT int rnnfast_cuda_limits(int device, int* capability, int* multipr
   });
 }
 
-RNNFAST_EXPORT int rnnfast_cuda_max_active_clusters(const char* unit, const char* name,
-                                                    const char* options, unsigned cluster,
-                                                    unsigned block, unsigned shared_bytes,
-                                                    int device, int* clusters, char* error,
-                                                    size_t size) {
+RNNFAST_EXPORT int rnnfast_cuda_resident(const char* unit, const char* name, const char* options,
+                                         unsigned cluster, unsigned block, unsigned shared_bytes,
+                                         int device, int* count, char* error, size_t size) {
   return guarded(error, size, [&] {
-    *clusters =
-        max_active_clusters(unit, name, options, {cluster, cluster, block, shared_bytes}, device);
+    *count = resident(unit, name, options, {cluster, cluster, block, shared_bytes}, device);
   });
 }
 

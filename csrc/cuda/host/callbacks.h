@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "launch.h"
@@ -14,10 +15,6 @@ namespace rnnfast::cuda {
 // The bytes of an image for a compute capability. Throws std::runtime_error with Python's words.
 std::string ask_for_image(const std::string& unit, const std::string& options,
                           int compute_capability);
-
-// One line, its fields separated by tabs: unit, name, options, grid, cluster, block, shared_bytes,
-// rows, transpose (0 or 1); or an empty one where no resident variant serves the call.
-std::string ask_for_plan(const Question&);
 
 // Throws where the stream is being captured: `what` is used for the first time and must be loaded.
 void require_not_capturing(const std::string& what, void* stream);

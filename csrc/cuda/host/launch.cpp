@@ -224,31 +224,26 @@ void launch_cooperative(const char* unit, const char* name, const std::string& o
   launch_with(unit, name, options, g, params, device, stream, true);
 }
 
-int max_active_clusters(const char* unit, const char* name, const std::string& options,
-                        const Geometry& g, int device) {
+int resident(const char* unit, const char* name, const std::string& options, const Geometry& g,
+             int device) {
   Loaded& kernel = find_or_load({unit, name, options, device}, nullptr);
-  if (g.shared_bytes > static_cast<unsigned>(limits_of(device).shared_bytes)) return 0;
+  const Limits& limits = limits_of(device);
+  if (g.shared_bytes > static_cast<unsigned>(limits.shared_bytes)) return 0;
   allow(kernel, g);
   const OnDevice current(device);
-  const Configuration configuration(g, nullptr, false);
-  int clusters = 0;
-  check(driver(), driver().max_active_clusters(&clusters, kernel.function, &configuration.config),
-        kernel.variant.text(), ": the active clusters of ", describe(g), " are not known");
-  return clusters;
-}
-
-int max_active_blocks(const char* unit, const char* name, const std::string& options,
-                      const Geometry& g, int device) {
-  Loaded& kernel = find_or_load({unit, name, options, device}, nullptr);
-  if (g.shared_bytes > static_cast<unsigned>(limits_of(device).shared_bytes)) return 0;
-  allow(kernel, g);
-  const OnDevice current(device);
-  int blocks = 0;
+  int count = 0;
+  if (g.cluster > 1) {
+    const Configuration configuration(g, nullptr, false);
+    check(driver(), driver().max_active_clusters(&count, kernel.function, &configuration.config),
+          kernel.variant.text(), ": the active clusters of ", describe(g), " are not known");
+    return count;
+  }
+  // An H100 answers 0 to the question above where the launch has no clusters.
   check(driver(),
-        driver().max_active_blocks(&blocks, kernel.function, static_cast<int>(g.block),
+        driver().max_active_blocks(&count, kernel.function, static_cast<int>(g.block),
                                    g.shared_bytes),
         kernel.variant.text(), ": the active blocks of ", describe(g), " are not known");
-  return blocks;
+  return count * limits.multiprocessors;
 }
 
 const Limits& limits_of(int device) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 namespace rnnfast::cuda {
@@ -17,7 +18,7 @@ struct Geometry {
 };
 
 // Launches kernel `name` of csrc/cuda/`unit`.cu, specialised by `options`
-// ("-DRF_HP=512 -DRF_RELU=0"), on a stream of a device. `params` points to the kernel's only
+// ("-DRF_HP=512 -DRF_CELL=0"), on a stream of a device. `params` points to the kernel's only
 // argument, its Params struct. Returns when the launch is queued. The first call of a variant loads
 // it, which a stream that is being captured does not allow: then this says to run it once before.
 void launch(const char* unit, const char* name, const std::string& options, const Geometry&,
@@ -28,13 +29,10 @@ void launch(const char* unit, const char* name, const std::string& options, cons
 void launch_cooperative(const char* unit, const char* name, const std::string& options,
                         const Geometry&, const void* params, int device, void* stream);
 
-// How many clusters of this geometry the device holds at once; 0: it cannot launch it.
-int max_active_clusters(const char* unit, const char* name, const std::string& options,
-                        const Geometry&, int device);
-
-// How many blocks of this size one multiprocessor holds at once.
-int max_active_blocks(const char* unit, const char* name, const std::string& options,
-                      const Geometry&, int device);
+// How many clusters of this geometry, or blocks where there are no clusters, the device runs at
+// once; 0: it cannot launch it. Loads the kernel.
+int resident(const char* unit, const char* name, const std::string& options, const Geometry&,
+             int device);
 
 // The error word of a device, for the `error` of every Params (codes: params.h). It lies in host
 // memory: reading it waits for nothing, so an error shows at the first call after the kernel that
@@ -44,24 +42,22 @@ int* error_word(int device);
 // Throws what the error word says, if anything, and clears it. Every operator calls this first.
 void check_error_word(int device);
 
-// The variant for a call, from choose_recurrence.py: asked once for each distinct Question, then
-// kept. Asking loads kernels, so the first time must not be while `stream` is captured, as in
-// launch().
+// The variant for a call, from choose.py: asked once for each distinct Question and each least
+// exact product, then kept; null where no variant serves the call and it goes step by step. Asking
+// loads kernels, so the first time must not be while `stream` is captured, as in launch().
 struct Question {
-  const char* operation;  // "rnn_forward", "rnn_backward", ...
-  int64_t B, H, V;        // V: 0 where it does not matter
-  int dtype_bits;         // of the elements of x: 64, 32; 16 (float16), 17 (bfloat16)
-  bool relu, ids;
+  const char* operation;  // "rnn_forward", "rnn_backward", "decode"
+  int64_t B, H, V;        // V: rows of the table of inputs; 0 where there is none
+  int dtype_bits;         // of the elements of x: 64 or 32
+  int cell;               // its code in csrc/cells/cells.h
   int device;
 };
 struct Plan {
-  std::string unit;  // "" : no resident variant (tier L)
-  std::string name, options;
+  std::string unit, name, options;
   Geometry geometry;
-  int64_t rows;    // batch rows per cluster or block
-  bool transpose;  // the kernel takes W_hh transposed
+  int64_t rows;  // of the batch, per cluster or block
 };
-const Plan& plan_for(const Question&, void* stream);
+std::shared_ptr<const Plan> plan_for(const Question&, void* stream);
 
 struct Limits {
   int compute_capability;  // 90

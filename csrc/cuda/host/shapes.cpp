@@ -1,36 +1,47 @@
-// recurrence_shape.h and decode_shape.h for choose_recurrence.py and choose_decode.py: one truth
-// about what a variant needs.
+// What a launch of a unit's variant needs, by the headers that the device code itself uses: one
+// truth for kernel_table.py, which calls this by ctypes.
 #include <cstdint>
+#include <cstring>
 
 #include "cuda/device/decode_shape.h"
 #include "cuda/device/recurrence_shape.h"
 
-using rnnfast::cuda::DecodeLayout;
-using rnnfast::cuda::DecodeShape;
-using rnnfast::cuda::RecurrenceShape;
+namespace rnnfast::cuda {
 
-// `macros` is in the order of RecurrenceShape's members. Writes threads, chunks, chunks in
-// registers, columns per thread, fixed bytes of shared memory and bytes per group of rows; returns
-// whether the shape is valid.
-extern "C" __attribute__((visibility("default"))) int rnnfast_cuda_shape(const int* macros,
-                                                                         int backward, int* facts) {
-  const RecurrenceShape shape{macros[0], macros[1], macros[2], macros[3],    macros[4],
-                              macros[5], macros[6], macros[7], backward != 0};
-  if (!shape.is_valid()) return 0;
-  facts[0] = shape.threads();
-  facts[1] = shape.chunks();
-  facts[2] = shape.register_chunks();
-  facts[3] = shape.chunk_columns();
-  facts[4] = static_cast<int>(shape.shared_bytes(0));
-  facts[5] = static_cast<int>(shape.shared_bytes(1) - shape.shared_bytes(0));
-  return 1;
+namespace {
+
+struct Needs {
+  int64_t threads;      // of a block
+  int64_t fixed_bytes;  // of shared memory
+  int64_t group_bytes;  // of shared memory for each group of rows; 0: a block has one
+};
+
+// `m` has the macros in the order of the shape's members, then whether the pass is backward.
+bool needs_of_recurrence(const int* m, Needs* needs) {
+  const RecurrenceShape shape{m[0], m[1], m[2], m[3], m[4], m[5], m[6] != 0};
+  if (!shape.is_valid()) return false;
+  const int64_t fixed = shape.shared_bytes(0);
+  *needs = {shape.threads(), fixed, shape.shared_bytes(1) - fixed};
+  return true;
 }
 
-// `macros` is in the order of DecodeShape's members. Returns the bytes of shared memory that a
-// block of decode.cu needs, or -1 where there is no such shape.
-extern "C" __attribute__((visibility("default"))) int64_t
-rnnfast_cuda_decode_bytes(const int* macros, int64_t H, int64_t V, int holds_tables) {
-  const DecodeShape shape{macros[0], macros[1], macros[2], macros[3], macros[4]};
-  if (!shape.is_valid()) return -1;
-  return DecodeLayout(shape, H, V, holds_tables != 0).bytes;
+// `m` has the macros in the order of the shape's members, then whether a block holds the tables.
+bool needs_of_decode(const int* m, int64_t H, int64_t V, Needs* needs) {
+  const DecodeShape shape{m[0], m[1], m[2], m[3], m[4]};
+  if (!shape.is_valid()) return false;
+  *needs = {shape.threads(), DecodeLayout(shape, H, V, m[5] != 0).bytes, 0};
+  return true;
+}
+
+}  // namespace
+
+}  // namespace rnnfast::cuda
+
+// Returns 0 where there is no such shape.
+extern "C" __attribute__((visibility("default"))) int rnnfast_cuda_needs(
+    const char* unit, const int* macros, int64_t H, int64_t V, rnnfast::cuda::Needs* needs) {
+  using namespace rnnfast::cuda;
+  if (std::strcmp(unit, "recurrence") == 0) return needs_of_recurrence(macros, needs);
+  if (std::strcmp(unit, "decode") == 0) return needs_of_decode(macros, H, V, needs);
+  return 0;
 }

@@ -11,16 +11,20 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from rnnfast.backends.cuda import precision
 
+if TYPE_CHECKING:
+    from rnnfast.backends.cuda.bridge import Plan, Question
+
 CHECKS_ARGUMENTS = False  # what a check costs is hidden behind the device's work
 FUSED_READOUT = 0
-USUAL_H, USUAL_B = (64, 128, 256, 512, 1024), (1, 32, 256)  # that `explain` shows
+# What `explain` shows.
+USUAL_H, USUAL_B, USUAL_V = (64, 128, 256, 512, 1024), (1, 32, 256), 28
 
 
 def load_error() -> str:
@@ -35,7 +39,7 @@ def is_emulated() -> bool:
 
 @functools.cache
 def _start(emulated: bool) -> str:
-    from rnnfast.backends.cuda import bridge, choose_recurrence, nvrtc
+    from rnnfast.backends.cuda import bridge, nvrtc
 
     if not emulated:
         if not torch.cuda.is_available():
@@ -50,7 +54,7 @@ def _start(emulated: bool) -> str:
         return (
             f"the device has compute capability {limits.compute_capability / 10}, not 8.0 or more"
         )
-    bridge.start(choose_recurrence.choose)
+    bridge.start(plan_for)
     if emulated:
         bridge.emulate()
     return ""
@@ -67,15 +71,36 @@ def check_errors(device: torch.device) -> None:
     bridge.check(device.index or 0)
 
 
+def plan_for(question: Question) -> Plan | None:
+    """The kernel for a call, its clusters as the device says; None: step by step."""
+    from rnnfast.backends.cuda import bridge, choose_decode, choose_recurrence
+
+    if question.operation == "decode":
+        limits = bridge.limits(question.device)
+        return choose_decode.decide(
+            question, limits, lambda plan: bridge.resident(plan, question.device)
+        )
+    choice = choose_recurrence.chosen(question)
+    return choice.plan if choice else None
+
+
 def explain(device: torch.device, dtype: torch.dtype, H: int | None) -> list[str]:
-    """The variants that serve a net of H hidden units (None: some usual ones), a line each."""
-    if dtype != torch.float32:
-        return [f"tier L for every H: no resident kernel is of {dtype}"]
+    """What serves the forward pass of a net of H hidden units (None: some usual ones), in lines.
+
+    The device is asked as a call asks it, so kernels may be compiled.
+    """
     from rnnfast.backends.cuda import choose_recurrence
+    from rnnfast.backends.cuda.bridge import Question
 
     index = device.index if device.index is not None else _current(is_emulated())
-    sizes = [(H, B) for B in USUAL_B] if H else [(h, 32) for h in USUAL_H]
-    return [precision.explain(), *(choose_recurrence.explain(index, *size) for size in sizes)]
+    bits = torch.finfo(dtype).bits
+    least_exact = precision.least_exact()
+    setting = torch.get_float32_matmul_precision()
+    lines = [f"{least_exact} products or more exact ones, as torch's precision {setting!r} allows"]
+    for h, B in [(H, B) for B in USUAL_B] if H else [(h, 32) for h in USUAL_H]:
+        question = Question("rnn_forward", B, h, USUAL_V, bits, 0, index, least_exact)
+        lines.append(f"H={h} B={B}: {choose_recurrence.explain(question)}")
+    return lines
 
 
 def rnn_forward(
@@ -180,25 +205,25 @@ def decode(
     return out
 
 
-_generation = 0  # of plans: each product that may be the least exact has its own
+_least_exact = "FFMA"  # the product that the library allows
 
 
 def _ops(tensor: Tensor) -> Any:
     """The operators for tensors like this one."""
-    _use_current_plans()
+    _allow_products()
     return torch.ops.rnnfast if tensor.is_cuda else torch.ops.rnnfast_emulated
 
 
-def _use_current_plans() -> None:
-    """Have the operators take plans as exact as the settings ask for now."""
-    global _generation
-    generation = precision.EXACTNESS.index(precision.least_exact())
-    if generation != _generation:
+def _allow_products() -> None:
+    """Have the operators take products as exact as torch is set to now."""
+    global _least_exact
+    least_exact = precision.least_exact()
+    if least_exact != _least_exact:
         from rnnfast.backends.cuda import bridge
 
-        bridge.use_plans(generation)
-        _generation = generation
+        bridge.set_least_exact(least_exact)
+        _least_exact = least_exact
 
 
 # torch.compile does so once, while tracing; see dispatch.py.
-_use_current_plans._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_allow_products._dynamo_marked_constant = True  # type: ignore[attr-defined]

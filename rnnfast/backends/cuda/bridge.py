@@ -6,13 +6,14 @@ sizes and gets the variant to run; see csrc/cuda/callbacks.cpp.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rnnfast.backends.cuda import image_cache, nvrtc
+from rnnfast.backends.cuda import image_cache, nvrtc, precision
 
 LIBRARY = Path(__file__).parents[2] / "_C.so"
 
@@ -45,9 +46,9 @@ class Question:
     H: int
     V: int
     dtype_bits: int
-    relu: bool
-    ids: bool
+    cell: int  # its code in csrc/cells/cells.h
     device: int
+    least_exact: str  # of the products that are allowed; see precision.py
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,6 @@ class Plan:
     options: str
     geometry: Geometry
     rows: int  # of the batch per cluster
-    transpose: bool  # the kernel takes W_hh transposed
-
-    def line(self) -> str:
-        g = self.geometry
-        fields = (self.unit, self.kernel, self.options, g.grid, g.cluster, g.block, g.shared_bytes)
-        return "\t".join(map(str, (*fields, self.rows, int(self.transpose))))
 
 
 class DriverError(RuntimeError):
@@ -82,22 +77,24 @@ def sources() -> dict[str, str]:
 
 
 def start(choose: Callable[[Question], Plan | None]) -> None:
-    """Let the library ask: for images here, for variants `choose`. None: no resident variant."""
+    """Let the library ask: for images here, for plans `choose`. None: step by step."""
 
     def image(answer: int, unit: bytes, options: bytes, capability: int) -> None:
-        _answer(answer, lambda: make_image(unit.decode(), options.decode(), capability))
+        with _errors_answered(answer):
+            made = make_image(unit.decode(), options.decode(), capability)
+            _answer(answer, good=True, data=made)
 
     def plan(answer: int, operation: bytes, *rest: int) -> None:
-        B, H, V, dtype_bits, relu, ids, device = rest
-
-        def line() -> bytes:
-            question = Question(
-                operation.decode(), B, H, V, dtype_bits, bool(relu), bool(ids), device
+        B, H, V, dtype_bits, cell, device, product = rest
+        with _errors_answered(answer):
+            least_exact = precision.EXACTNESS[product]
+            chosen = choose(
+                Question(operation.decode(), B, H, V, dtype_bits, cell, device, least_exact)
             )
-            chosen = choose(question)
-            return chosen.line().encode() if chosen else b""
-
-        _answer(answer, line)
+            if chosen is None:
+                _answer(answer, good=True, data=b"")
+            else:
+                _answer_plan(answer, chosen)
 
     _kept[:] = [_IMAGE_CALLBACK(image), _PLAN_CALLBACK(plan)]  # the library has addresses alone
     _library().rnnfast_cuda_install(*_kept)
@@ -120,32 +117,24 @@ def limits(device: int) -> Limits:
     return Limits(*(value.value for value in values))
 
 
-def max_active_clusters(plan: Plan, device: int) -> int:
-    """How many clusters of a plan the device runs at once; compiles and loads its kernel."""
-    g, clusters = plan.geometry, ctypes.c_int()
-    _call(
-        "rnnfast_cuda_max_active_clusters",
-        plan.unit.encode(),
-        plan.kernel.encode(),
-        plan.options.encode(),
-        g.cluster,
-        g.block,
-        g.shared_bytes,
-        device,
-        ctypes.byref(clusters),
-    )
-    return clusters.value
+def resident(plan: Plan, device: int) -> int:
+    """How many clusters of a plan, or blocks where it has none, the device runs at once.
+
+    Compiles and loads its kernel.
+    """
+    g, count = plan.geometry, ctypes.c_int()
+    names = [text.encode() for text in (plan.unit, plan.kernel, plan.options)]
+    sizes = (g.cluster, g.block, g.shared_bytes)
+    _call("rnnfast_cuda_resident", *names, *sizes, device, ctypes.byref(count))
+    return count.value
 
 
-def shape(macros: ctypes.Array[ctypes.c_int], backward: int, facts: object) -> bool:
-    """Fills `facts` with what csrc/cuda/recurrence_shape.h says; False: there is no such shape."""
-    return bool(_library().rnnfast_cuda_shape(macros, backward, facts))
-
-
-def decode_bytes(macros: Sequence[int], H: int, V: int, holds_tables: bool) -> int:
-    """Shared memory of a block of decode.cu, by csrc/cuda/decode_shape.h; -1: no such shape."""
+def needs(
+    unit: str, macros: Sequence[int], H: int, V: int, found: ctypes.Array[ctypes.c_int64]
+) -> bool:
+    """Fills `found` with what csrc/cuda/host/shapes.cpp says; False: there is no such shape."""
     values = (ctypes.c_int * len(macros))(*macros)
-    return int(_library().rnnfast_cuda_decode_bytes(values, H, V, holds_tables))
+    return bool(_library().rnnfast_cuda_needs(unit.encode(), values, H, V, found))
 
 
 def check(device: int) -> None:
@@ -157,9 +146,14 @@ def check(device: int) -> None:
     _call("rnnfast_cuda_check", device)
 
 
-def use_plans(generation: int) -> None:
-    """Let the library ask for its plans anew, or go back to those of an earlier generation."""
-    _library().rnnfast_cuda_use_plans(generation)
+def set_least_exact(product: str) -> None:
+    """Let the library take plans whose products are at least as exact as this one."""
+    _library().rnnfast_cuda_set_least_exact(precision.EXACTNESS.index(product))
+
+
+def forget_plans() -> None:
+    """Let the library ask for its plans anew: the table has changed."""
+    _library().rnnfast_cuda_forget_plans()
 
 
 _IMAGE_CALLBACK = ctypes.CFUNCTYPE(
@@ -175,12 +169,24 @@ _PLAN_CALLBACK = ctypes.CFUNCTYPE(
 _kept: list[object] = []
 
 
-def _answer(answer: int, make: Callable[[], bytes]) -> None:
+@contextlib.contextmanager
+def _errors_answered(answer: int) -> Iterator[None]:
+    """An error inside crosses the C interface as text and is raised on the other side."""
     try:
-        good, data = 1, make()
-    except Exception as error:  # crosses the C interface as text and is raised on the other side
-        good, data = 0, f"{type(error).__name__}: {error}".encode()
+        yield
+    except Exception as error:
+        _answer(answer, good=False, data=f"{type(error).__name__}: {error}".encode())
+
+
+def _answer(answer: int, good: bool, data: bytes) -> None:
     _library().rnnfast_cuda_answer(ctypes.c_void_p(answer), good, data, ctypes.c_size_t(len(data)))
+
+
+def _answer_plan(answer: int, plan: Plan) -> None:
+    g = plan.geometry
+    names = [text.encode() for text in (plan.unit, plan.kernel, plan.options)]
+    sizes = (g.grid, g.cluster, g.block, g.shared_bytes, ctypes.c_int64(plan.rows))
+    _library().rnnfast_cuda_answer_plan(ctypes.c_void_p(answer), *names, *sizes)
 
 
 def _call(name: str, *arguments: object) -> None:
@@ -194,9 +200,8 @@ def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))  # loaded before, by torch
     library.rnnfast_cuda_source_name.restype = ctypes.c_char_p
     library.rnnfast_cuda_source_text.restype = ctypes.c_char_p
-    library.rnnfast_cuda_decode_bytes.restype = ctypes.c_int64
-    library.rnnfast_cuda_decode_bytes.argtypes = [
-        *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int)
+    library.rnnfast_cuda_needs.argtypes = [
+        *(ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
     ]
     for name in ("rnnfast_cuda_source_name", "rnnfast_cuda_source_text"):
         getattr(library, name).argtypes = [ctypes.c_size_t]

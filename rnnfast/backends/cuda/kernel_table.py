@@ -1,22 +1,36 @@
-"""The table of the recurrence's variants, and every kernel that may be launched."""
+"""The table of the kernels' variants, what each of them needs, and all kernels that may run.
+
+A row of kernel_table.json is a unit of csrc/cuda/device/ with its macros (RF_...), where it can
+run, and what a step of it takes. `cycles` were measured on a device of that compute capability;
+`predicted` are those of a prototype of the kernel, which was measured on an H100.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from rnnfast.backends.cuda import bridge, choose_decode, precision
+from rnnfast.backends.cuda import bridge
 
-PRODUCTS = ("FFMA", "TF32", "3xTF32", "16-bit")  # RF_PRODUCT
-WEIGHTS = ("float32", "bfloat16", "float16")  # RF_WEIGHT
+# Of the variants in the table, in the order of the members of the unit's shape.
+MACROS = {
+    "recurrence": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS", "PRODUCT"),
+    "decode": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS"),
+}
+PRODUCTS = ("FFMA", "TF32")  # RF_PRODUCT
+OPERATIONS = ("rnn_forward", "rnn_backward")
+CELLS = (0, 1)  # that the kernels have, by their codes in csrc/cells/cells.h
 
 _REALS = ("-DRF_REAL=float", "-DRF_REAL=double")
-# The other units and all options that csrc/ launches them with.
+# The units without variants, and all options that csrc/ launches them with.
 UNITS = {
-    "streamed": tuple(f"{real} -DRF_RELU={relu}" for real in _REALS for relu in (0, 1)),
+    "streamed": tuple(f"{real} -DRF_CELL={cell}" for real in _REALS for cell in CELLS),
     "row_sums": _REALS,
     "next_id": _REALS,
     "clip_norm": ("",),
@@ -25,81 +39,96 @@ UNITS = {
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A row of the table: the macros of csrc/cuda/recurrence.cu and where they can run."""
+class Cycles:
+    """What a step takes: max(groups * issue, issue + latency), for so many groups of rows."""
 
-    hp: int  # H padded
-    cluster: int
-    warps: int
-    rows: int  # of a group
-    least_capability: int
-    smem_chunks: int = 0
-    stream_chunks: int = 0
-    product: int = 0
-    weight: int = 0
-    # {"90": {"rnn_forward": [issue, latency], ...}}, in cycles
-    cycles: dict[str, dict[str, list[float]]] = field(default_factory=dict, hash=False)
-
-    def macros(self) -> tuple[int, ...]:
-        """In the order of RecurrenceShape."""
-        return (
-            *(self.hp, self.cluster, self.warps, self.rows),
-            *(self.smem_chunks, self.stream_chunks, self.product, self.weight),
-        )
-
-    def options(self, operation: str, relu: bool) -> str:
-        names = ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS", "STREAM_CHUNKS")
-        values = dict(zip((*names, "PRODUCT", "WEIGHT"), self.macros(), strict=True))
-        values |= {"RELU": int(relu), "BACKWARD": int(operation == "rnn_backward")}
-        return " ".join(f"-DRF_{name}={value}" for name, value in values.items())
-
-    def is_allowed(self, least_exact: str) -> bool:
-        """Whether its products are at least as exact as this one."""
-        return PRODUCTS[self.product] in precision.allowed(least_exact)
-
-    def tier(self) -> str:
-        return "S" if self.cluster == 1 else "C"
-
-    def weights_place(self, facts: Facts) -> str:
-        parts = {
-            "registers": facts.register_chunks,
-            "shared memory": self.smem_chunks,
-            "the L2 cache": self.stream_chunks,
-        }
-        used = [f"{count}/{facts.chunks} in {place}" for place, count in parts.items() if count]
-        return used[0].split(" ", 1)[1] if len(used) == 1 else ", ".join(used)
+    source: str  # which measurement this is
+    issue: float
+    latency: float
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What recurrence_shape.h says about a variant."""
+class Needs:
+    """What the launch of a variant takes of a multiprocessor."""
 
     threads: int
-    chunks: int
-    register_chunks: int
-    chunk_columns: int
-    fixed_bytes: int
-    group_bytes: int
+    fixed_bytes: int  # of shared memory
+    group_bytes: int  # ... and for each group of rows; 0: a block has one
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table."""
+
+    unit: str
+    macros: tuple[int, ...]
+    least_capability: int = 80
+    most_capability: int = 999
+    # {"90": {"rnn_forward": [issue, latency], ...}}
+    cycles: dict[str, dict[str, list[float]]] = field(default_factory=dict, hash=False)
+    predicted: dict[str, list[float]] = field(default_factory=dict, hash=False)
+
+    def __getitem__(self, macro: str) -> int:
+        return self.macros[MACROS[self.unit].index(macro)]
+
+    @property
+    def hp(self) -> int:
+        """H padded; 0: any H."""
+        return self["HP"]
+
+    @property
+    def cluster(self) -> int:
+        return self["CLUSTER"]
+
+    @property
+    def product(self) -> str:
+        return PRODUCTS[self["PRODUCT"]]
+
+    def with_rows(self, rows: int) -> Variant:
+        index = MACROS[self.unit].index("ROWS")
+        return replace(self, macros=(*self.macros[:index], rows, *self.macros[index + 1 :]))
+
+    def runs_on(self, capability: int) -> bool:
+        return self.least_capability <= capability <= self.most_capability
+
+    def options(self, **others: int) -> str:
+        """For the compiler: the variant's macros, then those of the call."""
+        macros = dict(zip(MACROS[self.unit], self.macros, strict=True)) | others
+        return " ".join(f"-DRF_{name}={int(value)}" for name, value in macros.items())
+
+    def needs(self, *others: int, H: int = 0, V: int = 0) -> Needs | None:
+        """`others`: of the call, as shapes.cpp lists them. None: there is no such shape."""
+        return _needs(self.unit, (*self.macros, *map(int, others)), H, V)
+
+    def cycles_of(self, operation: str, capability: int) -> Cycles | None:
+        """None: the variant is not for this operation."""
+        if here := self.cycles.get(str(capability), {}).get(operation):
+            return Cycles("measured", *here)
+        if prototype := self.predicted.get(operation):
+            return Cycles("predicted, from a prototype on an H100", *prototype)
+        for other, measured in self.cycles.items():
+            if there := measured.get(operation):
+                source = f"not measured on this device; on one of {int(other) / 10}"
+                return Cycles(source, *there)
+        return None
 
 
 @functools.cache
 def table() -> tuple[Variant, ...]:
-    rows = json.loads((Path(__file__).parent / "recurrence_variants.json").read_text())
-    return tuple(Variant(**row) for row in rows)
+    rows = json.loads((Path(__file__).parent / "kernel_table.json").read_text())
+    return tuple(map(from_row, rows))
 
 
-def padded(H: int) -> int:
-    """H as the kernel stores it."""
-    return next((hp for hp in (32, 64) if hp >= H), -(-H // 128) * 128)
+def from_row(row: dict[str, Any]) -> Variant:
+    """A macro that a row leaves out is 0."""
+    names = MACROS[row["unit"]]
+    others = {name: value for name, value in row.items() if name not in names}
+    return Variant(macros=tuple(row.get(name, 0) for name in names), **others)
 
 
-@functools.cache
-def facts_of(variant: Variant, operation: str) -> Facts | None:
-    """None: recurrence_shape.h has no such shape."""
-    macros = (ctypes.c_int * 8)(*variant.macros())
-    facts = (ctypes.c_int * 6)()
-    backward = int(operation == "rnn_backward")
-    return Facts(*facts) if bridge.shape(macros, backward, facts) else None
+def padded(H: int, unit: str) -> int:
+    """The least H from H on that the table has for a unit; 0: none."""
+    return min((v.hp for v in table() if v.unit == unit and v.hp >= H), default=0)
 
 
 @dataclass(frozen=True)
@@ -120,14 +149,33 @@ def kernels(capability: int) -> list[Kernels]:
     room = _SHARED_BYTES.get(capability // 10, 227 * 1024)
     found = [Kernels(unit, options) for unit, several in UNITS.items() for options in several]
     for variant in table():
-        for operation in ("rnn_forward", "rnn_backward"):
-            facts = facts_of(variant, operation)
-            if facts and variant.least_capability <= capability:
-                shared_bytes = facts.fixed_bytes + facts.group_bytes
-                if shared_bytes > room:
-                    continue
-                for relu in (False, True):
-                    options = variant.options(operation, relu)
-                    found.append(Kernels("recurrence", options, shared_bytes))
-    found += [Kernels("decode", options) for options in choose_decode.options(capability)]
+        if variant.runs_on(capability):
+            of_unit = _OF_UNIT[variant.unit](variant)
+            found += [each for each in of_unit if each.shared_bytes <= room]
     return found
+
+
+def _recurrences(variant: Variant) -> Iterator[Kernels]:
+    for operation in OPERATIONS:
+        backward = operation == "rnn_backward"
+        needs = variant.needs(backward)
+        if needs and variant.cycles_of(operation, 0):
+            for cell in CELLS:
+                options = variant.options(BACKWARD=backward, CELL=cell)
+                yield Kernels(variant.unit, options, needs.fixed_bytes + needs.group_bytes)
+
+
+def _decodes(variant: Variant) -> Iterator[Kernels]:
+    for rows in sorted({1, variant["ROWS"]}):
+        for holds_tables, cell in itertools.product((True, False), CELLS):
+            options = variant.with_rows(rows).options(HOLDS_TABLES=holds_tables, CELL=cell)
+            yield Kernels(variant.unit, options)
+
+
+_OF_UNIT = {"recurrence": _recurrences, "decode": _decodes}
+
+
+@functools.cache
+def _needs(unit: str, macros: tuple[int, ...], H: int, V: int) -> Needs | None:
+    needs = (ctypes.c_int64 * 3)()
+    return Needs(*needs) if bridge.needs(unit, macros, H, V, needs) else None

@@ -1,7 +1,7 @@
 // A twin of the CUDA driver's library: what csrc/cuda/driver.h declares, on the CPU. Its images are
 // shared objects that build.py makes from the device code, its one device is like an H200.
 //
-// It refuses what the real driver refuses: clusters that do not divide the grid, more than 8 blocks
+// It refuses what a real driver refuses: clusters that do not divide the grid, more than 8 blocks
 // per cluster or 48 KB of shared memory without asking, an unknown kernel. Kernels run to their end
 // inside the launch. Needs the emulator's own library loaded before.
 #include "cuda/host/driver.h"
@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -64,12 +65,15 @@ size_t image_size(const void* image) {
 
 CUkern_st* kernel_of(Function function) { return reinterpret_cast<CUkern_st*>(function); }
 
-unsigned cluster_of(const LaunchConfig& c) {
+// 0: the launch has none.
+unsigned cluster_attribute_of(const LaunchConfig& c) {
   for (unsigned i = 0; i < c.num_attributes; ++i) {
     if (c.attributes[i].id == kClusterDimension) return c.attributes[i].value.cluster.x;
   }
-  return 1;
+  return 0;
 }
+
+unsigned cluster_of(const LaunchConfig& c) { return std::max(1u, cluster_attribute_of(c)); }
 
 bool is_cooperative(const LaunchConfig& c) {
   for (unsigned i = 0; i < c.num_attributes; ++i) {
@@ -210,22 +214,27 @@ Result cuLaunchKernelEx(const LaunchConfig* config, Function function, void** pa
   return emulator_launch(kernel.call, parameters[0], &geometry) == 0 ? kSuccess : kLaunchFailed;
 }
 
-// As an H200 with its blocks one to a multiprocessor: some of its groups of multiprocessors are
-// short of a few.
+// As an H100 answered, whose groups of multiprocessors are short of a few: 0 where the launch has
+// no cluster attribute or is not allowed.
 Result cuOccupancyMaxActiveClusters(int* clusters, Function function, const LaunchConfig* config) {
-  if (!is_allowed(*kernel_of(function), *config)) {
-    *clusters = 0;
-    return kSuccess;
-  }
-  switch (cluster_of(*config)) {
+  *clusters = 0;
+  if (!is_allowed(*kernel_of(function), *config)) return kSuccess;
+  switch (cluster_attribute_of(*config)) {
+    case 1:
+      *clusters = 132;
+      break;
+    case 2:
+      *clusters = 66;
+      break;
+    case 4:
+      *clusters = 30;
+      break;
     case 8:
       *clusters = 15;
       break;
     case 16:
       *clusters = 7;
       break;
-    default:
-      *clusters = kDeviceSize / static_cast<int>(cluster_of(*config));
   }
   return kSuccess;
 }

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from support.emulator import build
 
-FFMA, TF32, TF32X3, MMA16 = range(4)  # RF_PRODUCT
-FLOAT32, BFLOAT16, FLOAT16 = range(3)  # RF_WEIGHT
+FFMA, TF32 = range(2)  # RF_PRODUCT
 
 NONE, BAD_ID, BAD_TARGET, TIMEOUT = range(4)  # the error word
 
@@ -27,9 +26,7 @@ class Variant:
     warps: int
     rows: int  # per group
     smem_chunks: int = 0
-    stream_chunks: int = 0
     product: int = FFMA
-    weight: int = FLOAT32
 
     def options(self, backward: bool, relu: bool) -> str:
         values = {
@@ -38,19 +35,15 @@ class Variant:
             "CLUSTER": self.cluster,
             "WARPS": self.warps,
             "ROWS": self.rows,
-            "RELU": int(relu),
+            "CELL": int(relu),
             "PRODUCT": self.product,
-            "WEIGHT": self.weight,
             "SMEM_CHUNKS": self.smem_chunks,
-            "STREAM_CHUNKS": self.stream_chunks,
         }
         return " ".join(f"-DRF_{name}={value}" for name, value in values.items())
 
     def _members(self, backward: bool) -> ctypes.Array[ctypes.c_int]:
-        return (ctypes.c_int * 9)(
-            self.hp, self.cluster, self.warps, self.rows, self.smem_chunks, self.stream_chunks,
-            self.product, self.weight, int(backward),
-        )  # fmt: skip
+        members = (self.hp, self.cluster, self.warps, self.rows, self.smem_chunks, self.product)
+        return (ctypes.c_int * 7)(*members, int(backward))
 
     def is_valid(self) -> bool:
         return bool(build.shapes().shape_is_valid(self._members(False)))
@@ -63,13 +56,7 @@ class Variant:
         name = f"H{self.hp}-cluster{self.cluster}-warps{self.warps}-rows{self.rows}"
         if self.smem_chunks:
             name += f"-smem{self.smem_chunks}"
-        if self.stream_chunks:
-            name += f"-stream{self.stream_chunks}"
-        return (
-            name
-            + ("", "-tf32", "-tf32x3", "-mma")[self.product]
-            + ("", "-bf16", "-fp16")[self.weight]
-        )
+        return name + ("", "-tf32")[self.product]
 
 
 def _fields(spec: str) -> list[tuple[str, type]]:
@@ -155,8 +142,6 @@ class Launch:
         """hs [T, B, H] and h_last [B, H]."""
         T, B = (x if ids is None else ids).shape[:2]
         H = x.shape[-1]
-        if self.variant.stream_chunks:
-            W_hh = W_hh.T.contiguous()
         hs, h_last = self.new(T, B, H), self.new(B, H)
         strides = (0, 0) if ids is None else ids.stride()
         self._run(

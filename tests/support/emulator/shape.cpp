@@ -1,10 +1,10 @@
-// RecurrenceShape for the tests: members in its order, as 9 integers.
+// RecurrenceShape for the tests: members in its order, as 7 integers.
 #include "recurrence_shape.h"
 
 namespace {
 
 rnnfast::cuda::RecurrenceShape shape(const int* m) {
-  return {m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8] != 0};
+  return {m[0], m[1], m[2], m[3], m[4], m[5], m[6] != 0};
 }
 
 }  // namespace
