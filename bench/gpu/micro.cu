@@ -1,6 +1,6 @@
 // What the design of the recurrence rests on, each in a loop of dependent repetitions: clock cycles
 // of all `rounds` go to out[block].
-#include "cuda/device/ptx.cuh"
+#include "ptx.cuh"
 
 using namespace rnnfast::cuda;
 
