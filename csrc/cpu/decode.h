@@ -18,6 +18,7 @@
 #include "math.h"
 #include "panels.h"
 #include "parallel.h"
+#include "tile_sizes.h"
 #include "workspace.h"
 
 namespace rnnfast::RNNFAST_ISA {
@@ -205,7 +206,7 @@ class Decoder {
     if (args_.B == 1) {
       run_vectors<1, kVectorsOfOne>(vectors, task);
     } else {
-      run_tile<kRows>(rows, vectors, task);
+      run_sizes<kRows, kTileVectors>(rows, vectors, task);
     }
   }
 

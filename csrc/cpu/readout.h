@@ -58,27 +58,22 @@ struct OneHots {
   const Real* of(int64_t y) const { return values + width - y; }
 };
 
-// logits for some rows of h and one panel of classes. kPadded: they go to a panel of their own;
-// else to the rows of a matrix.
-template <class Real, bool kPadded>
+// logits for some rows of h and one panel of classes.
+template <class Real>
 struct LogitsTile {
   const Readout<Real>& readout;
   const Real* h;  // the first of the rows
   int64_t h_stride;
-  Panel panel;
-  Real* logits;        // where the first of the rows has the panel's first class
-  int64_t stride = 0;  // of the matrix
+  const Panel& panel;
+  Real* logits;             // where the first of the rows has the panel's first class
+  int64_t stride, columns;  // of the logits, from there on
 
   template <int Rows, int Vectors>
   void run() const {
     Tile<Real, Rows, Vectors> tile;
     tile.each([&](int i, int j, int c) { tile.at[i][j] = load(readout.bias + panel.column + c); });
     tile.multiply(readout.H, h, h_stride, readout.W + readout.H * panel.column);
-    if constexpr (kPadded) {
-      tile.store_rows(logits, tile.kColumns, tile.kColumns);
-    } else {
-      tile.store_rows(logits, stride, panel.columns_left);
-    }
+    tile.store_rows(logits, stride, columns);
   }
 };
 
@@ -137,10 +132,11 @@ class CrossEntropy {
                 int64_t count, Targets targets) const {
     for (int64_t p = 0; p < readout_.panels.count; ++p) {
       const Panel panel(readout_.panels, p);
+      const int64_t width = panel.vectors * kLanes<Real>;
       each_row_block(count, [&](int64_t i, int rows) {
         run_tile(rows, panel.vectors,
-                 LogitsTile<Real, true>{readout_, h + i * h_stride, h_stride, panel,
-                                        logits.at(panel, row + i)});
+                 LogitsTile<Real>{readout_, h + i * h_stride, h_stride, panel,
+                                  logits.at(panel, row + i), width, width});
       });
     }
     int64_t classes[kMostRows];

@@ -84,17 +84,18 @@ class Backward : GradientSums<Real> {
     const ReadoutGradient<Real> readout = readout_.of_state(region);
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
-               BackwardTile<Real, true>{layer_, region, t, row, panel, dense,
-                                        reads_out() ? &readout : nullptr});
+               BackwardTile<Real>{layer_, region, t, row, panel, dense,
+                                  reads_out() ? &readout : nullptr});
     });
   }
 
   void initial_state(int64_t worker) const {
     this->multiply_backward(layer_, args_.W_hh, worker, -1);
     const Region<Real>& region = this->region_of(worker);
+    const DenseGradients<Real> dense{.h0 = args_.grad_h0};
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
-               InitialStateTile<Real>{layer_, region, row, panel, args_.grad_h0});
+               BackwardTile<Real>{layer_, region, -1, row, panel, dense, nullptr});
     });
   }
 

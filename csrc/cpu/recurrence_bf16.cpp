@@ -3,6 +3,7 @@
 // states that come out among it.
 #include "inputs.h"
 #include "isa.h"
+#include "tile_sizes.h"
 #include "work.h"
 
 namespace rnnfast::RNNFAST_ISA {

@@ -99,8 +99,8 @@ class Forward : Recurrence<Real> {
       Real* logits = args_.logits + rows.begin * args_.classes + panel.column;
       each_row_block(rows.end - rows.begin, [&](int64_t i, int count) {
         run_tile(count, panel.vectors,
-                 LogitsTile<Real, false>{readout_, h + i * h_stride, h_stride, panel,
-                                         logits + i * args_.classes, args_.classes});
+                 LogitsTile<Real>{readout_, h + i * h_stride, h_stride, panel,
+                                  logits + i * args_.classes, args_.classes, panel.columns_left});
       });
     }
   }

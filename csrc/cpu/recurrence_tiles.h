@@ -128,17 +128,6 @@ struct Region {
     }
     return blocks;
   }
-  // tile += (some rows of dz_t) W_hh^T, in a panel of the worker's columns
-  template <class TileOfAnySize>
-  RNNFAST_INLINE void add_product(TileOfAnySize& tile, const Layer<Real>& layer, int64_t t,
-                                  int64_t row, const Panel& panel) const {
-    if (product == nullptr) {
-      tile.multiply(layer.H, dz_at(layer, t) + row * layer.stride, layer.stride,
-                    layer.W + layer.H * panel.column);
-    } else if constexpr (TileOfAnySize::kRows == 1) {
-      tile.add_rows(product + panel.column, 0, tile.kColumns);
-    }
-  }
   // The rows that a weight gradient is made of.
   LeftMatrix<Real> all_h(const Layer<Real>& layer) const {
     return h_blocks != nullptr ? LeftMatrix<Real>::in_blocks(h_blocks, (layer.T + 1) * count)
@@ -159,7 +148,7 @@ struct ForwardTile {
   const Layer<Real>& layer;
   const Region<Real>& region;
   int64_t t, row;
-  Panel panel;
+  const Panel& panel;
   Real* hs;  // [T, B, H], or null
 
   template <int Rows, int Vectors>
@@ -203,6 +192,7 @@ struct DenseGradients {
   const Real* hs = nullptr;      // [T, B, H] in, or null
   const Real* h_last = nullptr;  // [B, H] in, or null
   Real* x = nullptr;             // [T, B, H] out: dz itself, or null
+  Real* h0 = nullptr;            // [B, H] out, of step -1
 };
 
 // What reaches h from a readout h W_hq + b_q: dlogits W_hq^T.
@@ -215,15 +205,15 @@ struct ReadoutGradient {
 };
 
 // dz_t = (dh_t + dz_{t+1} W_hh^T) act'(h_{t+1}) for some rows and one panel, where dh_t is what
-// reaches h from outside: grad_hs_t, grad_h_last at the last step, the readout. kDense: there may
-// be arrays of the layer's own; code for them where there are none is 1 % of a step (H = 64).
-template <class Real, bool kDense>
+// reaches h from outside: grad_hs_t, grad_h_last at the last step, the readout. Of step -1, what
+// reaches h0.
+template <class Real>
 struct BackwardTile {
   const Layer<Real>& layer;
   const Region<Real>& region;
   int64_t t, row;
-  Panel panel;
-  DenseGradients<Real> dense;
+  const Panel& panel;
+  const DenseGradients<Real>& dense;
   const ReadoutGradient<Real>* readout;  // or null
 
   template <int Rows, int Vectors>
@@ -231,15 +221,18 @@ struct BackwardTile {
     Tile<Real, Rows, Vectors> tile;
     tile.clear();
     const int64_t batch_row = region.first + row;
-    if (kDense && dense.hs != nullptr) {
+    if (dense.hs != nullptr && t >= 0) {
       tile.add_rows(dense.hs + (t * layer.B + batch_row) * layer.H + panel.column, layer.H,
                     panel.columns_left);
     }
-    if (kDense && dense.h_last != nullptr && t == layer.T - 1) {
+    if (dense.h_last != nullptr && t == layer.T - 1) {
       tile.add_rows(dense.h_last + batch_row * layer.H + panel.column, layer.H, panel.columns_left);
     }
-    if (readout != nullptr) add_readout(tile);
-    if (t < layer.T - 1) region.add_product(tile, layer, t + 1, row, panel);
+    add_products(tile);
+    if (t < 0) {
+      tile.store_rows(dense.h0 + batch_row * layer.H + panel.column, layer.H, panel.columns_left);
+      return;
+    }
     times_derivative(tile);
     tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride,
                     tile.kColumns);
@@ -251,19 +244,42 @@ struct BackwardTile {
     add_to_inputs(tile);
   }
 
-  // More rows of the same product: no pass over [T, B, H] for what the readout sends back.
+  // tile += dlogits_t W_hq^T + dz_{t+1} W_hh^T. What the readout sends back is more rows of the
+  // same product: no pass over [T, B, H], and one multiplication to compile.
   template <class TileOfAnySize>
-  RNNFAST_INLINE void add_readout(TileOfAnySize& tile) const {
-    const Real* W = readout->W + readout->V * panel.column;
-    for (int64_t p = 0; p < readout->panels.count; ++p) {
-      const Panel classes(readout->panels, p);
-      const int64_t width = classes.vectors * kLanes<Real>;
-      const int64_t K = classes.columns_left < width ? classes.columns_left : width;
-      tile.multiply(K,
-                    readout->dlogits + layer.T * region.count * classes.column +
-                        (t * region.count + row) * width,
-                    width, W + classes.column * tile.kColumns);
+  RNNFAST_INLINE void add_products(TileOfAnySize& tile) const {
+    const int64_t of_readout = readout != nullptr ? readout->panels.count : 0;
+    const bool recurs = t < layer.T - 1, is_ready = region.product != nullptr;
+    for (int64_t p = 0; p < of_readout + (recurs && !is_ready ? 1 : 0); ++p) {
+      const Product product =
+          p < of_readout ? product_of_readout(p, tile.kColumns) : product_of_state();
+      tile.multiply(product.K, product.a, product.stride, product.b);
     }
+    if constexpr (TileOfAnySize::kRows == 1) {
+      if (recurs && is_ready) tile.add_rows(region.product + panel.column, 0, tile.kColumns);
+    }
+  }
+
+  // Rows of length K, and a packed panel.
+  struct Product {
+    int64_t K;
+    const Real* a;
+    int64_t stride;
+    const Real* b;
+  };
+
+  RNNFAST_INLINE Product product_of_state() const {
+    return {layer.H, region.dz_at(layer, t + 1) + row * layer.stride, layer.stride,
+            layer.W + layer.H * panel.column};
+  }
+
+  RNNFAST_INLINE Product product_of_readout(int64_t p, int64_t columns) const {
+    const Panel classes(readout->panels, p);
+    const int64_t width = classes.vectors * kLanes<Real>;
+    return {classes.columns_left < width ? classes.columns_left : width,
+            readout->dlogits + layer.T * region.count * classes.column +
+                (t * region.count + row) * width,
+            width, readout->W + readout->V * panel.column + classes.column * columns};
   }
 
   // The derivative of the activation, from its result alone.
@@ -302,7 +318,7 @@ struct BackwardTile {
         store(sum, load(sum) + tile.at[i][j]);
       });
     }
-    if (kDense && dense.x != nullptr) {
+    if (dense.x != nullptr) {
       tile.store_rows(dense.x + (t * layer.B + region.first + row) * layer.H + panel.column,
                       layer.H, panel.columns_left);
     }
@@ -322,25 +338,6 @@ struct BackwardTile {
       store(sums + c, load(sums + c) + load(run + c));
       store(run + c, Vec<Real>{});
     }
-  }
-};
-
-// grad_h0 = dz_0 W_hh^T for some rows and one panel.
-template <class Real>
-struct InitialStateTile {
-  const Layer<Real>& layer;
-  const Region<Real>& region;
-  int64_t row;
-  Panel panel;
-  Real* grad_h0;  // [B, H]
-
-  template <int Rows, int Vectors>
-  void run() const {
-    Tile<Real, Rows, Vectors> tile;
-    tile.clear();
-    region.add_product(tile, layer, 0, row, panel);
-    tile.store_rows(grad_h0 + (region.first + row) * layer.H + panel.column, layer.H,
-                    panel.columns_left);
   }
 };
 

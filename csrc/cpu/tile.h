@@ -40,21 +40,22 @@ struct Tile {
     }
   }
 
-  // at += p[i][j], where only `columns` columns exist from here on.
+  // at += p[i][j], where only `columns` columns exist from here on: the last vector may be cut.
   RNNFAST_INLINE void add_rows(const Real* p, int64_t stride, int64_t columns) {
-    if (columns >= kColumns) {
-      each([&](int i, int j, int c) { at[i][j] += load(p + i * stride + c); });
-    } else {
-      each([&](int i, int j, int c) { at[i][j] += load_first(p + i * stride + c, columns - c); });
-    }
+    const auto add = [&](int i, int j, int c) { at[i][j] += load(p + i * stride + c); };
+    const auto add_cut = [&](int i, int j, int c) {
+      j < Vectors - 1 ? add(i, j, c)
+                      : void(at[i][j] += load_lanes(p + i * stride + c, columns - c));
+    };
+    columns >= kColumns ? each(add) : each(add_cut);
   }
 
   RNNFAST_INLINE void store_rows(Real* p, int64_t stride, int64_t columns) const {
-    if (columns >= kColumns) {
-      each([&](int i, int j, int c) { store(p + i * stride + c, at[i][j]); });
-    } else {
-      each([&](int i, int j, int c) { store_first(p + i * stride + c, columns - c, at[i][j]); });
-    }
+    const auto put = [&](int i, int j, int c) { store(p + i * stride + c, at[i][j]); };
+    const auto put_cut = [&](int i, int j, int c) {
+      j < Vectors - 1 ? put(i, j, c) : store_lanes(p + i * stride + c, columns - c, at[i][j]);
+    };
+    columns >= kColumns ? each(put) : each(put_cut);
   }
 
   // sums[j] += at[0][j] + at[1][j] + ...
@@ -124,22 +125,11 @@ struct Tile {
   }
 };
 
-// Calls task.run<Rows, Vectors>() for a tile size that is known at run time only.
-template <int Rows, int Vectors, class Task>
-RNNFAST_INLINE void run_vectors(int vectors, const Task& task) {
-  if constexpr (Vectors > 1) {
-    if (vectors < Vectors) return run_vectors<Rows, Vectors - 1>(vectors, task);
-  }
-  task.template run<Rows, Vectors>();
-}
-
-template <int Rows = kTileRows, class Task>
-RNNFAST_INLINE void run_tile(int rows, int vectors, const Task& task) {
-  if constexpr (Rows > 1) {
-    if (rows < Rows) return run_tile<Rows - 1>(rows, vectors, task);
-  }
-  run_vectors<Rows, kTileVectors>(vectors, task);
-}
+// Calls task.run<rows, vectors>(). For every task of the recurrence its sizes, up to kTileRows x
+// kTileVectors, are compiled once, in *_tiles.cpp, and not for each kernel that runs it: they are
+// most of what there is to compile.
+template <class Task>
+void run_tile(int rows, int vectors, const Task& task);
 
 // n things in `parts` parts as even as can be. One division for all parts, not two for each: a
 // small tile takes no longer than 20 divisions.

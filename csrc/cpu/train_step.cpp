@@ -279,19 +279,21 @@ class TrainStep : GradientSums<Real> {
   void backward_step(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
     this->multiply_backward(backward_layer_, args_.W_hh, worker, t);
+    const DenseGradients<Real> none;
     const ReadoutGradient<Real> readout = readout_backward_.of_state(region);
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
-               BackwardTile<Real, false>{backward_layer_, region, t, row, panel, {}, &readout});
+               BackwardTile<Real>{backward_layer_, region, t, row, panel, none, &readout});
     });
   }
 
   void initial_state(int64_t worker) const {
     this->multiply_backward(backward_layer_, args_.W_hh, worker, -1);
     const Region<Real>& region = this->region_of(worker);
+    const DenseGradients<Real> dense{.h0 = args_.grad_h0};
     this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
-               InitialStateTile<Real>{backward_layer_, region, row, panel, args_.grad_h0});
+               BackwardTile<Real>{backward_layer_, region, -1, row, panel, dense, nullptr});
     });
   }
 

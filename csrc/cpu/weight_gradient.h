@@ -105,7 +105,7 @@ struct WeightGradient {
 
   struct Block {
     const WeightGradient& self;
-    Panel panel;
+    const Panel& panel;
     int64_t m, k, K;
     bool add;
 
