@@ -1,9 +1,11 @@
-"""The named shapes that benchmarks and tests share, with data and parameters from a fixed seed."""
+"""The shapes that benchmarks and tests share, with data and parameters from a fixed seed."""
 
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,12 @@ GENERATED = 1000  # how many follow it
 OPS = ("train", "forward", "generate")
 PARAMETERS = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")
 
+# Products of H by H that one character takes in a cell, by the cell's name in rnnfast.cells.
+PRODUCTS = {"tanh": 1, "relu": 1}
+# How many times an operation multiplies by each weight matrix: forward, for the gradient of the
+# state, and for the gradient of the weights.
+_PASSES = {"train": 3, "gradients": 3}
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -31,12 +39,23 @@ class Problem:
     params: tuple[Floats, ...]
     batches: tuple[tuple[Ints, Ints], ...]
 
+    @cached_property
+    def grad_hs(self) -> Floats:
+        """A float32 gradient of the hidden states [T,B,H], for the operation "gradients"."""
+        (B, T), H = self.batches[0][0].shape, len(self.params[1])
+        random = np.random.RandomState(1)
+        rows, steps = random.standard_normal((B, H)), random.standard_normal((T, 1, 1))
+        gradient: Floats = (rows * steps / (T * B)).astype(np.float32)
+        return gradient
+
 
 @dataclass(frozen=True)
 class Case:
-    """One shape. `epoch` is the number of minibatches: 8 in the notebook's 10,000 characters.
+    """One shape of the book's model: ids, one recurrent layer, a readout.
 
+    cell: a name of rnnfast.cells. epoch: minibatches; the notebook's 10,000 characters make 8.
     ops: what is measured. Generation runs one sequence, so only `hidden` matters to it.
+    proven: how many generated ids are compared.
     """
 
     name: str
@@ -45,7 +64,9 @@ class Case:
     steps: int = 35
     vocab: int = 28
     epoch: int = 8
+    cell: str = "tanh"
     ops: tuple[str, ...] = OPS
+    proven: int = GENERATED
 
     @property
     def tokens(self) -> int:
@@ -53,37 +74,31 @@ class Case:
         return self.batch * self.steps
 
     def units(self, op: str) -> int:
-        """Characters handled by one call of `op`."""
-        return {"train": self.tokens * self.epoch, "forward": self.tokens, "generate": GENERATED}[
-            op
-        ]
+        """Characters handled by one call of `op`; the clip norm is counted as one."""
+        counts = {"train": self.tokens * self.epoch, "generate": GENERATED, "clip": 1}
+        return counts.get(op, self.tokens)
 
-    def weights(self) -> int:
+    def weights(self, op: str = "train") -> int:
         """Multiply-adds per character: the recurrence and the readout. The input is a gather."""
-        return self.hidden * (self.hidden + self.vocab)
+        readout = 0 if op in ("states", "gradients") else self.vocab
+        return self.hidden * (PRODUCTS[self.cell] * self.hidden + readout)
 
     def flops(self, op: str) -> int:
-        """Floating-point operations of one call of `op` that no implementation can avoid.
-
-        Training multiplies by each weight matrix three times: forward, for the gradient of the
-        state, and for the gradient of the weights.
-        """
-        return 2 * self.weights() * self.units(op) * (3 if op == "train" else 1)
+        """Floating-point operations of one call of `op` that no implementation can avoid."""
+        if op == "clip":
+            return 0
+        return 2 * self.weights(op) * self.units(op) * _PASSES.get(op, 1)
 
     def problem(self, seed: int = 0) -> Problem:
         """The data of this case. The scales give a gradient norm above 1, so that clipping acts."""
         random = np.random.RandomState(seed)  # a stream that numpy promises never to change
         V, H = self.vocab, self.hidden
-
-        def uniform(bound: float, *shape: int) -> Floats:
-            return random.uniform(-bound, bound, size=shape).astype(np.float32)
-
         params = (
-            uniform(1, V, H),
-            uniform(H**-0.5, H, H),
-            uniform(0.1, H),
-            uniform(8 * H**-0.5, H, V),
-            uniform(0.1, V),
+            _uniform(random, 1, V, H),
+            _uniform(random, H**-0.5, H, H),
+            _uniform(random, 0.1, H),
+            _uniform(random, 8 * H**-0.5, H, V),
+            _uniform(random, 0.1, V),
         )
         corpus = random.randint(0, V, size=(self.batch, self.epoch * self.steps + 1)).astype(
             np.int64
@@ -93,6 +108,92 @@ class Case:
             (corpus[:, t : t + self.steps], corpus[:, t + 1 : t + 1 + self.steps]) for t in starts
         )
         return Problem(params, tuple(windows))
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What every layer of a `Stack` is given.
+
+    lengths: int64 [B], all T unless the case is packed. x [T,B,I], h0 [layers * directions,B,H],
+    and gradients of the output [T,B,directions * H] and of the last state, all float32.
+    """
+
+    case: Stack
+    lengths: Ints
+    x: Floats
+    h0: Floats
+    grad_output: Floats
+    grad_h_n: Floats
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One shape of torch.nn.RNN, whose own initialisation from seed 0 gives the parameters.
+
+    packed: the lengths of the sequences are uniform in 1..T, the longest first.
+    """
+
+    name: str
+    hidden: int
+    batch: int = 32
+    steps: int = 35
+    inputs: int = 64
+    layers: int = 1
+    directions: int = 1
+    packed: bool = False
+    cell: str = "tanh"
+    ops: tuple[str, ...] = ("forward", "gradients")
+
+    @cached_property
+    def lengths(self) -> Ints:
+        if not self.packed:
+            return np.full(self.batch, self.steps, np.int64)
+        drawn = np.random.RandomState(0).randint(1, self.steps + 1, self.batch)
+        return np.sort(drawn)[::-1].astype(np.int64)
+
+    def units(self, op: str) -> int:
+        """Vectors of the input: padding is none."""
+        return int(self.lengths.sum())
+
+    def weights(self, op: str = "forward") -> int:
+        """Multiply-adds per vector, in all layers and directions."""
+        first = self.directions * self.hidden * (self.inputs + self.hidden)
+        other = self.directions * self.hidden * (self.directions * self.hidden + self.hidden)
+        return PRODUCTS[self.cell] * (first + (self.layers - 1) * other)
+
+    def flops(self, op: str) -> int:
+        """Floating-point operations of one call of `op` that no implementation can avoid."""
+        return 2 * self.weights(op) * self.units(op) * _PASSES.get(op, 1)
+
+    def problem(self, seed: int = 0) -> Sequences:
+        random = np.random.RandomState(seed)
+        T, B, H = self.steps, self.batch, self.hidden
+        states, width = self.layers * self.directions, self.directions * H
+        lengths = self.lengths
+        inside = (np.arange(T)[:, None] < lengths)[..., None]
+        x = _uniform(random, 1, T, B, self.inputs) * inside
+        h0 = _uniform(random, 1, states, B, H)
+        grad_output = _uniform(random, 1 / (T * B), T, B, width) * inside
+        return Sequences(self, lengths, x, h0, grad_output, _uniform(random, 1 / B, states, B, H))
+
+
+_KINDS = {"Case": Case, "Stack": Stack}
+AnyCase = Case | Stack
+
+
+def to_message(case: AnyCase) -> dict[str, Any]:
+    """The case as a worker is told it."""
+    return {"kind": type(case).__name__, **asdict(case)}
+
+
+def from_message(message: dict[str, Any]) -> AnyCase:
+    fields = {**message, "ops": tuple(message["ops"])}
+    made: AnyCase = _KINDS[fields.pop("kind")](**fields)
+    return made
+
+
+def _uniform(random: np.random.RandomState, bound: float, *shape: int) -> Floats:
+    return random.uniform(-bound, bound, size=shape).astype(np.float32)
 
 
 class CharVocab:
@@ -119,5 +220,6 @@ CASES = {
         Case("N1_H512", 512, batch=1, ops=OPS[:2]),
         Case("N256_H256", 256, batch=256, epoch=4, ops=OPS[:2]),
         Case("T512_H256", 256, steps=512, epoch=2, ops=OPS[:2]),
+        Case("one_step", 4, batch=1, steps=1, vocab=4, ops=("states",)),
     )
 }

@@ -10,79 +10,149 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import time
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import machine, report
-from bench.cases import OPS, Case
-from bench.compiler import CompileError
-from bench.measure import Bench, Plan, YardstickError, busy_neighbours
-from bench.probe import Reading
-from bench.suites import Suite
-from bench.summary import slowdown, summarise
+from bench.cases import AnyCase
+from bench.harness import machine, picture, report, summary
+from bench.harness.compiler import CompileError
+from bench.harness.measure import Bench, Plan, Workers, YardstickError, busy_neighbours
+from bench.harness.protocol import ROOT
+from bench.suites import Prober, Suite
 
 HERE = Path(__file__).resolve().parent
-Prober = Callable[[Case], Reading]
+REHEARSAL = (
+    "REHEARSAL WITHOUT A GPU: every time in here was taken on a CPU with tiny shapes and other "
+    "kernels in the GPU's place. It is no GPU figure and says nothing about one."
+)
+Result = dict[str, Any]
 
 
 def main() -> int:
-    module, rest = _suite()
-    if hasattr(module, "main"):  # it is not a race of peers on cases
-        return int(module.main(rest))
-    suite: Suite = module.SUITE
-    options = _options(suite)
-    plan = Plan(tuple(options.ops), options.rounds, options.budget, options.threads, options.limit)
+    """0 unless one of ours failed: a peer that fails is told and left out."""
+    suite, options = _options()
+    plan = Plan(
+        tuple(options.ops) if options.ops else _ops(suite),
+        options.rounds,
+        options.budget,
+        options.threads,
+        options.limit,
+        suite.device,
+        suite.settle,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / f"{suite.name}{'-rehearsal' if options.dry else ''}.json"
+    result = _header(suite, plan, options)
+    if options.add:
+        result = _continued(result, json.loads(file.read_text()))
+    with file.with_suffix(".log").open("ab" if options.add else "wb") as log:
+        failures = _before(suite, result, options, log)
+        failures += _cases(suite, plan, result, file, options, log)
+        failures += _after(suite, result, file, options, log)
+    _save(file, result)
+    text = report.summary(result)
+    file.with_suffix(".md").write_text(text + "\n")
+    picture.draw(result, file)
+    print(f"\n{text}\n\n{file}")
+    for failure in failures:
+        print(f"bench: error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _cases(
+    suite: Suite,
+    plan: Plan,
+    result: Result,
+    file: Path,
+    options: argparse.Namespace,
+    log: IO[bytes],
+) -> list[str]:
+    """Measure case after case; the file has those that are finished. Returns how ours failed."""
     names = dict.fromkeys([suite.yardstick, *options.peers])
     entries = [entry for entry in suite.entries if entry.name in names]
-    result = _header(suite, plan)
-    probe = _probe(suite, plan.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
-    with Path(options.out, f"{suite.name}.log").open("wb") as log:
-        for name in options.cases:
-            with Bench(suite.cases[name], plan, log) as bench:
-                bench.admit(entries, suite.yardstick)
-                record = _measure(suite, bench, probe, options.busy)
+    probe, failures = _probe(suite, plan.threads), []
+    end = time.monotonic() + (suite.seconds or float("inf"))
+    with Workers(plan, log) as workers:
+        for case in options.cases:
+            if time.monotonic() > end:
+                result["told"][case.name] = f"no time left: {suite.seconds:g} s were"
+                continue
+            bench = Bench(case, plan, workers)
+            bench.admit(entries, suite.yardstick)
+            record = _measure(suite, bench, probe, options.busy)
+            failures += bench.failures
             for runner in bench.runners.values():
                 result["versions"] |= runner.versions
-            result["cases"][name] = record
-            _save(options.out / f"{suite.name}.json", result)
-            print(report.table(name, record), report.machine_line(record), sep="\n\n", end="\n\n")
-        if suite.extras and options.extras:
-            result["extras"] = _extras(suite, plan, log)
-            _save(options.out / f"{suite.name}.json", result)
-            print(report.extras_table(result["extras"]), end="\n\n")
-    report.draw(result, options.out / f"{suite.name}.png")
-    return 0
+            result["cases"][case.name] = record
+            _save(file, result)
+            print(*report.lines(case.name, record), sep="\n", flush=True)
+            if suite.fresh:
+                workers.stop_all()
+    return failures
 
 
-def _measure(suite: Suite, bench: Bench, probe: Prober | None, busy: int) -> dict[str, Any]:
+def _measure(suite: Suite, bench: Bench, probe: Prober | None, busy: int) -> Result:
     quiet = bench.time(bench.plan.ops, probe)
-    record: dict[str, Any] = {
+    record: Result = {
         "shape": asdict(bench.case),
-        "ops": summarise(suite, bench, quiet),
+        "ops": summary.summarise(suite, bench, quiet),
+        "machine": summary.machine(quiet),
         "left_out": bench.left_out,
     }
     if busy and "train" in bench.plan.ops:
         with busy_neighbours(busy):
             beside = bench.time(("train",), probe)
-        record["busy"] = {"neighbours": busy, **slowdown(quiet, beside)}
+        record["busy"] = {"neighbours": busy, **summary.slowdown(quiet, beside)}
     return record
 
 
-def _extras(suite: Suite, plan: Plan, log: IO[bytes]) -> dict[str, Any]:
-    """What fits no case, by a process of its own."""
-    command = [sys.executable, "-m", f"bench.{suite.extras}", str(plan.threads), str(plan.rounds)]
-    done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, stderr=log, check=True)
-    extras: dict[str, Any] = json.loads(done.stdout)
-    return extras
+def _before(suite: Suite, result: Result, options: argparse.Namespace, log: IO[bytes]) -> list[str]:
+    """On a GPU: compile all kernels, and prove them by the tests that need one."""
+    if suite.device != "cuda" or options.quick:
+        return []
+    kernels = [sys.executable, "-m", "rnnfast", "build"]
+    tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
+    return [
+        *_part("kernels", kernels, 60, result, log),
+        *_part("tests", tests, 90, result, log),
+    ]
+
+
+def _after(
+    suite: Suite, result: Result, file: Path, options: argparse.Namespace, log: IO[bytes]
+) -> list[str]:
+    """On a GPU, or at its rehearsal: the table of kernel variants from their own times."""
+    if suite.name != "gpu" or options.quick:
+        return []
+    command = [sys.executable, "-m", "bench.tools.variants"]
+    command += ["--out", str(file.with_name(f"{file.stem}-variants.json"))]
+    return _part("variants", command + ["--dry"] * options.dry, 60, result, log)
+
+
+def _part(name: str, command: list[str], limit: float, result: Result, log: IO[bytes]) -> list[str]:
+    """A process of its own; its last line is told, and that it failed."""
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, timeout=limit
+        )
+        lines, code = done.stdout.splitlines(), done.returncode
+    except subprocess.TimeoutExpired:
+        lines, code = [f"not done in {limit:g} s"], 1
+    log.write("\n".join([*lines, ""]).encode())
+    said = lines[-1] if lines else ""
+    result["told"][name] = said
+    print(f"{name}: {said}", flush=True)
+    return [f"{name}: {said}"] if code else []
 
 
 def _probe(suite: Suite, threads: int) -> Prober | None:
+    if suite.probe is None:
+        return None
     try:
         return suite.probe(threads)
     except CompileError as error:
@@ -90,55 +160,104 @@ def _probe(suite: Suite, threads: int) -> Prober | None:
         return None
 
 
-def _header(suite: Suite, plan: Plan) -> dict[str, Any]:
+def _header(suite: Suite, plan: Plan, options: argparse.Namespace) -> Result:
+    known = {"commit": options.commit, "dirty": None} if options.commit else machine.commit()
     return {
         "suite": suite.name,
+        **({"note": REHEARSAL} if options.dry else {}),
         "date": datetime.date.today().isoformat(),
-        **machine.commit(),
-        "machine": machine.describe(),
+        **known,
+        "machine": machine.describe(suite.device),
         "versions": {"python": platform.python_version()},
+        "yardstick": suite.yardstick,
         **asdict(plan),
+        "told": {},
         "cases": {},
     }
 
 
-def _save(file: Path, result: dict[str, Any]) -> None:
+def _continued(new: Result, old: Result) -> Result:
+    """The result that is there, for more cases. Raises SystemExit where it is of something else."""
+    for key in ("commit", "dirty", "machine"):
+        if old.get(key) != new[key]:
+            raise SystemExit(
+                f"bench: error: --add: the result is of {key} {old.get(key)}, this is {new[key]}"
+            )
+    return {**new, "versions": old["versions"], "told": old["told"], "cases": old["cases"]}
+
+
+def _save(file: Path, result: Result) -> None:
     """Whole or not at all: an interrupted run leaves the cases that it finished."""
     text = json.dumps(result, indent=1)
-    one_line = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers[0].split()), text)
+    flat = re.sub(r"[\[{][^][{}]*[\]}]", lambda inner: " ".join(inner[0].split()), text)
     part = file.with_suffix(".part")
-    part.write_text(one_line + "\n")
+    part.write_text(flat + "\n")
     part.replace(file)
 
 
-def _first_parser() -> argparse.ArgumentParser:
+def _ops(suite: Suite) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(op for case in suite.cases.values() for op in case.ops))
+
+
+def _suite(options: argparse.Namespace) -> Suite:
+    module = importlib.import_module(f"bench.suites.{options.suite}")
+    suite: Suite = module.rehearse() if options.dry else module.SUITE
+    return suite
+
+
+def _options() -> tuple[Suite, argparse.Namespace]:
     suites = sorted(p.stem for p in (HERE / "suites").glob("[!_]*.py"))
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--suite", choices=suites, default="cpu")
-    return first
+    first.add_argument("--dry", action="store_true", help="rehearse the GPU suite on a CPU")
+    known, _ = first.parse_known_args()
+    if known.dry and known.suite != "gpu":
+        first.error("--dry rehearses --suite gpu alone")
+    suite = _suite(known)
+    if suite.device == "cuda" and (reason := _why_no_gpu()):
+        raise SystemExit(f"bench: error: {reason}; --dry rehearses the suite without a GPU")
 
-
-def _suite() -> tuple[ModuleType, list[str]]:
-    """The module of the suite that is asked for, and the other arguments."""
-    known, rest = _first_parser().parse_known_args()
-    return importlib.import_module(f"bench.suites.{known.suite}"), rest
-
-
-def _options(suite: Suite) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, parents=[_first_parser()])
-    cases, peers = list(suite.cases), [entry.name for entry in suite.entries]
+    parser = argparse.ArgumentParser(description=__doc__, parents=[first])
+    peers, ops = [entry.name for entry in suite.entries], _ops(suite)
     add = parser.add_argument
-    add("--cases", nargs="+", choices=cases, default=cases, metavar="CASE", help=" ".join(cases))
+    add(
+        "--only",
+        nargs="+",
+        default=["*"],
+        metavar="CASE",
+        help="patterns: " + " ".join(suite.cases),
+    )
     add("--peers", nargs="+", choices=peers, default=peers, metavar="PEER", help=" ".join(peers))
-    add("--ops", nargs="+", choices=OPS, default=OPS, metavar="OP", help=" ".join(OPS))
-    add("--rounds", type=int, default=7, help="turns of every peer (default %(default)s)")
-    add("--budget", type=float, default=0.3, help="seconds of each turn (default %(default)s)")
+    add("--ops", nargs="+", choices=ops, metavar="OP", help=" ".join(ops))
+    add("--rounds", type=int, default=suite.rounds, help="turns of every peer (%(default)s)")
+    add("--budget", type=float, default=suite.budget, help="seconds of each turn (%(default)s)")
     add("--threads", type=int, default=machine.processors(), help="default: all, %(default)s here")
     add("--limit", type=float, default=600.0, help="seconds until a worker is given up")
     add("--busy", type=int, default=0, metavar="N", help="also time training beside N spinners")
-    add("--extras", action=argparse.BooleanOptionalAction, default=True, help="what fits no case")
+    add("--add", action="store_true", help="keep the other cases of the result that is there")
+    add("--quick", action="store_true", help="the times alone: no tests, no table of variants")
+    add("--commit", help="of this checkout, for a copy of it that git knows nothing of")
     add("--out", type=Path, default=HERE / "results", help="folder of the result")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.cases = _chosen(suite, options.only)
+    return suite, options
+
+
+def _chosen(suite: Suite, patterns: list[str]) -> list[AnyCase]:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in suite.cases):
+            raise SystemExit(f"bench: error: --only {pattern}: no case of {suite.name} is so named")
+    return [
+        case
+        for name, case in suite.cases.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+
+
+def _why_no_gpu() -> str:
+    import torch
+
+    return "" if torch.cuda.is_available() else "torch sees no CUDA device"
 
 
 if __name__ == "__main__":

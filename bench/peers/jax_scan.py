@@ -13,7 +13,7 @@ from jax import lax
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Problem
 
 
-def make(variant: str, problem: Problem, threads: int) -> JaxScan:
+def make(variant: str, problem: Problem, threads: int, device: str) -> JaxScan:
     """XLA sizes its thread pool by the processors that the worker may run on: `threads` of them."""
     return JaxScan(problem, unroll=int(variant))
 

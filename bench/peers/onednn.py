@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import compiler
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Ints, Problem
+from bench.harness import compiler
 
 
-def make(variant: str, problem: Problem, threads: int) -> OneDNN:
+def make(variant: str, problem: Problem, threads: int, device: str) -> OneDNN:
     """The thread pool has the size that the worker's environment and processors give it."""
     return OneDNN(problem)
 

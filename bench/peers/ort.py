@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bench.cases import FIRST, GENERATED, Problem
 
 
-def make(variant: str, problem: Problem, threads: int) -> OnnxRuntime:
+def make(variant: str, problem: Problem, threads: int, device: str) -> OnnxRuntime:
     return OnnxRuntime(problem, threads)
 
 

@@ -1,51 +1,73 @@
-"""rnnfast, at the three levels at which a program can use it."""
+"""rnnfast, at the levels at which a program can use it.
+
+It uses public names alone, so that `tools/compare.py` can measure other commits with it.
+"""
 
 from __future__ import annotations
 
 import math
+import sys
 import warnings
+from collections.abc import Callable
+from functools import cache, cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rnnfast
-from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, CharVocab, Floats, Problem
-from bench.peers.scratch import copy, tensors
+from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, CharVocab, Problem
+from bench.peers.tensors import Result, batches_of, copy, graphed, params_of, with_gradients
 from rnnfast import d2l, functional
-from rnnfast.backends import native
-from rnnfast.book import textbook
+
+try:
+    from rnnfast.book import textbook
+except ImportError:  # up to ea4864a the package had no rooms
+    from rnnfast import textbook
 
 
-def make(variant: str, problem: Problem, threads: int) -> Level:
+def make(variant: str, problem: Problem, threads: int, device: str) -> Level | Functional:
+    """variant: a level, or any of "functional", "graph" and a precision, joined by "+"."""
     torch.set_num_threads(threads)
     warnings.simplefilter("error", rnnfast.FallbackWarning)  # or the reference would be timed
-    return {"step": Step, "loss": Loss, "loop": Loop}[variant](problem)
+    _tell_backend(device)
+    level, *rest = variant.split("+")
+    for precision in set(rest) - {"graph"}:
+        torch.set_float32_matmul_precision(precision)
+    if level == "functional":
+        return Functional(problem, device, graph="graph" in rest)
+    return {"step": Step, "loss": Loss, "loop": Loop}[level](problem, device)
 
 
 def versions() -> dict[str, str]:
-    build = native.load_error() or native.build_info()
-    return {"torch": torch.__version__, "rnnfast": f"{rnnfast.__version__}, {build}"}
+    return {"torch": torch.__version__, "rnnfast": rnnfast.__version__}
+
+
+@cache
+def _tell_backend(device: str) -> None:
+    """For the log, once in a process."""
+    print(rnnfast.explain(device=device), file=sys.stderr)
 
 
 class Level:
-    """What the levels share: a net with the problem's parameters, and its batches."""
+    """What the levels share: a net with the problem's parameters, and its batches on the host."""
 
-    def __init__(self, problem: Problem) -> None:
-        self._batches = [(torch.from_numpy(X), torch.from_numpy(Y)) for X, Y in problem.batches]
-        self._net, self._fixed = _net(problem), _net(problem)
+    def __init__(self, problem: Problem, device: str) -> None:
+        self._device, self._batches = device, batches_of(problem)
+        self._net, self._fixed = _net(problem, device), _net(problem, device)
         self._vocab = CharVocab(len(problem.params[0]))
         self._sgd = torch.optim.SGD(self._net.params, LEARNING_RATE)
 
-    def params(self) -> list[Floats]:
-        return [p.detach().numpy() for p in self._net.params]
+    def params(self) -> list[Tensor]:
+        return list(self._net.params)
 
     def reset(self) -> None:
         copy(self._fixed.params, self._net.params)
 
     def _epoch(self, steps: int, updater: Any) -> float:
+        batches, loss = self._batches[:steps], nn.CrossEntropyLoss()
         perplexity, _ = rnnfast.train_epoch_ch8(
-            self._net, self._batches[:steps], nn.CrossEntropyLoss(), updater, "cpu", False
+            self._net, batches, loss, updater, self._device, False
         )
         return math.log(perplexity)
 
@@ -64,7 +86,20 @@ class Step(Level):
 
     def generate(self) -> str:
         first = self._vocab.idx_to_token[FIRST]
-        return rnnfast.predict_ch8(first, GENERATED, self._fixed, self._vocab, "cpu")[1:]
+        return rnnfast.predict_ch8(first, GENERATED, self._fixed, self._vocab, self._device)[1:]
+
+    @torch.no_grad()
+    def states(self) -> Tensor:
+        W_xh, W_hh, b_h, *_ = self._fixed.params
+        return functional.rnn(self._ids, self._h0, W_xh, W_hh, b_h)[0]
+
+    @cached_property
+    def _ids(self) -> Tensor:
+        return self._batches[0][0].T
+
+    @cached_property
+    def _h0(self) -> Tensor:
+        return self._fixed.begin_state(self._ids.shape[1], self._device)[0]
 
 
 class Loss(Level):
@@ -97,8 +132,103 @@ class Loop(Level):
         )
 
 
-def _net(problem: Problem) -> rnnfast.RNNModelScratch:
+class Functional:
+    """`rnnfast.functional` on tensors of the device; what is captured is so at its first call."""
+
+    def __init__(self, problem: Problem, device: str, graph: bool) -> None:
+        self._problem, self._device, self._graph = problem, device, graph
+        self._leaves = params_of(problem, grad=True, device=device)
+        self._fixed = params_of(problem, grad=False, device=device)
+        self._trained = params_of(problem, grad=False, device=device)
+        self._grads = [torch.empty_like(p) for p in self._trained]
+        self._batches = [
+            (X.T.contiguous(), Y.T.contiguous()) for X, Y in batches_of(problem, device)
+        ]
+        X, Y = self._batches[0]
+        self._X, self._Y = X.clone(), Y.clone()
+        self._h0 = torch.zeros(X.shape[1], len(self._fixed[1]), device=device)
+        self._h, self._loss = self._h0.clone(), torch.zeros((), device=device)
+        self._first = torch.full((1,), FIRST, device=device)
+
+    def states(self) -> Tensor:
+        return self._states()
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        return self._gradients()
+
+    def clip(self) -> tuple[Tensor, ...]:
+        return self._clip()
+
+    def train(self, steps: int) -> float:
+        step = self._step
+        self._h.zero_()
+        self._loss.zero_()
+        for X, Y in self._batches[:steps]:
+            self._X.copy_(X)
+            self._Y.copy_(Y)
+            step()
+        return self._loss.item() / steps
+
+    def params(self) -> list[Tensor]:
+        return self._trained
+
+    def reset(self) -> None:
+        copy(self._fixed, self._trained)
+
+    def generate(self) -> list[int]:
+        h0, params = self._h0[:1], tuple(self._fixed)
+        ids, _ = functional.greedy_decode(self._first, h0, params, GENERATED)
+        chosen: list[int] = ids[:, 0].tolist()
+        return chosen
+
+    @cached_property
+    def _states(self) -> Callable[[], Tensor]:
+        return self._made(lambda: functional.rnn(self._X, self._h0, *self._fixed[:3])[0])
+
+    @cached_property
+    def _gradients(self) -> Callable[[], tuple[Tensor, ...]]:
+        grad_hs = torch.from_numpy(self._problem.grad_hs).to(self._device)
+
+        def call() -> tuple[Tensor, ...]:
+            hs, _ = functional.rnn(self._X, self._h0, *self._leaves[:3])
+            return hs.detach(), *torch.autograd.grad(hs, self._leaves[:3], grad_hs)
+
+        return self._made(call)
+
+    @cached_property
+    def _step(self) -> Callable[[], None]:
+        params = tuple(self._trained)
+
+        def call() -> None:
+            loss = functional.train_step_(
+                self._X, self._Y, params, self._grads, self._h, LEARNING_RATE, CLIP
+            )
+            self._loss.add_(loss)
+
+        made = self._made(call)
+        self.reset()  # capturing has trained
+        return made
+
+    @cached_property
+    def _clip(self) -> Callable[[], tuple[Tensor, ...]]:
+        grads = with_gradients(self._leaves)
+
+        def call() -> tuple[Tensor, ...]:
+            rnnfast.clip_grad_norm_(self._leaves, CLIP)
+            return tuple(grads)
+
+        made = self._made(call)
+        copy(self._leaves, grads)  # capturing has clipped
+        return made
+
+    def _made(self, call: Callable[[], Result]) -> Callable[[], Result]:
+        return graphed(call, self._device) if self._graph else call
+
+
+def _net(problem: Problem, device: str) -> rnnfast.RNNModelScratch:
     V, H = problem.params[0].shape
-    return rnnfast.RNNModelScratch(
-        V, H, "cpu", lambda *_: tensors(problem, grad=True), rnnfast.init_rnn_state, rnnfast.rnn
-    )
+
+    def parameters(*_: object) -> list[Tensor]:
+        return params_of(problem, grad=True, device=device)
+
+    return rnnfast.RNNModelScratch(V, H, device, parameters, rnnfast.init_rnn_state, rnnfast.rnn)

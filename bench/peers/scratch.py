@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Problem
+from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Problem
+from bench.peers.tensors import batches_of, copy, params_of, with_gradients
 from rnnfast.book import textbook
 
 
-def make(variant: str, problem: Problem, threads: int) -> Scratch:
+def make(variant: str, problem: Problem, threads: int, device: str) -> Scratch:
     torch.set_num_threads(threads)
-    return Scratch(problem, {"onehot": textbook.Model, "ids": IndexModel}[variant])
+    return Scratch(problem, {"onehot": textbook.Model, "ids": IndexModel}[variant], device)
 
 
 def versions() -> dict[str, str]:
@@ -34,22 +35,24 @@ class IndexModel(textbook.Model):
 
 
 class Scratch:
-    def __init__(self, problem: Problem, model: type[textbook.Model]) -> None:
-        self._batches = [(torch.from_numpy(X), torch.from_numpy(Y)) for X, Y in problem.batches]
-        self._trained = tensors(problem, grad=True)
-        self._net, self._fixed = model(self._trained), model(tensors(problem, grad=True))
+    def __init__(self, problem: Problem, model: type[textbook.Model], device: str) -> None:
+        self._problem, self._device = problem, device
+        self._batches = batches_of(problem, device)
+        self._trained = params_of(problem, grad=True, device=device)
+        self._net = model(self._trained)
+        self._fixed = model(params_of(problem, grad=True, device=device))
 
     def train(self, steps: int) -> float:
         return textbook.train_epoch(
             self._net,
             self._batches[:steps],
-            self._net.begin_state(len(self._batches[0][0])),
+            self._net.begin_state(len(self._batches[0][0]), self._device),
             lambda: textbook.clip(self._trained, CLIP),
             lambda: textbook.sgd(self._trained, LEARNING_RATE, 1),
         )
 
-    def params(self) -> list[Floats]:
-        return [p.detach().numpy() for p in self._trained]
+    def params(self) -> list[Tensor]:
+        return self._trained
 
     def reset(self) -> None:
         copy(self._fixed.params, self._trained)
@@ -57,21 +60,49 @@ class Scratch:
     @torch.no_grad()
     def forward(self) -> float:
         X, Y = self._batches[0]
-        logits, _ = self._fixed(X, self._fixed.begin_state(len(X)))
+        logits, _ = self._fixed(X, self._fixed.begin_state(len(X), self._device))
         return torch.nn.functional.cross_entropy(logits, Y.T.reshape(-1)).item()
 
     def generate(self) -> list[int]:
-        """With gradients on, as the notebook runs it."""
-        return textbook.predict(FIRST, GENERATED, self._fixed, self._fixed.begin_state(1))
+        """As textbook.predict, on the device, and with gradients on, as the notebook runs it."""
+        ids, state = [FIRST], self._fixed.begin_state(1, self._device)
+        for _ in range(GENERATED):
+            logits, state = self._fixed(torch.tensor([[ids[-1]]], device=self._device), state)
+            ids.append(int(logits.argmax(dim=1).reshape(1)))
+        return ids[1:]
+
+    @torch.no_grad()
+    def states(self) -> Tensor:
+        return self._hidden_states()
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        hs = self._hidden_states()
+        return hs.detach(), *torch.autograd.grad(hs, self._fixed.params[:3], self._grad_hs)
+
+    def clip(self) -> tuple[Tensor, ...]:
+        """After the first call the norm is at its limit, and nothing is scaled any more."""
+        grads = self._clipped
+        textbook.clip(self._fixed.params, CLIP)
+        return tuple(grads)
+
+    @cached_property
+    def _grad_hs(self) -> Tensor:
+        return torch.from_numpy(self._problem.grad_hs).to(self._device)
+
+    @cached_property
+    def _clipped(self) -> list[Tensor]:
+        return with_gradients(self._fixed.params)
+
+    def _hidden_states(self) -> Tensor:
+        W_xh, W_hh, b_h, *_ = self._fixed.params
+        X, _ = self._batches[0]
+        return hidden_states(X, W_xh, W_hh, b_h)
 
 
-def tensors(problem: Problem, grad: bool) -> list[Tensor]:
-    """The problem's parameters as fresh torch tensors."""
-    return [torch.tensor(p, requires_grad=grad) for p in problem.params]
-
-
-@torch.no_grad()
-def copy(sources: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
-    """Overwrite parameters in place."""
-    for source, target in zip(sources, targets, strict=True):
-        target.copy_(source)
+def hidden_states(X: Tensor, W_xh: Tensor, W_hh: Tensor, b_h: Tensor) -> Tensor:
+    """The textbook's loop [T,B,H] over ids [B,T], without the readout."""
+    h, hs = torch.zeros(len(X), len(W_hh), device=X.device), []
+    for x in torch.nn.functional.one_hot(X.T, len(W_xh)).type(W_xh.dtype):
+        h = torch.tanh(torch.mm(x, W_xh) + torch.mm(h, W_hh) + b_h)
+        hs.append(h)
+    return torch.stack(hs)

@@ -1,15 +1,15 @@
-"""torch.nn.RNN with torch's own clipping and SGD, at their fastest settings."""
+"""torch.nn.RNN with torch's own clipping and SGD, at their fastest settings, on the CPU."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Problem
-from bench.peers.scratch import copy
+from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Problem
+from bench.peers.tensors import batches_of, copy, params_of
 
 
-def make(variant: str, problem: Problem, threads: int) -> TorchRNN:
+def make(variant: str, problem: Problem, threads: int, device: str) -> TorchRNN:
     torch.set_num_threads(threads)
     return TorchRNN(problem, fused=variant == "fused")
 
@@ -21,9 +21,9 @@ def versions() -> dict[str, str]:
 class CharRNN(nn.Module):
     """One-hot, nn.RNN, nn.Linear. The layer's second bias is fixed at zero: the model has one."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, device: str = "cpu") -> None:
         super().__init__()
-        W_xh, W_hh, b_h, W_hq, b_q = (torch.from_numpy(p) for p in problem.params)
+        W_xh, W_hh, b_h, W_hq, b_q = params_of(problem, grad=False)
         self.V, self.H = W_xh.shape
         self.rnn, self.readout = nn.RNN(self.V, self.H), nn.Linear(self.H, self.V)
         self.load_state_dict(
@@ -37,21 +37,34 @@ class CharRNN(nn.Module):
             }
         )
         self.rnn.get_parameter("bias_hh_l0").requires_grad_(False)
+        self.to(device)
 
     def forward(self, X: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        one_hot = nn.functional.one_hot(X.T, self.V).float()
-        hs, state = self.rnn(one_hot, state)
+        """ids [B,T] and state [1,B,H] to logits [T * B,V] and the last state."""
+        hs, state = self.rnn(self.one_hot(X), state)
         return self.readout(hs.reshape(-1, self.H)), state
 
+    def one_hot(self, X: Tensor) -> Tensor:
+        return nn.functional.one_hot(X.T, self.V).float()
+
     def begin_state(self, batch: int) -> Tensor:
-        return torch.zeros(1, batch, self.H)
+        return torch.zeros(1, batch, self.H, device=self.readout.weight.device)
+
+    def trained(self) -> list[nn.Parameter]:
+        """In the order of PARAMETERS, each matrix the transpose of the problem's."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+
+def as_problem(params: list[nn.Parameter]) -> list[Tensor]:
+    """Transposed as the problem has them."""
+    return [p.detach().T if p.dim() == 2 else p.detach() for p in params]
 
 
 class TorchRNN:
     def __init__(self, problem: Problem, fused: bool) -> None:
-        self._batches = [(torch.from_numpy(X), torch.from_numpy(Y)) for X, Y in problem.batches]
+        self._batches = batches_of(problem)
         self._net, self._fixed = CharRNN(problem), CharRNN(problem)
-        self._params = [p for p in self._net.parameters() if p.requires_grad]
+        self._params = self._net.trained()
         self._sgd = torch.optim.SGD(
             self._params, LEARNING_RATE, fused=fused, foreach=None if fused else True
         )
@@ -69,9 +82,8 @@ class TorchRNN:
             losses.append(loss.detach())
         return torch.stack(losses).mean().item()
 
-    def params(self) -> list[Floats]:
-        W_xh, W_hh, b_h, W_hq, b_q = (p.detach() for p in self._params)
-        return [p.numpy() for p in (W_xh.T, W_hh.T, b_h, W_hq.T, b_q)]
+    def params(self) -> list[Tensor]:
+        return as_problem(self._params)
 
     def reset(self) -> None:
         copy(self._fixed.parameters(), self._net.parameters())
@@ -81,6 +93,12 @@ class TorchRNN:
         X, Y = self._batches[0]
         logits, _ = self._fixed(X, self._fixed.begin_state(len(X)))
         return nn.functional.cross_entropy(logits, Y.T.reshape(-1)).item()
+
+    @torch.no_grad()
+    def states(self) -> Tensor:
+        X, _ = self._batches[0]
+        hs: Tensor = self._fixed.rnn(self._fixed.one_hot(X), self._fixed.begin_state(len(X)))[0]
+        return hs
 
     @torch.no_grad()
     def generate(self) -> list[int]:

@@ -1,34 +1,31 @@
-"""The CPU suite."""
+"""The book's model on the CPU: training, the loss, generation, against everybody installed."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from bench.cases import CASES, Case
-from bench.probe import Probe, Reading
-from bench.suites import Entry, Suite
+from bench.cases import CASES, AnyCase
+from bench.harness.probe import Probe, Reading
+from bench.suites import Entry, Prober, Suite
 
 _LONG = ("T512_H256",)  # unrolling 512 steps into one graph takes the compiler many minutes
+_BF16 = 0.05  # relative error
 
 
-def _probe(threads: int) -> Callable[[Case], Reading]:
-    probe = Probe(threads)
-    return lambda case: probe.read(_weight_bytes(case))
+def probe(threads: int) -> Prober:
+    made = Probe(threads)
+    return lambda case: made.read(4 * case.weights())
 
 
-def _limit(case: Case, op: str, machine: Reading) -> float:
+def limit(case: AnyCase, op: str, machine: Reading) -> float:
     """All arithmetic at the probed rate; generation must also read every weight at each step."""
     seconds = case.flops(op) / (machine.gflops * 1e9)
     if op == "generate":
-        seconds = max(seconds, case.units(op) * _weight_bytes(case) / (machine.gbytes * 1e9))
+        read = case.units(op) * 4 * case.weights()
+        seconds = max(seconds, read / (machine.gbytes * 1e9))
     return seconds
-
-
-def _weight_bytes(case: Case) -> int:
-    return 4 * case.weights()
 
 
 def _onednn() -> dict[str, str]:
@@ -47,7 +44,7 @@ _ORT = os.environ.get("BENCH_ORT_PYTHON", sys.executable)
 
 SUITE = Suite(
     "cpu",
-    CASES,
+    dict(CASES),
     (
         Entry("scratch", "scratch", "onehot"),
         Entry("scratch_ids", "scratch", "ids"),
@@ -63,8 +60,19 @@ SUITE = Suite(
         Entry("ours_loss", "ours", "loss", ours=True),
         Entry("ours", "ours", "step", ours=True),
         Entry("ours_avx2", "ours", "step", ours=True, environment={"RNNFAST_CPU_ISA": "avx2"}),
+        Entry(
+            "ours_bf16",
+            "ours",
+            "step+medium",
+            ours=True,
+            tolerance=_BF16,
+            ops=("forward", "generate"),
+            skip=("H64", "one_step"),
+        ),
     ),
-    _probe,
-    _limit,
-    extras="cpu_extras",
+    yardstick="scratch",
+    probe=probe,
+    limit=limit,
+    fresh=True,
+    settle=0.05,
 )

@@ -1,0 +1,1 @@
+"""What all suites share: workers, proof before timing, clocks, figures, reports."""

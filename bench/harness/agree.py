@@ -1,0 +1,99 @@
+"""Proof before timing: everyone's first results against float64.
+
+An error may be twice the yardstick's own, plus what float32 loses in sums whose order is free,
+one over all tokens and one over the hidden units: about sqrt(tokens) + sqrt(H) units in the last
+place, and twice that where terms cancel. A wrong term costs thousands.
+torch's clip divides by norm + 1e-6 where the book's divides by the norm; that is allowed, too.
+A peer that multiplies in fewer digits has a tolerance of its own, which its figures name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from bench.cases import PARAMETERS, AnyCase, Case, Floats, Ints
+from bench.harness.protocol import Message
+from bench.harness.truth import BookTruth, truth_of
+
+_EPS = float(np.finfo(np.float32).eps)
+_TORCH_CLIP = 1e-6  # relative, at the norm of 1 or more at which clipping acts
+_NEAR_TIE = 1e-3  # where two logits are closer than this, float32 may choose either
+
+# What was compared, its error, the error that rounding alone may cause, the largest true value.
+Finding = tuple[str, float, float, float]
+
+
+class DisagreementError(Exception):
+    """A peer computes something else."""
+
+
+class Judge:
+    """Holds the truth of one case and the yardstick's errors; the results pass through a folder."""
+
+    def __init__(self, case: AnyCase, folder: Path) -> None:
+        self._case, self._folder, self._truth = case, folder, truth_of(case)
+        tokens = case.batch * case.steps
+        self._sum_error = 2 * _EPS * (tokens**0.5 + case.hidden**0.5)
+        self._allowed: dict[str, float] = {}
+        self._known: dict[str, dict[str, Floats]] = {}
+
+    def admit(
+        self,
+        check: Callable[..., Message],
+        op: str,
+        *,
+        name: str = "peer",
+        tolerance: float = 0.0,
+        yardstick: bool = False,
+    ) -> tuple[dict[str, float], float]:
+        """Errors of the first call of `op`, and the seconds it took, by a worker's `check`.
+
+        The yardstick's errors, which must be asked for first, set the bounds for the rest; an
+        error below `tolerance` times the largest true value passes as well.
+        Raises DisagreementError, and what `check` raises.
+        """
+        stored = self._folder / f"{name}.npz"
+        answer = check(op=op, file=str(stored))
+        with np.load(stored) as file:
+            results = list(file.values())  # in the order in which they were saved
+        findings = self._generated(results[0]) if op == "generate" else self._findings(op, results)
+        for what, error, rounding, largest in findings:
+            if yardstick:
+                self._allowed[f"{op} {what}"] = 2 * error + rounding
+            allowed = max(self._allowed[f"{op} {what}"], tolerance * largest)
+            if not error <= allowed:  # so that NaN is refused
+                raise DisagreementError(f"{op} {what}: error {error:.2g}, allowed {allowed:.2g}")
+        return {what: error for what, error, *_ in findings}, answer["seconds"]
+
+    def _findings(self, op: str, results: list[Floats]) -> list[Finding]:
+        if op not in self._known:
+            self._known[op] = self._truth.of(op)
+        findings = []
+        for (name, true), got in zip(self._known[op].items(), results, strict=True):
+            got, rounding = got.astype(np.float64), self._sum_error
+            largest = float(np.abs(true).max(initial=0))
+            absolute = 0.0
+            if op in ("train", "clip"):
+                rounding += _TORCH_CLIP
+            if op == "train" and name != "loss":
+                assert isinstance(self._truth, BookTruth)
+                before = self._truth.problem.params[PARAMETERS.index(name)]
+                got = before.astype(np.float64) - got
+                # The parameter is rounded once when the step is taken from it.
+                absolute = _EPS * float(np.abs(before).max())
+            error = float(np.abs(got - true).max(initial=0))
+            findings.append((name, error, rounding * largest + absolute, largest))
+        return findings
+
+    def _generated(self, ids: Ints) -> list[Finding]:
+        """How many characters are wrong, up to the first near tie."""
+        assert isinstance(self._case, Case)
+        assert isinstance(self._truth, BookTruth)
+        true = self._truth.generated
+        near = np.flatnonzero(true.leads < _NEAR_TIE)
+        sure = min([*near[:1], self._case.proven])
+        wrong = int((ids[:sure] != true.ids[:sure]).sum())
+        return [("characters", float(wrong), 0.0, 0.0)]

@@ -1,0 +1,160 @@
+"""The pictures of a result, beside its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+_SPEED_OPS = {"train": "training", "generate": "generation"}
+
+
+def draw(result: Result, file: Path) -> None:
+    """NAME.png with everyone in it; for the CPU also speed.png, which has the three of interest."""
+    from matplotlib import use
+
+    use("Agg")
+    if not any(record["ops"] for record in result["cases"].values()):
+        return
+    if result["suite"] == "cpu":
+        _everyone(result, file.with_suffix(".png"))
+        if any("train" in record["ops"] for record in result["cases"].values()):
+            _speed(result, file.with_name("speed.png"))
+    else:
+        _ratios(result, file.with_suffix(".png"))
+
+
+def _speed(result: Result, file: Path) -> None:
+    """Training by shape: the textbook's loop, the best peer, ours, as bars."""
+    from matplotlib import pyplot as plt
+
+    found = {c: r["ops"]["train"] for c, r in result["cases"].items() if "train" in r["ops"]}
+    bars = {
+        "the textbook's loop": ("#c4c8cc", lambda each: result["yardstick"]),
+        "the fastest other way": ("#6f8fb3", lambda each: each["best_peer"]),
+        "rnnfast": ("#d1495b", lambda each: each["ours"]),
+    }
+    figure, axes = plt.subplots(figsize=(9, 0.72 * len(found) + 1.1), layout="constrained")
+    for i, (label, (color, choose)) in enumerate(bars.items()):
+        chosen = [choose(each) for each in found.values()]
+        times = [
+            each["peers"][peer]["times_yardstick"]["median"]
+            for peer, each in zip(chosen, found.values(), strict=True)
+        ]
+        places = [row + 0.28 * (i - 1) for row in range(len(found))]
+        drawn = axes.barh(places, times, 0.26, color=color, label=label)
+        names = [f" {peer}" if i == 1 else "" for peer in chosen]
+        texts = [f"{value:.1f}{name}" for value, name in zip(times, names, strict=True)]
+        axes.bar_label(drawn, texts, padding=4, fontsize=8, color="#333333")
+    shapes = [result["cases"][case]["shape"] for case in found]
+    axes.set_yticks(
+        range(len(found)),
+        [f"{s['hidden']} units, {s['batch']} x {s['steps']}" for s in shapes],
+    )
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel("characters a second in training, times the textbook's loop (longer is faster)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False)
+    machine, threads = result["machine"]["cpu"], result["threads"]
+    axes.set_title(f"{machine}, {threads} threads, {result['date']}", fontsize=9, loc="right")
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def _ratios(result: Result, file: Path) -> None:
+    """A panel per operation: ours over the best peer by hidden units, a line per kind of case."""
+    from matplotlib import pyplot as plt
+
+    ops = dict.fromkeys(op for record in result["cases"].values() for op in record["ops"])
+    figure, panels = plt.subplots(
+        1, len(ops), figsize=(4.6 * len(ops), 5), squeeze=False, sharey=True, layout="constrained"
+    )
+    for op, axes in zip(ops, panels[0], strict=True):
+        points: dict[str, list[tuple[int, float]]] = {}
+        for case, record in result["cases"].items():
+            operation = record["ops"].get(op)
+            if operation and operation["ours"] and operation["best_peer"]:
+                ratio = operation["peers"][operation["ours"]]["times_best_peer"]["median"]
+                kind = case.partition("_")[2] or case
+                points.setdefault(kind, []).append((record["shape"]["hidden"], ratio))
+        for kind, known in points.items():
+            axes.plot(*zip(*sorted(known), strict=True), marker="o", markersize=4, label=kind)
+        axes.axhline(1, color="black", linewidth=1)
+        axes.set(title=op, xlabel="hidden units", xscale="log", yscale="log")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    panels[0, 0].set_ylabel("times as fast as the best peer")
+    machine = result["machine"].get("gpu") or result["machine"]["cpu"]
+    commit = str(result.get("commit"))[:12]
+    figure.suptitle(f"{machine}, commit {commit}, {result['date']}")
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _everyone(result: Result, file: Path) -> None:
+    """Bars per shape, one panel per operation: tokens/s over the yardstick's, and the limit."""
+    from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    operations = [
+        (op, case, operation)
+        for case, record in result["cases"].items()
+        for op, operation in record["ops"].items()
+    ]
+    ops = list(dict.fromkeys(op for op, _, _ in operations))
+    colors = _colors(list(dict.fromkeys(name for *_, each in operations for name in each["peers"])))
+    figure, panels = plt.subplots(
+        len(ops), figsize=(12, 4 * len(ops)), squeeze=False, layout="constrained"
+    )
+    for op, axes in zip(ops, panels[:, 0], strict=True):
+        cases = {case: each for o, case, each in operations if o == op}
+        _panel(axes, op, cases, colors, result["yardstick"])
+    swatches = [Patch(color=color) for color in colors.values()]
+    line = Line2D([], [], color="black", linestyle="--")
+    figure.legend([line, *swatches], ["the machine's limit", *colors], loc="outside right upper")
+    cpu, threads = result["machine"]["cpu"], result["threads"]
+    figure.suptitle(f"{cpu}, threads: {threads}, {result['date']}")
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def _colors(names: list[str]) -> dict[str, Any]:
+    """Shades of grey and blue for the peers, of red for ours."""
+    from matplotlib import colormaps
+
+    ours = [name for name in names if name.startswith("ours")]
+    peers = [name for name in names if name not in ours]
+    return {
+        name: colormaps[scale](0.35 + 0.6 * i / len(group))
+        for scale, group in (("bone_r", peers), ("Reds", ours))
+        for i, name in enumerate(group)
+    }
+
+
+def _panel(axes: Any, op: str, cases: Result, colors: dict[str, Any], yardstick: str) -> None:
+    names = [name for name in colors if any(name in each["peers"] for each in cases.values())]
+    width = 0.85 / len(names)
+    for n, name in enumerate(names):
+        ratios = [each["peers"].get(name, {}).get("times_yardstick") for each in cases.values()]
+        known = [x for x, ratio in enumerate(ratios) if ratio]
+        axes.bar(
+            [x - 0.425 + (n + 0.5) * width for x in known],
+            [ratios[x]["median"] for x in known],
+            width,
+            color=colors[name],
+        )
+    for x, operation in enumerate(cases.values()):
+        if (limit := _limit(operation, yardstick)) is not None:
+            axes.hlines(limit, x - 0.45, x + 0.45, color="black", linestyle="--")
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(cases)), list(cases))
+    axes.set_ylabel("tokens/s, times the yardstick")
+    axes.set_title(op)
+
+
+def _limit(operation: Result, yardstick: str) -> float | None:
+    """Times the yardstick that the machine would allow: its share of the limit, turned over."""
+    share = operation["peers"].get(yardstick, {}).get("percent_of_limit")
+    return 100 / share["median"] if share else None

@@ -1,0 +1,98 @@
+"""From samples to figures: quantiles of the times, of the ratios, and of the share of the limit."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.harness.measure import Bench, Samples, Timed
+from bench.harness.probe import Reading
+from bench.suites import Suite
+
+Record = dict[str, Any]
+QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
+
+
+def summarise(suite: Suite, bench: Bench, timed: Timed) -> Record:
+    """{operation: {"units", "ours": name, "best_peer": name, "peers": {name: figures}}}."""
+    return {
+        op: _operation(suite, bench, op, {name: s for (o, name), s in timed.items() if o == op})
+        for op in bench.plan.ops
+        if any(o == op for o, _ in timed)
+    }
+
+
+def slowdown(quiet: Timed, busy: Timed) -> Record:
+    """How many times longer the median call takes beside busy neighbours: {op: {peer: ...}}."""
+    record: Record = {}
+    for (op, name), samples in busy.items():
+        before = statistics.median(quiet[op, name].seconds)
+        record.setdefault(op, {})[name] = {
+            "times_slower": round(statistics.median(samples.seconds) / before, 3),
+            "seconds": quantiles(samples.seconds),
+        }
+    return record
+
+
+def _operation(suite: Suite, bench: Bench, op: str, samples: dict[str, Samples]) -> Record:
+    medians = {name: statistics.median(s.seconds) for name, s in samples.items()}
+    entries = {name: bench.runners[name].entry for name in samples}
+    exact = [name for name, entry in entries.items() if entry.ours and not entry.tolerance]
+    others = [name for name, entry in entries.items() if not entry.ours]
+    ours = min(exact, key=medians.__getitem__, default=None)
+    best = min(others, key=medians.__getitem__, default=None)
+    peers = {
+        name: {
+            **_figures(suite, bench, op, s),
+            "times_yardstick": _ratio(samples.get(suite.yardstick), s),
+            "times_best_peer": _ratio(samples[best] if best else None, s),
+            "errors": {what: short(e) for what, e in bench.runners[name].errors[op].items()},
+            **({"tolerance": entries[name].tolerance} if entries[name].tolerance else {}),
+            "first_call_s": round(bench.runners[name].first_call[op], 3),
+        }
+        for name, s in samples.items()
+    }
+    return {"units": bench.case.units(op), "ours": ours, "best_peer": best, "peers": peers}
+
+
+def _figures(suite: Suite, bench: Bench, op: str, samples: Samples) -> Record:
+    case = bench.case
+    limits = [
+        suite.limit(case, op, reading) / seconds * 100
+        for seconds, reading in zip(samples.seconds, samples.readings, strict=True)
+        if reading and suite.limit
+    ]
+    return {
+        "seconds": quantiles(samples.seconds),
+        "percent_of_limit": quantiles(limits) if limits else None,
+    }
+
+
+def machine(timed: Timed) -> Record:
+    """What the probes read before every turn of a case, by the name of what they measure."""
+    readings = [reading for samples in timed.values() for reading in samples.readings if reading]
+    columns = {
+        name: [value for reading in readings if (value := getattr(reading, name)) is not None]
+        for name in Reading.__dataclass_fields__
+    }
+    return {name: quantiles(values) for name, values in columns.items() if values}
+
+
+def _ratio(slow: Samples | None, fast: Samples) -> dict[str, float] | None:
+    """Of the same rounds, so that a drift of the machine cancels."""
+    if slow is None:
+        return None
+    return quantiles([a / b for a, b in zip(slow.seconds, fast.seconds, strict=False)])
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    found = np.quantile(values, list(QUANTILES.values()))
+    return {name: short(value) for name, value in zip(QUANTILES, found, strict=True)}
+
+
+def short(value: float) -> float:
+    """To four digits, which is more than any of this is good for."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,107 @@
+"""One peer in a process of its own: `python -m bench.harness.worker MODULE VARIANT THREADS DEVICE`.
+
+A fifth argument comes first on the import path: it decides which checkout's rnnfast is measured.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bench.cases import Case, CharVocab, from_message
+from bench.harness.clock import clock_for
+from bench.harness.protocol import Message, serve
+from bench.peers import Peer
+
+
+class Host:
+    """Holds the peer between requests."""
+
+    def __init__(self, module: str, variant: str, threads: int, device: str) -> None:
+        self._name, self._variant = f"bench.peers.{module}", variant
+        self._threads, self._device = threads, device
+
+    def setup(self, case: Message) -> Message:
+        """Make the peer for a case; says which operations it has."""
+        self._case = from_message(case)
+        module = importlib.import_module(self._name)
+        self._calls: dict[str, Callable[[], Any]] = {}
+        self._peer: Peer = None  # the one of the case before may hold much memory
+        self._peer = module.make(self._variant, self._case.problem(), self._threads, self._device)
+        self._clock = clock_for(self._device)
+        self._calls = {op: self._call(op) for op in self._case.ops if hasattr(self._peer, op)}
+        return {"ops": list(self._calls), "versions": module.versions()}
+
+    def check(self, op: str, file: str) -> Message:
+        """Store the first result of an operation for the runner to compare, as numpy's npz.
+
+        Training stores the loss of its first step and the parameters after it. The seconds include
+        what the first call compiles.
+        """
+        start = time.perf_counter()
+        if op == "train":
+            loss = self._peer.train(1)
+            result = [loss, *self._peer.params()]
+        else:
+            found = self._calls[op]()
+            result = list(found) if isinstance(found, tuple) else [found]
+        arrays = [self._array(value) for value in result]
+        seconds = time.perf_counter() - start
+        np.savez(file, *arrays)
+        return {"seconds": seconds}
+
+    def time(self, op: str, budget: float) -> Message:
+        """The seconds of one call, from a turn of about `budget` seconds."""
+        gc.collect()
+        return {"seconds": self._clock.seconds(self._calls[op], lambda: self.prepare(op), budget)}
+
+    def prepare(self, op: str) -> None:
+        """Every epoch starts from the same parameters.
+
+        Otherwise a net that has learnt the text by heart is timed: its gradients are denormal
+        numbers, which made 100 epochs of N1_H512 end 2.5 times slower than they began.
+        """
+        if op == "train":
+            self._peer.reset()
+
+    def call(self, op: str) -> Callable[[], Any]:
+        """The operation as it is timed; training runs over a whole epoch."""
+        return self._calls[op]
+
+    def _array(self, value: Any) -> Any:
+        """Of a number, a list of ids, a text, or a tensor."""
+        if isinstance(value, str):
+            assert isinstance(self._case, Case)
+            vocab = CharVocab(self._case.vocab)
+            value = [vocab[character] for character in value]
+        if hasattr(value, "detach"):
+            value = value.detach().cpu().numpy()
+        return np.asarray(value)
+
+    def _call(self, op: str) -> Callable[[], Any]:
+        method: Callable[..., Any] = getattr(self._peer, op)
+        if op == "train":
+            assert isinstance(self._case, Case)
+            epoch = self._case.epoch
+            return lambda: method(epoch)
+        return method
+
+
+def main() -> None:
+    module, variant, threads, device, *paths = sys.argv[1:]
+    sys.path[:0] = paths
+    if device == "cpu" and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
+    host = Host(module, variant, int(threads), device)
+    serve({"setup": host.setup, "check": host.check, "time": host.time})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""torch.nn.RNN and rnnfast.nn.RNN as whole stacks: layers, directions, packed sequences."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from bench.cases import Sequences
+
+
+def make(variant: str, problem: Sequences, threads: int, device: str) -> Layers:
+    """variant: "torch", "compile" or "ours"."""
+    torch.set_num_threads(threads)
+    if variant == "ours":
+        import rnnfast.nn
+
+        import rnnfast
+
+        warnings.simplefilter("error", rnnfast.FallbackWarning)
+        ours = _stack(problem, rnnfast.nn.RNN)
+        ours.load_state_dict(_stack(problem, nn.RNN).state_dict())
+        return Layers(ours, problem, device)
+    rnn = _stack(problem, nn.RNN)
+    layers = Layers(rnn, problem, device)
+    if variant == "compile":
+        layers.call = torch.compile(rnn)
+    return layers
+
+
+def versions() -> dict[str, str]:
+    return {"torch": torch.__version__}
+
+
+def in_float64(problem: Sequences) -> Layers:
+    """torch's layers, as the truth."""
+    return Layers(_stack(problem, nn.RNN).double(), problem, "cpu")
+
+
+class Layers:
+    """names: of what `gradients` returns; `forward` returns the first two."""
+
+    def __init__(self, rnn: nn.RNN, problem: Sequences, device: str) -> None:
+        rnn.to(device)
+        self.call: Any = rnn
+        self.names = ["output", "h_n", "grad x", "grad h_0"]
+        self.names += [f"grad {name}" for name, _ in rnn.named_parameters()]
+        dtype = next(rnn.parameters()).dtype
+
+        def tensor(array: Any) -> Tensor:
+            return torch.from_numpy(array).to(device, dtype)
+
+        x, lengths = tensor(problem.x), torch.from_numpy(problem.lengths)
+        grad_output = tensor(problem.grad_output)
+        self._sizes = None
+        if problem.case.packed:
+            packed = pack_padded_sequence(x, lengths)
+            x, self._sizes = packed.data, packed.batch_sizes
+            grad_output = pack_padded_sequence(grad_output, lengths).data
+        self._x, self._h0 = x.requires_grad_(), tensor(problem.h0).requires_grad_()
+        self._leaves = [self._x, self._h0, *rnn.parameters()]
+        self._grads = [grad_output, tensor(problem.grad_h_n)]
+
+    @torch.no_grad()
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self._run()
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        results = self._run()
+        grads = torch.autograd.grad(results, self._leaves, self._grads)
+        return *(result.detach() for result in results), *grads
+
+    def _run(self) -> tuple[Tensor, Tensor]:
+        """Of packed sequences the rows without padding."""
+        if self._sizes is None:
+            output, h_n = self.call(self._x, self._h0)
+            return output, h_n
+        output, h_n = self.call(PackedSequence(self._x, self._sizes), self._h0)
+        return output.data, h_n
+
+
+def _stack(problem: Sequences, module: type[nn.RNN]) -> nn.RNN:
+    case = problem.case
+    torch.manual_seed(0)
+    return module(
+        case.inputs,
+        case.hidden,
+        case.layers,
+        nonlinearity=case.cell,
+        bidirectional=case.directions == 2,
+    )

@@ -1,0 +1,50 @@
+"""rnnfast.nn.RNN against torch.nn.RNN, as it is and compiled: stacks, directions, packed lengths.
+
+A name says what differs from one layer of one direction over sequences of 35 steps: L2 two layers,
+bi both directions, packed lengths uniform in 1..35.
+"""
+
+from __future__ import annotations
+
+from bench.cases import AnyCase, Stack
+from bench.suites import Entry, Suite
+from bench.suites.cpu import limit, probe
+
+_HIDDENS, _BATCHES = (64, 256, 1024), (1, 32, 256)
+_LARGEST = 256 * 512  # batch times hidden units of a stack: beyond, a call takes seconds
+
+
+def _cases() -> list[AnyCase]:
+    found: list[AnyCase] = [
+        Stack("overhead", 4, batch=1, steps=1, inputs=4),
+        *(Stack(f"H{H}_N32", H) for H in (128, 512)),
+    ]
+    for B in _BATCHES:
+        for H in _HIDDENS:
+            for layers, directions, packed in (
+                *((1, 1, False), (1, 1, True), (1, 2, False), (1, 2, True)),
+                *((2, 1, False), (2, 1, True), (2, 2, False), (2, 2, True)),
+            ):
+                if B * H > _LARGEST and layers * directions > 1:
+                    continue
+                parts = [f"H{H}", f"N{B}", *["L2"] * (layers == 2), *["bi"] * (directions == 2)]
+                name = "_".join([*parts, *["packed"] * packed])
+                found.append(Stack(name, H, B, layers=layers, directions=directions, packed=packed))
+    return found
+
+
+SUITE = Suite(
+    "nn",
+    {case.name: case for case in _cases()},
+    (
+        Entry("torch", "layers", "torch"),
+        Entry("compile", "layers", "compile"),
+        Entry("ours", "layers", "ours", ours=True),
+    ),
+    yardstick="torch",
+    probe=probe,
+    limit=limit,
+    settle=0.02,
+    rounds=5,
+    budget=0.1,
+)
