@@ -7,99 +7,90 @@ torch can differentiate, takes over.
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnnfast import dispatch
-from rnnfast.backends import reference
+from rnnfast.backends import Gradients, Needs, Params, Recurrence
+from rnnfast.backends.reference import reference
+
+_OPTIONS = len(Recurrence._fields) - 6  # fields of Recurrence after h0
 
 
 class RNN(torch.autograd.Function):
     """The recurrence over a backend that torch cannot differentiate by itself."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        ids: Tensor | None,
-        W_hh: Tensor,
-        b_h: Tensor | None,
-        h0: Tensor,
-        relu: bool,
-        backend: ModuleType,
-    ) -> tuple[Tensor, Tensor]:
-        hs, h_last = backend.rnn_forward(x, ids, W_hh, b_h, h0, relu)
-        ctx.save_for_backward(hs, ids, W_hh, h0)
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        *fields, backend = args
+        r = Recurrence(*fields)
+        hs, h_last, saved = backend.rnn_forward(r, True)
+        ctx.save_for_backward(hs, saved, r.ids, r.W_hh, r.h0)
         ctx.set_materialize_grads(False)
-        ctx.V, ctx.relu, ctx.backend = x.shape[0], relu, backend
+        ctx.cell, ctx.options, ctx.V, ctx.backend = r.cell, r[6:], r.x.shape[0], backend
         return hs, h_last
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hs, ids, W_hh, h0 = ctx.saved_tensors
-        backend = ctx.backend
-        if _is_differentiated():
-            backend = reference
-        need_x, _, need_W_hh, need_b_h, need_h0, _, _ = ctx.needs_input_grad
-        grad_x, grad_W_hh, grad_b_h, grad_h0 = backend.rnn_backward(
-            *grads, hs, ids, ctx.V, W_hh, h0, ctx.relu, need_W_hh, need_b_h, need_h0
-        )
-        return (
-            grad_x if need_x else None,
-            None,
-            grad_W_hh if need_W_hh else None,
-            grad_b_h if need_b_h else None,
-            grad_h0 if need_h0 else None,
-            None,
-            None,
-        )
+    def backward(
+        ctx: Any, grad_hs: Tensor | None, grad_h_last: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        hs, saved, ids, W_hh, h0 = ctx.saved_tensors
+        backend = reference if _is_differentiated() else ctx.backend
+        r = Recurrence(ctx.cell, hs, ids, W_hh, None, h0, *ctx.options)
+        needed = ctx.needs_input_grad
+        needs = Needs(*needed[3:6])
+        made = backend.rnn_backward(r, ctx.V, hs, saved, grad_hs, grad_h_last, needs)
+        return None, *_wanted(made, needed), *[None] * (_OPTIONS + 1)
 
 
 class RNNLogits(torch.autograd.Function):
     """The recurrence with its readout. hs is a result, so that it can be differentiated again."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        ids: Tensor | None,
-        W_hh: Tensor,
-        b_h: Tensor | None,
-        W_hq: Tensor,
-        b_q: Tensor,
-        h0: Tensor,
-        relu: bool,
-        backend: ModuleType,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        logits, h_last, hs = backend.rnn_logits(x, ids, W_hh, b_h, W_hq, b_q, h0, relu)
-        ctx.save_for_backward(hs, ids, W_hh, W_hq, h0)
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *fields, W_hq, b_q, backend = args
+        r = Recurrence(*fields)
+        logits, h_last, hs = backend.rnn_logits(r, W_hq, b_q, True)
+        ctx.save_for_backward(hs, r.ids, r.W_hh, W_hq, r.h0)
         ctx.set_materialize_grads(False)
-        ctx.V, ctx.relu, ctx.backend = x.shape[0], relu, backend
+        ctx.cell, ctx.V, ctx.backend = r.cell, r.x.shape[0], backend
         return logits, h_last, hs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hs, ids, W_hh, W_hq, h0 = ctx.saved_tensors
-        backend = ctx.backend
-        if _is_differentiated():
-            backend = reference
+        backend = reference if _is_differentiated() else ctx.backend
         grad_logits, grad_h_last, grad_hs = grads
+        r = Recurrence(ctx.cell, hs, ids, W_hh, None, h0)
         needed = ctx.needs_input_grad
-        needs = (ctx.relu, needed[2], needed[3], needed[6])
+        needs = Needs(*needed[3:6])
         if grad_logits is None:
-            made = backend.rnn_backward(grad_hs, grad_h_last, hs, ids, ctx.V, W_hh, h0, *needs)
+            made = backend.rnn_backward(r, ctx.V, hs, None, grad_hs, grad_h_last, needs)
             grad_W_hq = grad_b_q = None
         else:
-            *made, grad_W_hq, grad_b_q = backend.rnn_logits_backward(
-                *grads, hs, ids, ctx.V, W_hh, W_hq, h0, *needs
+            made, grad_W_hq, grad_b_q = backend.rnn_logits_backward(
+                r, ctx.V, hs, W_hq, grad_logits, grad_hs, grad_h_last, needs
             )
-        grad_x, grad_W_hh, grad_b_h, grad_h0 = made
-        kept = (grad_x, None, grad_W_hh, grad_b_h, grad_W_hq, grad_b_q, grad_h0)
-        wanted = (grad if need else None for grad, need in zip(kept, needed[:7], strict=True))
-        return (*wanted, None, None)
+        return (
+            *(None, *_wanted(made, needed), *[None] * _OPTIONS),
+            grad_W_hq if needed[-3] else None,
+            grad_b_q if needed[-2] else None,
+            None,
+        )
+
+
+def _wanted(made: Gradients, needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """The gradients of x, ids, W_hh, b_h and h0, fields 1 to 5 of a call."""
+    _, x, _, W_hh, b_h, h0, *_ = needed
+    return (
+        made.x if x else None,
+        None,
+        made.W_hh if W_hh else None,
+        made.b_h if b_h else None,
+        made.h0 if h0 else None,
+    )
 
 
 class RNNCrossEntropy(torch.autograd.Function):
@@ -107,13 +98,13 @@ class RNNCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        *inputs, relu, backend = args  # ids, targets, the five parameters, h0
+        ids, targets, *params, h0, cell, backend = args
         loss, h_last, *grads = backend.rnn_cross_entropy(
-            *inputs, relu, True, ctx.needs_input_grad[7]
+            ids, targets, Params(*params), h0, cell, True, ctx.needs_input_grad[7]
         )
-        ctx.save_for_backward(*inputs)
+        ctx.save_for_backward(ids, targets, *params, h0)
         # not among the saved tensors: autograd then takes them as .grad without a copy
-        ctx.grads, ctx.relu, ctx.backend = grads, relu, backend
+        ctx.grads, ctx.cell, ctx.backend = grads, cell, backend
         ctx.mark_non_differentiable(h_last)
         return loss, h_last
 
@@ -121,11 +112,14 @@ class RNNCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         inputs, scale, needed = ctx.saved_tensors, grad_outputs[0], ctx.needs_input_grad[2:8]
         if _is_differentiated():
-            grads = _differentiable_grads(inputs, ctx.relu, needed)
+            grads = _differentiable_grads(inputs, ctx.cell, needed)
         elif ctx.grads is not None:
             grads, ctx.grads = ctx.grads, None
         else:  # a second pass over a retained graph
-            _, _, *grads = ctx.backend.rnn_cross_entropy(*inputs, ctx.relu, True, needed[-1])
+            ids, targets, *params, h0 = inputs
+            _, _, *grads = ctx.backend.rnn_cross_entropy(
+                ids, targets, Params(*params), h0, ctx.cell, True, needed[-1]
+            )
         if torch.compiler.is_compiling() or scale.device.type != "cpu" or scale != 1:
             grads = [grad * scale for grad in grads]
         kept = (grad if need else None for grad, need in zip(grads, needed, strict=True))
@@ -133,12 +127,10 @@ class RNNCrossEntropy(torch.autograd.Function):
 
 
 def _differentiable_grads(
-    inputs: tuple[Tensor, ...], relu: bool, needed: tuple[bool, ...]
+    inputs: tuple[Tensor, ...], cell: str, needed: tuple[bool, ...]
 ) -> list[Tensor]:
-    ids, targets, W_xh, W_hh, b_h, W_hq, b_q, h0 = inputs
-    loss, *_ = reference.rnn_cross_entropy(
-        ids, targets, W_xh, W_hh, b_h, W_hq, b_q, h0, relu, False, False
-    )
+    ids, targets, *params, h0 = inputs
+    loss, *_ = reference.rnn_cross_entropy(ids, targets, Params(*params), h0, cell, False, False)
     wanted = [tensor for tensor, need in zip(inputs[2:], needed, strict=True) if need]
     grads = iter(torch.autograd.grad(loss, wanted, create_graph=True))
     return [next(grads) if need else loss for need in needed]

@@ -51,7 +51,7 @@ from rnnfast.book.translation import (
     tokenize_nmt,
     truncate_pad,
 )
-from rnnfast.training.levels import sgd
+from rnnfast.optim import sgd
 
 __all__ = [
     "DATA_HUB",

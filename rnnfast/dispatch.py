@@ -1,7 +1,7 @@
 """Which backend runs, and why not the others.
 
-A backend is one row of `_BACKENDS`: a module with the functions of `backends/__init__.py` and a
-test `why_not` that lists what keeps it from serving a call. The first row without a reason runs.
+A backend's `why_not` lists what keeps it from serving a call. The first one that is made for the
+call's device and has no reason runs; else the reference does.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import functools
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rnnfast.backends import cuda, native, reference, triton
+from rnnfast.backends import Backend, Call, library
+from rnnfast.backends.compiled import native
+from rnnfast.backends.cuda import cuda
+from rnnfast.backends.reference import reference
+from rnnfast.backends.triton import triton
 
 
 class FallbackWarning(UserWarning):
@@ -33,15 +36,6 @@ class BackendError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Call:
-    """What the choice of a backend depends on."""
-
-    device: str
-    dtype: torch.dtype
-    transform: str = ""  # torch.func transform or forward-mode AD around the call, if any
-
-
-@dataclass(frozen=True)
 class Explanation:
     """The answer of `explain`: the backend that runs, and what keeps each other one from it."""
 
@@ -49,7 +43,7 @@ class Explanation:
     forced_by: str
     call: Call
     reasons: dict[str, list[str]]
-    training: str  # how the last epoch was trained and why not faster; "" before the first
+    training: str = ""  # how the last epoch was trained and why not faster; "" before the first
     variants: tuple[str, ...] = ()  # of the backend's kernels, and why they were chosen
 
     def __str__(self) -> str:
@@ -68,73 +62,12 @@ class Explanation:
         return "\n".join(lines)
 
 
-def _why_not_kernels(
-    call: Call,
-    device: str,
-    stands_in: bool,
-    dtypes: tuple[torch.dtype, ...],
-    load: Callable[[], str],
-) -> list[str]:
-    """What compiled kernels cannot serve. stands_in: they are emulated on CPU tensors."""
-    reasons = []
-    if call.device != device and not (call.device == "cpu" and stands_in):
-        reasons.append(f"the tensors are on {call.device}, not on {device}")
-    if call.dtype not in dtypes:
-        *first, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
-        reasons.append(f"the dtype is {call.dtype}, not {', '.join(first)} or {last}")
-    if call.transform:
-        reasons.append(f"the call is inside {call.transform}")
-    if not reasons and (error := load()):
-        reasons.append(error)
-    return reasons
-
-
-_WIDE = (torch.float32, torch.float64)
-
-
-def _why_not_cuda(call: Call) -> list[str]:
-    # the emulator of the tests serves CPU tensors: where forced, never by choice
-    def load() -> str:
-        return native.load_error() or cuda.load_error()
-
-    return _why_not_kernels(call, "cuda", cuda.is_emulated(), _WIDE, load)
-
-
-def _why_not_triton(call: Call) -> list[str]:
-    # in its interpreter Triton serves CPU tensors, slowly: where forced, never by choice
-    return _why_not_kernels(call, "cuda", triton.is_interpreted(), triton.DTYPES, triton.load_error)
-
-
-def _why_not_native(call: Call) -> list[str]:
-    return _why_not_kernels(call, "cpu", False, _WIDE, native.load_error)
-
-
-def _why_not_reference(call: Call) -> list[str]:
-    if not call.dtype.is_floating_point:
-        return [f"the dtype is {call.dtype}, not a floating point one"]
-    return []
-
-
-@dataclass(frozen=True)
-class _Backend:
-    module: ModuleType
-    why_not: Callable[[Call], list[str]]
-
-
 # in the order of preference
-_BACKENDS: dict[str, _Backend] = {
-    "cuda": _Backend(cuda, _why_not_cuda),
-    "triton": _Backend(triton, _why_not_triton),
-    "native": _Backend(native, _why_not_native),
-    "reference": _Backend(reference, _why_not_reference),
-}
-# The backends that a user of a device expects to be fast: warn when none of them can serve.
-_FAST = {"cpu": ("native",), "cuda": ("cuda", "triton")}
+_BACKENDS: dict[str, Backend] = {each.name: each for each in (cuda, triton, native, reference)}
 
 _forced: ContextVar[str] = ContextVar("rnnfast_backend", default="")
 _from_environment = os.environ.get("RNNFAST_BACKEND", "")
 _warned: set[str] = set()
-_training = ""
 
 
 @contextlib.contextmanager
@@ -154,13 +87,18 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-def backend_for(tensor: Tensor) -> ModuleType:
-    """The backend module that serves calls on tensors like this one; warns of a fallback once."""
-    return _BACKENDS[_current_choice(tensor.device, tensor.dtype)].module
+def backend_for(tensor: Tensor, features: tuple[str, ...] = ()) -> Backend:
+    """The backend that serves calls on tensors like this one; warns of a fallback once.
+
+    features: the optional fields of `Recurrence` that the call has.
+    """
+    return _BACKENDS[_current_choice(tensor.device, tensor.dtype, features)]
 
 
-def _current_choice(device: torch.device, dtype: torch.dtype) -> str:
-    return choose(_forced.get(), device, dtype, active_transform())
+def _current_choice(
+    device: torch.device, dtype: torch.dtype, features: tuple[str, ...] = ()
+) -> str:
+    return choose(_forced.get(), device, dtype, active_transform(), features)
 
 
 # torch.compile runs the choice once, while tracing, and keeps the result. The mark is the one that
@@ -169,18 +107,30 @@ _current_choice._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
-def choose(forced: str, device: torch.device, dtype: torch.dtype, transform: str) -> str:
+def choose(
+    forced: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    transform: str,
+    features: tuple[str, ...] = (),
+) -> str:
     """The name of the backend for a call. Cached: a call costs one look-up after the first.
 
     By the device as it is: the name of its kind alone takes torch 0.6 us to say.
     """
-    kind = device.type
-    explanation = _explain(forced, Call(kind, dtype, transform))
-    if not explanation.forced_by and explanation.backend not in _FAST.get(kind, ("reference",)):
-        for name in _FAST[kind]:
+    call = Call(device.type, dtype, transform, features)
+    explanation = _explain(forced, call)
+    fast = _made_for(call.device)
+    if fast and not explanation.forced_by and explanation.backend not in fast:
+        for name in fast:
             for reason in explanation.reasons[name]:
-                warn_fallback(f"{name} cannot serve {dtype} on {kind}: {reason}")
+                warn_fallback(f"{name} cannot serve {dtype} on {call.device}: {reason}")
     return explanation.backend
+
+
+def _made_for(device: str) -> list[str]:
+    """The backends that a user of a device expects to be fast."""
+    return [name for name, backend in _BACKENDS.items() if backend.device == device]
 
 
 def explain(
@@ -196,18 +146,21 @@ def explain(
         device, dtype = tensor.device, tensor.dtype
     call = Call(torch.device(device).type, dtype, active_transform())
     explanation = _explain(_forced.get(), call)
-    if explanation.backend in ("cuda", "triton"):
-        module = _BACKENDS[explanation.backend].module
-        variants = module.explain(torch.device(device), dtype, _hidden_units(example))
-        explanation = dataclasses.replace(explanation, variants=tuple(variants))
-    return explanation
+    backend, H = _BACKENDS[explanation.backend], _hidden_units(example)
+    from rnnfast.training import levels  # stands above this module
+
+    return dataclasses.replace(
+        explanation,
+        variants=tuple(backend.variants(torch.device(device), dtype, H)),
+        training=levels.last_choice(),
+    )
 
 
 def info() -> str:
     """What this installation can do: versions, the native build, and the backend per device."""
     import rnnfast
 
-    loaded = native.load_error() or native.build_info()
+    loaded = library.load_error() or library.build_info()
     lines = [
         f"rnnfast {rnnfast.__version__}, torch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.machine()}, "
@@ -229,7 +182,7 @@ def _explain(forced: str, call: Call) -> Explanation:
         name, forced_by = _from_environment, "RNNFAST_BACKEND"
     reasons = {each: backend.why_not(call) for each, backend in _BACKENDS.items()}
     if name in ("", "auto"):
-        candidates = (*_FAST.get(call.device, ()), "reference")
+        candidates = (*_made_for(call.device), "reference")
         name, forced_by = next((each for each in candidates if not reasons[each]), ""), ""
         if not name:
             raise BackendError(f"no backend can run this call: {_join(reasons)}")
@@ -240,13 +193,7 @@ def _explain(forced: str, call: Call) -> Explanation:
             f"backend {name!r} (forced by {forced_by}) cannot run this call: "
             + "; ".join(reasons[name])
         )
-    return Explanation(name, forced_by, call, reasons, _training)
-
-
-def note_training(level: str) -> None:
-    """Remember for `explain` how an epoch is trained."""
-    global _training
-    _training = level
+    return Explanation(name, forced_by, call, reasons)
 
 
 def active_transform() -> str:

@@ -7,16 +7,14 @@ Every call is checked once, by the backend that `dispatch` names or else here, a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from rnnfast import autograd, dispatch
-from rnnfast.backends import reference
-from rnnfast.checks import (
-    Params,
+from rnnfast.backends import Backend, Params, Recurrence
+from rnnfast.backends.checks import (
     check_broadcasts,
     check_ids,
     check_nonlinearity,
@@ -66,7 +64,7 @@ def rnn(
 def rnn_logits(
     inputs: Tensor,  # [T, B] ids or [T, B, V]
     h0: Tensor,  # [B, H]
-    params: Params,
+    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h, W_hq [H, V], b_q [V]
     *,
     nonlinearity: str = "tanh",
 ) -> tuple[Tensor, Tensor]:
@@ -85,8 +83,8 @@ def rnn_logits(
     """
     W_xh, W_hh, b_h, W_hq, b_q = params
 
-    def run(backend: ModuleType, *args: Any) -> tuple[Tensor, Tensor]:
-        return _recur_and_read_out(backend, W_hq, b_q, *args)
+    def run(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
+        return _recur_and_read_out(backend, r, W_hq, b_q)
 
     return _run_layer(run, inputs, h0, W_xh, W_hh, b_h, nonlinearity)
 
@@ -103,7 +101,7 @@ def rnn_cross_entropy(
     ids: Tensor,  # [T, B]
     targets: Tensor,  # [T, B]
     h0: Tensor,  # [B, H]
-    params: Params,
+    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h, W_hq [H, V], b_q [V]
     *,
     nonlinearity: str = "tanh",
 ) -> tuple[Tensor, Tensor]:
@@ -124,13 +122,15 @@ def rnn_cross_entropy(
     Raises what `rnn` raises, and RuntimeError for targets that do not fit.
     """
 
-    def run(backend: ModuleType, h0: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
-        inputs = (ids, targets, *params, h0, relu)
+    def run(backend: Backend, params: Params, h0: Tensor) -> tuple[Tensor, Tensor]:
         needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (h0, *params))
-        if needs_grad and backend is not reference:
-            out: tuple[Tensor, Tensor] = autograd.RNNCrossEntropy.apply(*inputs, backend)  # type: ignore[no-untyped-call]
+        if needs_grad and not backend.is_differentiable:
+            inputs = (ids, targets, *params, h0, nonlinearity, backend)
+            out: tuple[Tensor, Tensor] = autograd.RNNCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
             return out
-        loss, h_last = backend.rnn_cross_entropy(*inputs, False, False)[:2]
+        loss, h_last, *_ = backend.rnn_cross_entropy(
+            ids, targets, params, h0, nonlinearity, False, False
+        )
         return loss, h_last.detach()
 
     return _run_checked(run, ids, targets, h0, params, nonlinearity)
@@ -140,7 +140,7 @@ def rnn_cross_entropy_grads(
     ids: Tensor,  # [T, B]
     targets: Tensor,  # [T, B]
     h0: Tensor,  # [B, H]
-    params: Params,
+    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h, W_hq [H, V], b_q [V]
     *,
     grads: Sequence[Tensor] | None = None,
     nonlinearity: str = "tanh",
@@ -152,14 +152,9 @@ def rnn_cross_entropy_grads(
     Raises what `rnn_cross_entropy` raises; `grads` have not changed then.
     """
 
-    def run(backend: ModuleType, h0: Tensor, relu: bool) -> tuple[Tensor, ...]:
-        if grads is not None and hasattr(backend, "rnn_cross_entropy_grads_"):
-            return *backend.rnn_cross_entropy_grads_(ids, targets, params, grads, h0, relu), *grads
-        out = backend.rnn_cross_entropy(ids, targets, *params, h0, relu, True, False)
-        if grads is None:
-            return tuple(out[:7])
-        torch._foreach_add_(list(grads), list(out[2:7]))
-        return *out[:2], *grads
+    def run(backend: Backend, params: Params, h0: Tensor) -> tuple[Tensor, ...]:
+        args = (ids, targets, params, h0, nonlinearity, True, False, grads)
+        return backend.rnn_cross_entropy(*args)[:7]
 
     return _run_checked(run, ids, targets, h0, params, nonlinearity)
 
@@ -167,7 +162,7 @@ def rnn_cross_entropy_grads(
 def train_step_(
     ids: Tensor,  # [T, B]
     targets: Tensor,  # [T, B]
-    params: Params,
+    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h, W_hq [H, V], b_q [V]
     grads: Sequence[Tensor],
     h: Tensor,  # [B, H]
     lr: float,
@@ -187,11 +182,9 @@ def train_step_(
     Raises what `rnn_cross_entropy` raises; nothing has changed then.
     """
 
-    def run(backend: ModuleType, h: Tensor, relu: bool) -> Tensor:
-        loss: Tensor = backend.train_step_(
-            ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
-        )
-        return loss
+    def run(backend: Backend, params: Params, h: Tensor) -> Tensor:
+        args = (params, grads, h, lr, max_norm, nonlinearity, keep_grads)
+        return backend.train_steps_([ids.T], [targets.T], *args)[0]
 
     return _run_checked(run, ids, targets, h, params, nonlinearity)
 
@@ -200,7 +193,7 @@ def train_step_(
 def greedy_decode(
     first: Tensor,  # [B]
     h0: Tensor,  # [B, H]
-    params: Params,
+    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h, W_hq [H, V], b_q [V]
     steps: int,
     *,
     nonlinearity: str = "tanh",
@@ -220,7 +213,7 @@ def greedy_decode(
 def sample_decode(
     first: Tensor,  # [B]
     h0: Tensor,  # [B, H]
-    params: Params,
+    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h, W_hq [H, V], b_q [V]
     steps: int,
     *,
     temperature: float = 1.0,
@@ -242,7 +235,7 @@ def sample_decode(
 
 
 def _run_layer(
-    run: Callable[..., tuple[Tensor, Tensor]],
+    run: Callable[[Backend, Recurrence], tuple[Tensor, Tensor]],
     inputs: Tensor,
     h0: Tensor,
     W_xh: Tensor,
@@ -250,28 +243,29 @@ def _run_layer(
     b_h: Tensor | None,
     nonlinearity: str,
 ) -> tuple[Tensor, Tensor]:
-    """run(backend, x, ids, W_hh, bias, h0 of the batch, relu), with its arguments checked."""
-    relu = check_nonlinearity(nonlinearity)
+    """run(backend, call), with its arguments checked."""
+    check_nonlinearity(nonlinearity)
     x, ids, bias = _project(inputs, W_xh, b_h)
     backend = dispatch.backend_for(x)
-    if not backend.CHECKS_ARGUMENTS:
+    if not backend.checks_arguments:
         check_recurrence(inputs, h0, W_hh, x)
     try:
-        return run(backend, x, ids, W_hh, bias, _for_batch(h0, inputs.shape[1]), relu)
+        h0_of_batch = _for_batch(h0, inputs.shape[1])
+        return run(backend, Recurrence(nonlinearity, x, ids, W_hh, bias, h0_of_batch))
     except Exception:
         check_recurrence(inputs, h0, W_hh, x)  # what was refused, in eager's types of error
         raise
 
 
 def _run_checked(
-    run: Callable[[ModuleType, Tensor, bool], _Result],
+    run: Callable[[Backend, Params, Tensor], _Result],
     ids: Tensor,
     targets: Tensor,
     h0: Tensor,
-    params: Params,
+    params: Sequence[Tensor],
     nonlinearity: str,
 ) -> _Result:
-    """run(backend, h0 of the batch's size, relu), with its arguments checked."""
+    """run(backend, params, h0 of the batch's size), with its arguments checked."""
 
     def check() -> None:
         W_xh, W_hh, *_ = check_params(params)
@@ -279,12 +273,12 @@ def _run_checked(
         check_recurrence(ids, h0, W_hh, W_xh)
         check_targets(targets, ids)
 
-    relu = check_nonlinearity(nonlinearity)
+    check_nonlinearity(nonlinearity)
     backend = dispatch.backend_for(params[0])
-    if not backend.CHECKS_ARGUMENTS:
+    if not backend.checks_arguments:
         check()
     try:
-        return run(backend, _for_batch(h0, ids.shape[1]), relu)
+        return run(backend, Params(*params), _for_batch(h0, ids.shape[1]))
     except Exception:
         check()  # what was refused, in eager's types of error
         raise
@@ -295,60 +289,45 @@ def _for_batch(h0: Tensor, B: int) -> Tensor:
     return h0 if h0.shape[0] == B or h0.dim() != 2 else h0.expand(B, -1)
 
 
-def _needs_grad(x: Tensor, W_hh: Tensor, b_h: Tensor | None, h0: Tensor) -> bool:
+def _needs_grad(r: Recurrence) -> bool:
     return torch.is_grad_enabled() and (
-        x.requires_grad
-        or W_hh.requires_grad
-        or h0.requires_grad
-        or (b_h is not None and b_h.requires_grad)
+        r.x.requires_grad
+        or r.W_hh.requires_grad
+        or r.h0.requires_grad
+        or (r.b_h is not None and r.b_h.requires_grad)
     )
 
 
-def _own(ids: Tensor | None) -> Tensor | None:
+def _with_own_ids(r: Recurrence) -> Recurrence:
     """Backward needs the ids as they are now, whatever the caller does to his."""
-    return None if ids is None else ids.clone(memory_format=torch.contiguous_format)
+    if r.ids is None:
+        return r
+    return r._replace(ids=r.ids.clone(memory_format=torch.contiguous_format))
 
 
-def _recur(
-    backend: ModuleType,
-    x: Tensor,
-    ids: Tensor | None,
-    W_hh: Tensor,
-    b_h: Tensor | None,
-    h0: Tensor,
-    relu: bool,
-) -> tuple[Tensor, Tensor]:
-    if not _needs_grad(x, W_hh, b_h, h0):
-        out: tuple[Tensor, Tensor] = backend.rnn_inference(x, ids, W_hh, b_h, h0, relu)
-    elif backend is reference:
-        out = reference.rnn_forward(x, _own(ids), W_hh, b_h, h0, relu)
+def _recur(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
+    if not _needs_grad(r):
+        hs, h_last, _ = backend.rnn_forward(r, False)
+    elif backend.is_differentiable:
+        hs, h_last, _ = backend.rnn_forward(_with_own_ids(r), True)
     else:
-        out = autograd.RNN.apply(x, _own(ids), W_hh, b_h, h0, relu, backend)  # type: ignore[no-untyped-call]
-    return out
+        hs, h_last = autograd.RNN.apply(*_with_own_ids(r), backend)  # type: ignore[no-untyped-call]
+    return hs, h_last
 
 
 def _recur_and_read_out(
-    backend: ModuleType,
-    W_hq: Tensor,
-    b_q: Tensor,
-    x: Tensor,
-    ids: Tensor | None,
-    W_hh: Tensor,
-    b_h: Tensor | None,
-    h0: Tensor,
-    relu: bool,
+    backend: Backend, r: Recurrence, W_hq: Tensor, b_q: Tensor
 ) -> tuple[Tensor, Tensor]:
-    small = W_hq.numel() <= backend.FUSED_READOUT and b_q.dim() == 1
-    if small and not torch.is_autocast_enabled(x.device.type):
-        args = (W_hh, b_h, W_hq, b_q, h0, relu)
-        if _needs_grad(x, W_hh, b_h, h0):
-            logits, h_last, _ = autograd.RNNLogits.apply(x, _own(ids), *args, backend)  # type: ignore[no-untyped-call]
+    small = W_hq.numel() <= backend.fused_readout and b_q.dim() == 1
+    if small and not torch.is_autocast_enabled(r.x.device.type):
+        if _needs_grad(r):
+            args = (*_with_own_ids(r), W_hq, b_q, backend)
+            logits, h_last, _ = autograd.RNNLogits.apply(*args)  # type: ignore[no-untyped-call]
             return logits, h_last
-        trained = torch.is_grad_enabled() and (W_hq.requires_grad or b_q.requires_grad)
-        if not trained and not backend.rounds(x, ids):  # the fused call is exact
-            logits, h_last, _ = backend.rnn_logits(x, ids, *args)
+        if not (torch.is_grad_enabled() and (W_hq.requires_grad or b_q.requires_grad)):
+            logits, h_last, _ = backend.rnn_logits(r, W_hq, b_q, False)
             return logits, h_last
-    hs, h_last = _recur(backend, x, ids, W_hh, b_h, h0, relu)
+    hs, h_last = _recur(backend, r)
     return readout(hs, W_hq, b_q), h_last
 
 
@@ -381,7 +360,7 @@ def _project(
 def _decode(
     first: Tensor,
     h0: Tensor,
-    params: Params,
+    params: Sequence[Tensor],
     steps: int,
     temperature: float,
     uniforms: Tensor | None,
@@ -389,12 +368,10 @@ def _decode(
 ) -> tuple[Tensor, Tensor]:
     if steps < 0:
         raise ValueError(f"steps is {steps}, must be at least 0")
-    relu = check_nonlinearity(nonlinearity)
-    W_xh, W_hh, *_ = check_params(params)
+    check_nonlinearity(nonlinearity)
+    model = check_params(params)
     check_ids(first)
-    check_recurrence(first.unsqueeze(0), h0, W_hh, W_xh)
-    backend = dispatch.backend_for(W_xh)
-    out: tuple[Tensor, Tensor] = backend.decode(
-        first, *params, h0.expand(first.shape[0], -1), steps, temperature, uniforms, relu
-    )
-    return out
+    check_recurrence(first.unsqueeze(0), h0, model.W_hh, model.W_xh)
+    h0 = h0.expand(first.shape[0], -1)
+    backend = dispatch.backend_for(model.W_xh)
+    return backend.decode(first, model, h0, steps, temperature, uniforms, nonlinearity)

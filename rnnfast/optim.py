@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import ModuleType
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnfast import dispatch
-from rnnfast.backends import native, reference
+from rnnfast.backends import Backend
+from rnnfast.backends.reference import reference
 
 
 def clip_grads_(grads: list[Tensor], max_norm: float, *, d2l: bool) -> Tensor:
     """Scale gradients in place by their common 2-norm; see `reference.clip_grads_`."""
     if not grads:
         return torch.tensor(0.0)
-    norm: Tensor = _backend_for_all(grads).clip_grads_(grads, max_norm, d2l)
-    return norm
+    return _backend_for_all(grads).clip_grads_(grads, max_norm, d2l)
 
 
-def sgd_(params: list[Tensor], grads: list[Tensor], step: float) -> None:
-    """param -= step * grad, then grad = 0, for one parameter after the other.
+def sgd_(params: list[Tensor], grads: list[Tensor], rate: float) -> None:
+    """param -= rate * grad, then grad = 0, for one parameter after the other.
 
-    In one pass over all of them where the compiled kernels serve; else by two calls of torch. To be
-    called under torch.no_grad().
+    To be called under torch.no_grad().
     """
-    if not params:
-        return
-    plain = all(t.is_contiguous() for t in (*params, *grads))
-    if plain and _backend_for_all(params) is native:
-        native.sgd_(params, grads, step)
-    else:
-        torch._foreach_add_(params, grads, alpha=-step)
-        torch._foreach_zero_(grads)
+    if params:
+        _backend_for_all(params).sgd_(params, grads, rate)
 
 
 def clip_grad_norm_(
@@ -60,9 +53,60 @@ def clip_grad_norm_(
     return clip_grads_(grads, float(max_norm), d2l=False)
 
 
-def _backend_for_all(grads: list[Tensor]) -> ModuleType:
+def _backend_for_all(grads: list[Tensor]) -> Backend:
     """The backend that serves every one of them; the reference where they differ in device."""
     if len({g.device for g in grads}) > 1 or {g.layout for g in grads} != {torch.strided}:
         return reference
     backends = {dispatch.backend_for(g) for g in {g.dtype: g for g in grads}.values()}
     return backends.pop() if len(backends) == 1 else reference
+
+
+class SGD:
+    """The updater of `train_ch8`: called as `updater(batch_size)`, it does the book's `sgd`."""
+
+    def __init__(self, params: list[Tensor], lr: float) -> None:
+        self.params, self.lr = params, lr
+        self._zeros: list[tuple[Tensor, int]] = []
+
+    def __call__(self, batch_size: int) -> None:
+        sgd(self.params, self.lr, batch_size)
+
+    def note_zeros(self) -> None:
+        """The gradients are zero now: until one changes, no device has to be asked."""
+        self._zeros = [(p.grad, p.grad._version) for p in self.params if p.grad is not None]
+
+    def finds_zeros(self) -> bool:
+        """Whether all gradients are zero or None."""
+        known = {id(grad) for grad, version in self._zeros if grad._version == version}
+        grads = [p.grad for p in self.params if p.grad is not None]
+        return not any(grad.any() for grad in grads if id(grad) not in known)
+
+
+def sgd(params: Any, lr: float, batch_size: int) -> None:
+    """param -= lr * grad / batch_size, then the gradients become zero.
+
+    Source: the book's `sgd` (chapter 3). Raises TypeError for a parameter without a gradient.
+    """
+    params = list(dict.fromkeys(params))  # the book's second step finds a gradient of zero
+    grads = grads_of(params, "sgd")
+    with torch.no_grad():
+        sgd_(params, grads, lr / batch_size)
+
+
+def gradients(net: Any) -> list[Tensor]:
+    """The gradients of a net's parameters; TypeError where one is missing."""
+    if isinstance(net, nn.Module):
+        return grads_of([p for p in net.parameters() if p.requires_grad], "grad_clipping")
+    return grads_of(net.params, "grad_clipping")
+
+
+def grads_of(params: list[Tensor], caller: str) -> list[Tensor]:
+    grads = []
+    for index, param in enumerate(params):
+        if param.grad is None:
+            raise TypeError(
+                f"{caller}: parameter {index} of shape {tuple(param.shape)} has no gradient "
+                "(None); the loss does not depend on it, or backward() was not called"
+            )
+        grads.append(param.grad)
+    return grads

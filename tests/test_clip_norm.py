@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnfast.backends import native, reference
+from rnnfast.backends import library
+from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
 from support.compare import assert_close_to_f64
 
-assert native.load_error() == ""
+assert library.load_error() == ""
 
 SHAPES = [(), (1,), (3,), (31, 33), (4096,), (4097,), (130, 129), (2, 3, 5), (0,), (7, 0)]
 

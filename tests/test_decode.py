@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnfast.backends import native, reference
+from rnnfast.backends import library
+from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
 from support.decoding import (
     ARGMAX_LOGITS,
     NAN,
@@ -20,7 +22,7 @@ from support.decoding import (
     make,
 )
 
-assert native.load_error() == ""
+assert library.load_error() == ""
 
 TESTS = Path(__file__).parent
 FLOATS = [torch.float32, torch.float64]
@@ -183,7 +185,7 @@ def test_refuses_what_does_not_fit(change, message):
 
 def lower_instruction_sets():
     """Those that this machine has too, below the one that this process runs."""
-    built, runs = native.build_info().split("instruction sets: ")[1].split("; runs ")
+    built, runs = library.build_info().split("instruction sets: ")[1].split("; runs ")
     names = built.split()  # the fastest first
     return names[names.index(runs) + 1 :]
 

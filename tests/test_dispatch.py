@@ -10,7 +10,9 @@ import torch
 
 import rnnfast
 from rnnfast import BackendError, FallbackWarning, dispatch, explain, use_backend
-from rnnfast.backends import native, reference
+from rnnfast.backends import library
+from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
 from support import models
 
 
@@ -89,10 +91,10 @@ def test_a_missing_build_falls_back_and_says_so(monkeypatch):
 def test_a_library_that_does_not_load_is_a_reason(monkeypatch, tmp_path):
     broken = tmp_path / "_C.so"
     broken.write_bytes(b"not a library")
-    monkeypatch.setattr(native, "LIBRARY", broken)
-    assert "does not load" in native.load_error.__wrapped__()
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "missing.so")
-    assert "not built" in native.load_error.__wrapped__()
+    monkeypatch.setattr(library, "LIBRARY", broken)
+    assert "does not load" in library.load_error.__wrapped__()
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "missing.so")
+    assert "not built" in library.load_error.__wrapped__()
 
 
 def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rnnfast.backends import reference
-from support import book, models
+from rnnfast.backends.reference import reference
+from support import book, models, untyped
 from support.compare import assert_close_to_f64
 
 
@@ -15,7 +15,7 @@ def test_forward_is_bit_equal_to_the_book(T, B, V, H):
     h0 = torch.randn(B, H)
     one_hot = torch.nn.functional.one_hot(X.T, V).float()
     y, (h,) = book.rnn(one_hot, (h0,), p)
-    hs, h_last = reference.rnn_forward(p[0], X.T, p[1], p[2], h0, False)
+    hs, h_last = untyped.rnn_forward(reference, p[0], X.T, p[1], p[2], h0, False)
     assert torch.equal(h_last, h)
     assert torch.equal(hs[-1], h)
     torch.testing.assert_close(hs.flatten(0, 1) @ p[3] + p[4], y)
@@ -28,8 +28,8 @@ def test_forward_agrees_with_torch_rnn(nonlinearity):
     x, h0 = torch.randn(T, B, V).double(), torch.randn(1, B, H).double()
     want, _ = layer(x, h0)
     projection = x @ layer.weight_ih_l0.T + layer.bias_ih_l0 + layer.bias_hh_l0
-    hs, _ = reference.rnn_forward(
-        projection, None, layer.weight_hh_l0.T, None, h0[0], nonlinearity == "relu"
+    hs, _ = untyped.rnn_forward(
+        reference, projection, None, layer.weight_hh_l0.T, None, h0[0], nonlinearity == "relu"
     )
     torch.testing.assert_close(hs, want)
 
@@ -42,10 +42,10 @@ def test_backward_is_the_derivative_of_forward(relu, with_ids):
     ids = torch.randint(V, (T, B)) if with_ids else None
     x = p[0] if with_ids else torch.randn(T, B, H, dtype=torch.float64, requires_grad=True)
     h0 = torch.randn(B, H, dtype=torch.float64, requires_grad=True)
-    hs, h_last = reference.rnn_forward(x, ids, p[1], p[2], h0, relu)
+    hs, h_last = untyped.rnn_forward(reference, x, ids, p[1], p[2], h0, relu)
     grads = torch.randn_like(hs), torch.randn_like(h_last)
     want = torch.autograd.grad((hs, h_last), (x, p[1], p[2], h0), grads)
-    got = reference.rnn_backward(*grads, hs, ids, V, p[1], h0, relu, True, True, True)
+    got = untyped.rnn_backward(reference, *grads, hs, ids, V, p[1], h0, relu, True, True, True)
     for name, g, w in zip(("x", "W_hh", "b_h", "h0"), got, want, strict=True):
         torch.testing.assert_close(g, w, msg=lambda m, name=name: f"grad_{name}: {m}")
 
@@ -54,9 +54,9 @@ def test_ids_out_of_range_are_refused():
     p = models.params(4, 3)
     h0 = torch.zeros(1, 3)
     with pytest.raises(RuntimeError, match="Class values must be smaller than num_classes"):
-        reference.rnn_forward(p[0], torch.tensor([[4]]), p[1], p[2], h0, False)
+        untyped.rnn_forward(reference, p[0], torch.tensor([[4]]), p[1], p[2], h0, False)
     with pytest.raises(RuntimeError, match="Class values must be non-negative"):
-        reference.rnn_forward(p[0], torch.tensor([[-1]]), p[1], p[2], h0, False)
+        untyped.rnn_forward(reference, p[0], torch.tensor([[-1]]), p[1], p[2], h0, False)
 
 
 def test_clip_follows_the_book_and_torch():
@@ -86,7 +86,7 @@ def test_sampling_follows_the_distribution():
     H, V, n = 2, 3, 20000
     zeros = torch.zeros(V, H), torch.zeros(H, H), torch.zeros(H), torch.zeros(H, V)
     b_q = torch.tensor([0.0, 1.0, -1.0])
-    ids, _ = reference.decode(
+    ids, _ = untyped.decode(reference,
         torch.zeros(n, dtype=torch.int64), *zeros, b_q, torch.zeros(n, H), 1, 0.5,
         torch.rand(1, n), False,
     )  # fmt: skip
@@ -96,12 +96,24 @@ def test_sampling_follows_the_distribution():
 
 def test_half_precision_runs():
     p = models.params(3, 4, torch.bfloat16)
-    hs, h = reference.rnn_forward(
-        p[0], torch.tensor([[1, 2]]), p[1], p[2], torch.zeros(2, 4, dtype=torch.bfloat16), False
+    hs, h = untyped.rnn_forward(
+        reference,
+        p[0],
+        torch.tensor([[1, 2]]),
+        p[1],
+        p[2],
+        torch.zeros(2, 4, dtype=torch.bfloat16),
+        False,
     )
     assert hs.dtype == h.dtype == torch.bfloat16
     want = [t.double() for t in p]
-    truth, _ = reference.rnn_forward(
-        want[0], torch.tensor([[1, 2]]), want[1], want[2], torch.zeros(2, 4).double(), False
+    truth, _ = untyped.rnn_forward(
+        reference,
+        want[0],
+        torch.tensor([[1, 2]]),
+        want[1],
+        want[2],
+        torch.zeros(2, 4).double(),
+        False,
     )
     assert_close_to_f64("hs", hs, hs, truth)

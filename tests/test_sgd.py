@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnfast import use_backend
-from rnnfast.backends import native
-from rnnfast.training import levels
+from rnnfast import optim, use_backend
+from rnnfast.backends import library
 
 
 def leaves(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -29,7 +28,7 @@ def the_books(params: list[Tensor], lr: float, batch_size: int) -> list[Tensor]:
 
 def check(params: list[Tensor]) -> None:
     want = the_books(params, 0.3, 2)
-    levels.sgd(params, 0.3, 2)
+    optim.sgd(params, 0.3, 2)
     for p, value in zip(params, want, strict=True):
         eps = torch.finfo(p.dtype).eps
         torch.testing.assert_close(p.detach().double(), value, rtol=2 * eps, atol=2 * eps)
@@ -53,7 +52,7 @@ def test_threads_and_mixed_dtypes(backend, threads):
 def test_a_parameter_listed_twice_moves_once(backend):
     (p,) = leaves((300, 300))
     before, grad = p.detach().clone(), p.grad.clone()
-    levels.sgd([p, p], 0.5, 1)
+    optim.sgd([p, p], 0.5, 1)
     torch.testing.assert_close(p.detach(), before - 0.5 * grad)
 
 
@@ -66,7 +65,7 @@ def test_strided_parameters_take_torchs_way():
 def test_versions_are_counted():
     (p,) = leaves((5,))
     versions = p._version, p.grad._version
-    levels.sgd([p], 0.5, 1)
+    optim.sgd([p], 0.5, 1)
     assert p._version > versions[0]
     assert p.grad._version > versions[1]
 
@@ -75,7 +74,7 @@ def test_nan_and_infinity():
     with use_backend("native"):
         (p,) = leaves((3,))
         p.grad[:] = torch.tensor([float("nan"), float("inf"), 1.0])
-        levels.sgd([p], 1.0, 1)
+        optim.sgd([p], 1.0, 1)
     assert p[0].isnan()
     assert p[1] == -float("inf")
     assert not p.grad.any()
@@ -92,6 +91,6 @@ def test_nan_and_infinity():
     ],
 )
 def test_what_does_not_fit_is_named(params, grads, message):
-    assert native.load_error() == ""
+    assert library.load_error() == ""
     with pytest.raises(RuntimeError, match=message):
-        native.sgd_(params, grads, 1.0)
+        torch.ops.rnnfast.sgd_(params, grads, 1.0)

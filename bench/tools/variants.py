@@ -31,6 +31,7 @@ from rnnfast.backends.cuda import bridge, choose_recurrence, kernel_table
 from rnnfast.backends.cuda.bridge import Limits, Question
 from rnnfast.backends.cuda.choose_recurrence import CYCLES_PER_US, Choice
 from rnnfast.backends.cuda.kernel_table import OPERATIONS, Variant
+from support import untyped
 
 _BOUNDS = {"TF32": 0.02}  # the largest relative error of products that round more than float32
 _T = (64, 192)  # the difference leaves out what a launch costs
@@ -181,12 +182,12 @@ def _call(
     W_hh, x, h0, grad_hs = inputs
     backend, relu = dispatch.backend_for(h0), nonlinearity == "relu"
     if operation == "rnn_forward":
-        return lambda: list(backend.rnn_forward(x, None, W_hh, None, h0, relu))
+        return lambda: list(untyped.rnn_forward(backend, x, None, W_hh, None, h0, relu))
     hs = torch.relu(x) if relu else torch.tanh(x)
     needs = (False, False, True)  # the gradient of h0, and none of the weights
 
     def call() -> list[Tensor]:
-        found = backend.rnn_backward(grad_hs, None, hs, None, 0, W_hh, h0, relu, *needs)
+        found = untyped.rnn_backward(backend, grad_hs, None, hs, None, 0, W_hh, h0, relu, *needs)
         return [each for each in found if each.numel()]
 
     return call

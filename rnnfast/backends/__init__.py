@@ -1,11 +1,216 @@
-"""The backends: every module here exports the same functions, so a backend is a row in a table.
+"""The backends: each is one object with the methods of `Backend`, so that it is a row in a table.
 
-`rnn_forward`, `rnn_backward`, `clip_grads_` and `decode` take the arguments of the operators in
-`csrc/ops/`, in the same order. `reference` is the specification. No backend imports another.
-Where `CHECKS_ARGUMENTS` is true, they refuse arguments that do not fit by themselves, so that a
-call need not be checked in Python as well (1.4 us of the 8 that a small one took).
-`FUSED_READOUT` is the number of elements up to which W_hq is taken by `rnn_logits` and its adjoint,
-one call for the recurrence and its readout; where it is 0, a backend needs neither, nor `rounds`.
-`train_steps_` have the reference and a backend whose calls take long beside short steps;
-`rnn_cross_entropy_grads_` one that gains by adding gradients where they are (5 % of a small step).
+What a call of the recurrence consists of stands here once, as `Recurrence`. `reference` is the
+specification. Which backend serves a call is the business of `rnnfast.dispatch`.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+WIDE = (torch.float32, torch.float64)
+
+
+class Recurrence(NamedTuple):
+    """One call of the recurrence: h_t = cell(u_t + h_{t-1} @ W_hh + b_h) for t = 1..T.
+
+    u_t is x[ids_t] where ids are given, and x_t otherwise.
+    """
+
+    cell: str  # a name in rnnfast.cells
+    x: Tensor  # [V, H] table when ids are given, else [T, B, H]
+    ids: Tensor | None  # [T, B] int64
+    W_hh: Tensor  # [H, H]
+    b_h: Tensor | None  # [H]
+    h0: Tensor  # [B, H]
+    transposed: bool = False  # the product is h @ W_hh.T, as torch.nn.RNN keeps its weights
+    # Time runs backwards: step t follows step t + 1, and h_last is hs[0].
+    reverse: bool = False
+    # [T] int64 on the CPU, falling, as PackedSequence has it: x is then [N, H], ids [N] and hs
+    # [N, H], step t having the rows from sum(batch_sizes[:t]) on. h_last[n] is row n's own last.
+    batch_sizes: Tensor | None = None
+    resets: Tensor | None = None  # [T, B] bool: before step t the state of a row becomes zero, ...
+    resets_to_h0: bool = False  # ... or its row of h0
+    leak: Tensor | None = None  # [H]: a of a leaky cell
+
+
+class Needs(NamedTuple):
+    """Which gradients a backward pass is to make beside that of x."""
+
+    W_hh: bool = True
+    b_h: bool = True
+    h0: bool = True
+
+
+class Gradients(NamedTuple):
+    """What `rnn_backward` makes; an empty tensor for what is not needed."""
+
+    x: Tensor  # [T, B, H], or its sums by id [V, H]
+    W_hh: Tensor  # [H, H]
+    b_h: Tensor  # [H]
+    h0: Tensor  # [B, H]
+
+
+class Params(NamedTuple):
+    """The parameters of a character model, in the order of the book."""
+
+    W_xh: Tensor  # [V, H]
+    W_hh: Tensor  # [H, H]
+    b_h: Tensor  # [H]
+    W_hq: Tensor  # [H, V]
+    b_q: Tensor  # [V]
+
+
+class Call(NamedTuple):
+    """What the choice of a backend depends on."""
+
+    device: str
+    dtype: torch.dtype
+    transform: str = ""  # torch.func transform or forward-mode AD around the call, if any
+    features: tuple[str, ...] = ()  # fields of Recurrence that a backend may not serve
+
+
+class Backend:
+    """What every backend does. Methods that end in `_` write in place, under torch.no_grad()."""
+
+    name = ""
+    device = ""  # the type of device for which it is a fast path; "" for none
+    dtypes: tuple[torch.dtype, ...] = ()
+    features: frozenset[str] = frozenset()  # optional fields of Recurrence that it serves
+    # Whether it refuses arguments that do not fit by itself, so that Python need not check them
+    # as well (1.4 us of the 8 of a small call).
+    checks_arguments = False
+    # The elements up to which W_hq is taken by `rnn_logits` and its adjoint; 0: it has none.
+    fused_readout = 0
+    is_differentiable = False  # whether torch can differentiate it by itself
+    trains_in_groups = False  # whether several minibatches in one call take less time
+
+    def why_not(self, call: Call) -> list[str]:
+        """What keeps it from serving a call, in words; empty if nothing does."""
+        reasons = []
+        if call.device != self.device and not (call.device == "cpu" and self.stands_in()):
+            reasons.append(f"the tensors are on {call.device}, not on {self.device}")
+        if call.dtype not in self.dtypes:
+            *first, last = (str(dtype).removeprefix("torch.") for dtype in self.dtypes)
+            reasons.append(f"the dtype is {call.dtype}, not {', '.join(first)} or {last}")
+        reasons += [f"it has no {each}" for each in call.features if each not in self.features]
+        if call.transform:
+            reasons.append(f"the call is inside {call.transform}")
+        if not reasons and (error := self.load_error()):
+            reasons.append(error)
+        return reasons
+
+    def stands_in(self) -> bool:
+        """Whether its kernels are emulated on CPU tensors: they serve where forced."""
+        return False
+
+    def load_error(self) -> str:
+        """Why it cannot be used on this machine, or an empty string; loads it."""
+        return ""
+
+    def variants(self, device: torch.device, dtype: torch.dtype, H: int | None) -> list[str]:
+        """Which kernels serve a net of H hidden units (None: some usual ones), a line each."""
+        return []
+
+    def check_errors(self, device: torch.device) -> None:
+        """Raise what kernels of earlier calls had to complain about."""
+
+    def rnn_forward(self, r: Recurrence, saves: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """hs [T, B, H], h_last [B, H] with its own storage, and what a backward pass needs beside.
+
+        saves: a backward pass may follow. Otherwise a backend may round products as torch's
+        setting of the float32 precision allows.
+        """
+        raise NotImplementedError
+
+    def rnn_backward(
+        self,
+        r: Recurrence,  # the call; of x and b_h nothing is read
+        V: int,  # rows of the table, where there are ids
+        hs: Tensor,  # [T, B, H]
+        saved: Tensor | None,  # what rnn_forward gave out as such
+        grad_hs: Tensor | None,  # [T, B, H]
+        grad_h_last: Tensor | None,  # [B, H]
+        needs: Needs,
+    ) -> Gradients:
+        """The adjoint of `rnn_forward`."""
+        raise NotImplementedError
+
+    def rnn_logits(
+        self,
+        r: Recurrence,
+        W_hq: Tensor,  # [H, V]
+        b_q: Tensor,  # [V]
+        saves: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """logits = h_t @ W_hq + b_q [T * B, V], h_last [B, H], hs [T, B, H]."""
+        raise NotImplementedError
+
+    def rnn_logits_backward(
+        self,
+        r: Recurrence,
+        V: int,
+        hs: Tensor,  # [T, B, H]
+        W_hq: Tensor,  # [H, V]
+        grad_logits: Tensor,  # [T * B, V]
+        grad_hs: Tensor | None,  # [T, B, H]
+        grad_h_last: Tensor | None,  # [B, H]
+        needs: Needs,
+    ) -> tuple[Gradients, Tensor, Tensor]:
+        """The adjoint of `rnn_logits`: with the gradients of W_hq and b_q."""
+        raise NotImplementedError
+
+    def rnn_cross_entropy(
+        self,
+        ids: Tensor,  # [T, B]
+        targets: Tensor,  # [T, B]
+        params: Params,
+        h0: Tensor,  # [B, H]
+        cell: str,
+        need_grads: bool,
+        need_h0: bool,
+        grads: Sequence[Tensor] | None = None,  # added to and given out, where there are some
+    ) -> tuple[Tensor, ...]:
+        """The mean loss, h_last [B, H], the gradients of the params and of h0."""
+        raise NotImplementedError
+
+    def train_steps_(
+        self,
+        ids: Sequence[Tensor],  # [B, T] each, as data loaders give them; T may differ
+        targets: Sequence[Tensor],  # of the same shapes
+        params: Sequence[Tensor],  # as in Params
+        grads: Sequence[Tensor],  # of the same shapes: overwritten
+        h: Tensor,  # [B, H]: the state before and after
+        lr: float,
+        max_norm: float,
+        cell: str,
+        keep_grads: bool = True,  # those of the last minibatch
+    ) -> Tensor:
+        """Steps of training: loss, gradients, d2l's clip, SGD. The losses before each step [n]."""
+        raise NotImplementedError
+
+    def clip_grads_(self, grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
+        """Scale gradients by their common norm, which is returned."""
+        raise NotImplementedError
+
+    def sgd_(self, params: Sequence[Tensor], grads: Sequence[Tensor], rate: float) -> None:
+        """param -= rate * grad, then grad = 0, for one parameter after the other."""
+        torch._foreach_add_(list(params), list(grads), alpha=-rate)
+        torch._foreach_zero_(list(grads))
+
+    def decode(
+        self,
+        first: Tensor,  # [B]
+        params: Params,
+        h0: Tensor,  # [B, H]
+        steps: int,
+        temperature: float,
+        uniforms: Tensor | None,  # [steps, B]
+        cell: str,
+    ) -> tuple[Tensor, Tensor]:
+        """Feed each step's output back as the next input: ids [steps, B] and h_last [B, H]."""
+        raise NotImplementedError

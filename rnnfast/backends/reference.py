@@ -5,270 +5,252 @@ Every other backend must agree with this file. It is also what runs where no oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-CHECKS_ARGUMENTS = False  # plain torch operations would broadcast some of what does not fit
-FUSED_READOUT = 0
+from rnnfast.backends import Backend, Call, Gradients, Needs, Params, Recurrence
+from rnnfast.cells import CELLS
+
+_T = TypeVar("_T")
 
 
-def rnn_forward(
-    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
-    ids: Tensor | None,  # [T, B]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor | None,  # [H]
-    h0: Tensor,  # [B, H]
-    relu: bool,
-) -> tuple[Tensor, Tensor]:
-    """All hidden states of a plain recurrent network.
+class Reference(Backend):
+    """Plain torch operations: they would broadcast some of what does not fit."""
 
-    h_t = act(u_t + h_{t-1} @ W_hh + b_h), with u_t = x[ids_t] when ids are given and x_t otherwise;
-    act is tanh, or relu. The sum is taken in the notebook's order, so that on one machine the
-    result is bit-equal to its loop over one-hot vectors.
+    name = "reference"
+    is_differentiable = True
 
-    Returns hs [T, B, H] and h_last [B, H], which owns its storage.
-    """
-    act = torch.relu if relu else torch.tanh
-    u = x if ids is None else _gather(x, ids)
-    h, hs = h0, []
-    for u_t in u.unbind(0):
-        z = u_t + h @ W_hh
-        h = act(z if b_h is None else z + b_h)
-        hs.append(h)
-    return torch.stack(hs), h
+    def why_not(self, call: Call) -> list[str]:
+        if not call.dtype.is_floating_point:
+            return [f"the dtype is {call.dtype}, not a floating point one"]
+        return []
 
+    def rnn_forward(self, r: Recurrence, saves: bool = True) -> tuple[Tensor, Tensor, None]:
+        """All hidden states of a plain recurrent network.
 
-rnn_inference = rnn_forward  # other backends may round more where no gradient is recorded
+        h_t = act(u_t + h_{t-1} @ W_hh + b_h), with u_t = x[ids_t] when ids are given and x_t
+        otherwise. The sum is taken in the notebook's order, so that on one machine the result is
+        bit-equal to its loop over one-hot vectors.
 
+        Returns hs [T, B, H] and h_last [B, H], which owns its storage.
+        """
+        act, W = CELLS[r.cell].activation, _weights(r)
+        u = r.x if r.ids is None else _gather(r.x, r.ids)
+        h, hs = r.h0, []
+        for u_t in _in_order(u.unbind(0), r):
+            z = u_t + h @ W
+            h = act(z if r.b_h is None else z + r.b_h)
+            hs.append(h)
+        return torch.stack(_in_order(hs, r)), h, None
 
-def rnn_backward(
-    grad_hs: Tensor | None,  # [T, B, H]
-    grad_h_last: Tensor | None,  # [B, H]
-    hs: Tensor,  # [T, B, H]
-    ids: Tensor | None,  # [T, B]
-    V: int,
-    W_hh: Tensor,  # [H, H]
-    h0: Tensor,  # [B, H]
-    relu: bool,
-    need_W_hh: bool,
-    need_b_h: bool,
-    need_h0: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The adjoint of `rnn_forward`, itself differentiable (this is the double backward).
+    def rnn_backward(
+        self,
+        r: Recurrence,
+        V: int,
+        hs: Tensor,
+        saved: Tensor | None,
+        grad_hs: Tensor | None,
+        grad_h_last: Tensor | None,
+        needs: Needs,
+    ) -> Gradients:
+        """The adjoint of `rnn_forward`, itself differentiable (this is the double backward).
 
-    dz_t = (grad_hs_t + dz_{t+1} @ W_hh^T) * act'(h_t), with grad_h_last added at the last step;
-    act'(h) is 1 - h^2 for tanh and h > 0 for relu, so that no pre-activation is kept.
+        dz_t = (grad_hs_t + dz_{t+1} @ W_hh^T) * act'(h_t), with grad_h_last added at the last step.
+        grad_x = dz [T, B, H], or its sum by id [V, H]; grad_W_hh = sum_t h_{t-1}^T dz_t;
+        grad_b_h = sum dz; grad_h0 = dz_0 @ W_hh^T.
+        """
+        slope, W = CELLS[r.cell].slope(hs), _weights(r)
+        steps = _in_order(range(hs.shape[0]), r)
+        carry = grad_h_last
+        dz: list[Tensor] = []
+        for t in reversed(steps):
+            dh = _add(None if grad_hs is None else grad_hs[t], carry)
+            dz.append(torch.zeros_like(hs[t]) if dh is None else dh * slope[t])
+            carry = dz[-1] @ W.T
+        dzs = torch.stack(_in_order(dz[::-1], r))
+        empty = hs.new_empty(0)
+        h_prev = torch.stack(_in_order([r.h0, *(hs[t] for t in steps[:-1])], r))
+        grad_W = h_prev.flatten(0, 1).T @ dzs.flatten(0, 1) if needs.W_hh else empty
+        return Gradients(
+            dzs if r.ids is None else _scatter_add(dzs, r.ids, V),
+            grad_W.T if needs.W_hh and r.transposed else grad_W,
+            dzs.sum((0, 1)) if needs.b_h else empty,
+            dz[-1] @ W.T if needs.h0 else empty,
+        )
 
-    Returns (grad_x, grad_W_hh, grad_b_h, grad_h0): grad_x = dz [T, B, H], or its sum by id [V, H];
-    grad_W_hh = sum_t h_{t-1}^T dz_t; grad_b_h = sum dz; grad_h0 = dz_0 @ W_hh^T. What is not needed
-    is an empty tensor.
-    """
-    slope = (hs > 0).to(hs.dtype) if relu else 1 - hs * hs
-    carry = grad_h_last
-    dz: list[Tensor] = []
-    for t in range(hs.shape[0] - 1, -1, -1):
-        dh = _add(None if grad_hs is None else grad_hs[t], carry)
-        dz.append(torch.zeros_like(hs[t]) if dh is None else dh * slope[t])
-        carry = dz[-1] @ W_hh.T
-    dzs = torch.stack(dz[::-1])
-    empty = hs.new_empty(0)
-    h_prev = torch.cat((h0.unsqueeze(0), hs[:-1]))
-    return (
-        dzs if ids is None else _scatter_add(dzs, ids, V),
-        h_prev.flatten(0, 1).T @ dzs.flatten(0, 1) if need_W_hh else empty,
-        dzs.sum((0, 1)) if need_b_h else empty,
-        dz[-1] @ W_hh.T if need_h0 else empty,
-    )
+    def rnn_logits(
+        self, r: Recurrence, W_hq: Tensor, b_q: Tensor, saves: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`rnn_forward` and its readout, one product over all steps."""
+        hs, h_last, _ = self.rnn_forward(r, saves)
+        return hs.flatten(0, 1) @ W_hq + b_q, h_last, hs
 
+    def rnn_logits_backward(
+        self,
+        r: Recurrence,
+        V: int,
+        hs: Tensor,
+        W_hq: Tensor,
+        grad_logits: Tensor,
+        grad_hs: Tensor | None,
+        grad_h_last: Tensor | None,
+        needs: Needs,
+    ) -> tuple[Gradients, Tensor, Tensor]:
+        """The adjoint of `rnn_logits`, itself differentiable: what `rnn_backward` returns, then
 
-def rnn_logits(
-    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
-    ids: Tensor | None,  # [T, B]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor | None,  # [H]
-    W_hq: Tensor,  # [H, V]
-    b_q: Tensor,  # [V]
-    h0: Tensor,  # [B, H]
-    relu: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`rnn_forward` and its readout: logits = h_t @ W_hq + b_q [T * B, V], h_last, hs."""
-    hs, h_last = rnn_forward(x, ids, W_hh, b_h, h0, relu)
-    return hs.flatten(0, 1) @ W_hq + b_q, h_last, hs
+        grad_W_hq = sum h_t^T grad_logits_t [H, V] and grad_b_q = sum grad_logits_t [V].
+        """
+        through = _add(grad_hs, (grad_logits @ W_hq.T).view_as(hs))
+        grads = self.rnn_backward(r, V, hs, None, through, grad_h_last, needs)
+        return grads, hs.flatten(0, 1).T @ grad_logits, grad_logits.sum(0)
 
+    def rnn_cross_entropy(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        params: Params,
+        h0: Tensor,
+        cell: str,
+        need_grads: bool,
+        need_h0: bool,
+        grads: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """The recurrence, its readout and the mean cross-entropy, with the gradients of the mean.
 
-def rnn_logits_backward(
-    grad_logits: Tensor,  # [T * B, V]
-    grad_h_last: Tensor | None,  # [B, H]
-    grad_hs: Tensor | None,  # [T, B, H]
-    hs: Tensor,  # [T, B, H]
-    ids: Tensor | None,  # [T, B]
-    V: int,
-    W_hh: Tensor,  # [H, H]
-    W_hq: Tensor,  # [H, V]
-    h0: Tensor,  # [B, H]
-    relu: bool,
-    need_W_hh: bool,
-    need_b_h: bool,
-    need_h0: bool,
-) -> tuple[Tensor, ...]:
-    """The adjoint of `rnn_logits`, itself differentiable: what `rnn_backward` returns, then
+        loss = mean over T * B of -log softmax(h_t @ W_hq + b_q)[target]; its derivative by the
+        logits is (softmax - one_hot(target)) / (T * B), and from there on `rnn_backward`.
 
-    grad_W_hq = sum h_t^T grad_logits_t [H, V] and grad_b_q = sum grad_logits_t [V].
-    """
-    through = _add(grad_hs, (grad_logits @ W_hq.T).view_as(hs))
-    grads = rnn_backward(
-        through, grad_h_last, hs, ids, V, W_hh, h0, relu, need_W_hh, need_b_h, need_h0
-    )
-    return *grads, hs.flatten(0, 1).T @ grad_logits, grad_logits.sum(0)
+        Returns loss (0-dim), h_last [B, H], and the gradients of the params and of h0; those not
+        needed are empty tensors.
+        """
+        W_xh, W_hh, b_h, W_hq, b_q = params
+        r = Recurrence(cell, W_xh, ids, W_hh, b_h, h0)
+        logits, h_last, hs = self.rnn_logits(r, W_hq, b_q)
+        h, y = hs.flatten(0, 1), targets.reshape(-1)
+        loss = torch.nn.functional.cross_entropy(logits, y)
+        if not need_grads:
+            return loss, h_last, *[hs.new_empty(0)] * 6
+        dlogits = torch.softmax(logits, 1)
+        dlogits[torch.arange(len(y), device=y.device), y] -= 1
+        dlogits /= len(y)
+        grad_hs = (dlogits @ W_hq.T).view_as(hs)
+        needs = Needs(h0=need_h0)
+        made = self.rnn_backward(r, W_xh.shape[0], hs, None, grad_hs, None, needs)
+        new = [made.x, made.W_hh, made.b_h, h.T @ dlogits, dlogits.sum(0)]
+        return loss, h_last, *added_to(grads, new), made.h0
 
+    def train_steps_(
+        self,
+        ids: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        h: Tensor,
+        lr: float,
+        max_norm: float,
+        cell: str,
+        keep_grads: bool = True,
+    ) -> Tensor:
+        """Steps of training, in place: loss, gradients, d2l's clip, SGD.
 
-def rnn_cross_entropy(
-    ids: Tensor,  # [T, B]
-    targets: Tensor,  # [T, B]
-    W_xh: Tensor,  # [V, H]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor,  # [H]
-    W_hq: Tensor,  # [H, V]
-    b_q: Tensor,  # [V]
-    h0: Tensor,  # [B, H]
-    relu: bool,
-    need_grads: bool,
-    need_h0: bool,
-) -> tuple[Tensor, ...]:
-    """The recurrence, its readout and the mean cross-entropy, with the gradients of the mean.
+        The gradients of `rnn_cross_entropy` go to `grads`, are scaled as `clip_grads_` does by
+        d2l's rule, and param -= lr * grad. An infinite max_norm clips nothing. Without keep_grads,
+        a backend may leave anything in `grads`; this one keeps them.
 
-    loss = mean over T * B of -log softmax(h_t @ W_hq + b_q)[target]; its derivative by the logits
-    is (softmax - one_hot(target)) / (T * B), and from there on `rnn_backward`.
+        Returns the losses before each step [n]. A backend refuses what does not fit before the
+        first of the steps.
+        """
+        losses = []
+        for X, Y in zip(ids, targets, strict=True):
+            loss, h_last, *new, _ = self.rnn_cross_entropy(
+                X.T, Y.T, Params(*params), h, cell, True, False
+            )
+            for grad, value in zip(grads, new, strict=True):
+                grad.copy_(value)
+            if max_norm != float("inf"):
+                self.clip_grads_(grads, max_norm, True)
+            for param, grad in zip(params, grads, strict=True):
+                param.sub_(lr * grad)
+            h.copy_(h_last)
+            losses.append(loss)
+        return torch.stack(losses)
 
-    Returns loss (0-dim), h_last [B, H], and the gradients of W_xh, W_hh, b_h, W_hq, b_q and h0;
-    those not needed are empty tensors.
-    """
-    hs, h_last = rnn_forward(W_xh, ids, W_hh, b_h, h0, relu)
-    h = hs.flatten(0, 1)
-    logits, y = h @ W_hq + b_q, targets.reshape(-1)
-    loss = torch.nn.functional.cross_entropy(logits, y)
-    empty = hs.new_empty(0)
-    if not need_grads:
-        return loss, h_last, empty, empty, empty, empty, empty, empty
-    dlogits = torch.softmax(logits, 1)
-    dlogits[torch.arange(len(y), device=y.device), y] -= 1
-    dlogits /= len(y)
-    grad_hs = (dlogits @ W_hq.T).view_as(hs)
-    grad_W_xh, grad_W_hh, grad_b_h, grad_h0 = rnn_backward(
-        grad_hs, None, hs, ids, W_xh.shape[0], W_hh, h0, relu, True, True, need_h0
-    )
-    return loss, h_last, grad_W_xh, grad_W_hh, grad_b_h, h.T @ dlogits, dlogits.sum(0), grad_h0
+    def clip_grads_(self, grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
+        """Scale gradients in place by their common 2-norm, without a host synchronisation.
 
+        norm = sqrt(sum g^2), summed in float64, so that squares do not overflow float32.
+        d2l's rule: multiply by max_norm / norm where norm > max_norm (a NaN norm changes nothing).
+        torch's rule: always multiply by min(1, max_norm / (norm + 1e-6)).
 
-def train_step_(
-    ids: Tensor,  # [T, B]
-    targets: Tensor,  # [T, B]
-    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V]
-    grads: Sequence[Tensor],  # of the same shapes: overwritten
-    h: Tensor,  # [B, H]: the state before and after
-    lr: float,
-    max_norm: float,
-    relu: bool,
-    keep_grads: bool = True,
-) -> Tensor:
-    """One step of training, in place: loss, gradients, d2l's clip, SGD.
-
-    The gradients of `rnn_cross_entropy` go to `grads`, are scaled as `clip_grads_` does by d2l's
-    rule, and param -= lr * grad. An infinite max_norm clips nothing. Without keep_grads, a backend
-    may leave anything in `grads`; this one keeps them.
-
-    Returns the loss before the step (0-dim).
-    """
-    W_xh, W_hh, b_h, W_hq, b_q = params
-    loss, h_last, *new, _ = rnn_cross_entropy(
-        ids, targets, W_xh, W_hh, b_h, W_hq, b_q, h, relu, True, False
-    )
-    for grad, value in zip(grads, new, strict=True):
-        grad.copy_(value)
-    if max_norm != float("inf"):
-        clip_grads_(grads, max_norm, True)
-    for param, grad in zip(params, grads, strict=True):
-        param.sub_(lr * grad)
-    h.copy_(h_last)
-    return loss
-
-
-def train_steps_(
-    ids: Sequence[Tensor],  # [B, T] each, as data loaders give them; T may differ
-    targets: Sequence[Tensor],  # of the same shapes
-    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V]
-    grads: Sequence[Tensor],  # of the same shapes: overwritten
-    h: Tensor,  # [B, H]: the state before and after
-    lr: float,
-    max_norm: float,
-    relu: bool,
-    keep_grads: bool = True,
-) -> Tensor:
-    """`train_step_` for one minibatch after another. keep_grads: those of the last.
-
-    Returns the losses [n]. A backend refuses what does not fit before the first of the steps.
-    """
-    rest = (params, grads, h, lr, max_norm, relu, keep_grads)
-    losses = [train_step_(X.T, Y.T, *rest) for X, Y in zip(ids, targets, strict=True)]
-    return torch.stack(losses)
-
-
-def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
-    """Scale gradients in place by their common 2-norm, without a host synchronisation.
-
-    norm = sqrt(sum g^2), summed in float64, so that squares do not overflow float32.
-    d2l's rule: multiply by max_norm / norm where norm > max_norm (a NaN norm changes nothing).
-    torch's rule: always multiply by min(1, max_norm / (norm + 1e-6)).
-
-    Returns the norm before the scaling, a 0-dim tensor of the first gradient's dtype.
-    """
-    # Apple's GPUs have no float64
-    wide = torch.float32 if grads[0].device.type == "mps" else torch.float64
-    norms = [torch.linalg.vector_norm(g, dtype=wide).to(grads[0].device) for g in grads]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    if d2l:
-        scale = torch.where(norm > max_norm, max_norm / norm, torch.ones_like(norm))
-    else:
-        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for g in grads:
-        g.mul_(scale.to(g.device, g.dtype))
-    return norm.to(grads[0].dtype)
-
-
-def decode(
-    first: Tensor,  # [B]
-    W_xh: Tensor,  # [V, H]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor,  # [H]
-    W_hq: Tensor,  # [H, V]
-    b_q: Tensor,  # [V]
-    h0: Tensor,  # [B, H]
-    steps: int,
-    temperature: float,
-    uniforms: Tensor | None,  # [steps, B]
-    relu: bool,
-) -> tuple[Tensor, Tensor]:
-    """Feed each step's output back as the next input, `steps` times.
-
-    h = act(W_xh[id] + h @ W_hh + b_h); logits = h @ W_hq + b_q; the next id is argmax(logits), or,
-    when uniforms are given, the first index whose cumulative probability under
-    softmax(logits / temperature) exceeds the step's uniform number.
-
-    Returns ids [steps, B] (int64) and h_last [B, H].
-    """
-    act = torch.relu if relu else torch.tanh
-    ids, h, out = first, h0.clone(), []
-    for step in range(steps):
-        h = act(_gather(W_xh, ids) + h @ W_hh + b_h)
-        logits = h @ W_hq + b_q
-        if uniforms is None:
-            ids = logits.argmax(1)
+        Returns the norm before the scaling, a 0-dim tensor of the first gradient's dtype.
+        """
+        # Apple's GPUs have no float64
+        wide = torch.float32 if grads[0].device.type == "mps" else torch.float64
+        norms = [torch.linalg.vector_norm(g, dtype=wide).to(grads[0].device) for g in grads]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        if d2l:
+            scale = torch.where(norm > max_norm, max_norm / norm, torch.ones_like(norm))
         else:
-            ids = _inverse_cdf(torch.softmax(logits / temperature, 1), uniforms[step])
-        out.append(ids)
-    return (torch.stack(out) if out else first.new_empty((0, first.shape[0]))), h
+            scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        for g in grads:
+            g.mul_(scale.to(g.device, g.dtype))
+        return norm.to(grads[0].dtype)
+
+    def decode(
+        self,
+        first: Tensor,
+        params: Params,
+        h0: Tensor,
+        steps: int,
+        temperature: float,
+        uniforms: Tensor | None,
+        cell: str,
+    ) -> tuple[Tensor, Tensor]:
+        """Feed each step's output back as the next input, `steps` times.
+
+        h = act(W_xh[id] + h @ W_hh + b_h); logits = h @ W_hq + b_q; the next id is argmax(logits),
+        or, when uniforms are given, the first index whose cumulative probability under
+        softmax(logits / temperature) exceeds the step's uniform number.
+
+        Returns ids [steps, B] (int64) and h_last [B, H].
+        """
+        W_xh, W_hh, b_h, W_hq, b_q = params
+        act = CELLS[cell].activation
+        ids, h, out = first, h0.clone(), []
+        for step in range(steps):
+            h = act(_gather(W_xh, ids) + h @ W_hh + b_h)
+            logits = h @ W_hq + b_q
+            if uniforms is None:
+                ids = logits.argmax(1)
+            else:
+                ids = _inverse_cdf(torch.softmax(logits / temperature, 1), uniforms[step])
+            out.append(ids)
+        return (torch.stack(out) if out else first.new_empty((0, first.shape[0]))), h
+
+
+reference = Reference()
+
+
+def added_to(grads: Sequence[Tensor] | None, new: Sequence[Tensor]) -> Sequence[Tensor]:
+    """New gradients, or `grads` with them added."""
+    if grads is None:
+        return new
+    torch._foreach_add_(list(grads), list(new))
+    return grads
+
+
+def _weights(r: Recurrence) -> Tensor:
+    """W of the product h @ W."""
+    return r.W_hh.T if r.transposed else r.W_hh
+
+
+def _in_order(steps: Iterable[_T], r: Recurrence) -> list[_T]:
+    """Steps by time in the order in which they run, and the other way round."""
+    ordered = list(steps)
+    return ordered[::-1] if r.reverse else ordered
 
 
 def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rnnfast import functional
+from rnnfast.backends.checks import StateError
 from rnnfast.book.arguments import DEVICE, FUNCTION, TENSOR, Kind, integer, named
-from rnnfast.checks import StateError
 
 Device = torch.device | str | int | None
 State = tuple[Tensor, ...]

@@ -58,7 +58,7 @@ def grad_clipping(net: Any, theta: float) -> None:
     Raises TypeError for a parameter without a gradient, as the book's function does.
     Source: the book's `grad_clipping`; squares that overflow float32 do not spoil this one.
     """
-    optim.clip_grads_(levels.gradients(net), float(theta), d2l=True)
+    optim.clip_grads_(optim.gradients(net), float(theta), d2l=True)
 
 
 @named(
@@ -150,7 +150,7 @@ def train_ch8(
     if isinstance(net, nn.Module):
         updater = torch.optim.SGD(net.parameters(), lr)
     else:
-        updater = levels.SGD(net.params, lr)
+        updater = optim.SGD(net.params, lr)
 
     def predict(prefix: str) -> Any:
         return predict_ch8(prefix, 50, net, vocab, device)

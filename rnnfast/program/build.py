@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from rnnfast.backends import native
+from rnnfast.backends import library
 from rnnfast.backends.cuda import bridge, image_cache, kernel_table, nvrtc
 from rnnfast.book.console import show
 
 
 def run(options: argparse.Namespace) -> int:
     """Fill the cache for each architecture; print what every kernel takes."""
-    if error := native.load_error():
+    if error := library.load_error():
         raise RuntimeError(error)
     wanted = [
         (arch, each)

@@ -18,39 +18,20 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from rnnfast import dispatch, functional
+from rnnfast.training import levels
 from rnnfast.training.cuda_graph import CaptureError, Cuda, Device, Graph
 
 MAX_KEYS = 8  # graphs per net; each holds the temporaries of its step
 SWITCH = "RNNFAST_GRAPH"  # "0": train without graphs
 
 Key = tuple[Any, ...]
-
-
-class Ungraphed(Protocol):
-    """The same step as separate launches: `steps.Step`."""
-
-    net: Any
-    grads: list[Tensor]
-    max_norm: float
-    done: bool  # whether `grads` are the last step's
-
-    @property
-    def lr(self) -> float: ...
-
-    def __call__(self, X: Tensor, Y: Tensor, state: Any) -> tuple[Tensor | None, Any]: ...
-
-    def place(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]: ...
-
-    def finish(self) -> None: ...
-
-    def summed(self) -> float: ...
 
 
 @dataclass
@@ -112,12 +93,12 @@ def why_not(net: Any) -> str:
 
 
 class GraphedStep:
-    """`steps.Step` as one CUDA graph, where a batch allows it; else that step itself."""
+    """`levels.Step` as one CUDA graph, where a batch allows it; else that step itself."""
 
     name, summary = "graph", "the whole step in one launch of a CUDA graph"
     gradients_are_seen = True  # what is said of a single batch cannot change a graph
 
-    def __init__(self, step: Ungraphed) -> None:
+    def __init__(self, step: levels.Step) -> None:
         self._step, self._net = step, step.net
         params = self._net.params
         self._backend = dispatch.backend_for(params[0])
@@ -183,7 +164,7 @@ class GraphedStep:
         params, step = self._net.params, self._step
         addresses = tuple(p.data_ptr() for p in params)
         products = torch.get_float32_matmul_precision()
-        key = (*X.shape, step.lr, step.max_norm, products, self._backend.__name__, addresses)
+        key = (*X.shape, step.lr, step.max_norm, products, self._backend.name, addresses)
         if not self._kept.seen(key):
             return None
         graph = self._kept.graphs[key]
@@ -221,5 +202,5 @@ class GraphedStep:
         """From the next batch on the step is ungraphed."""
         reason = f"the step could not be captured: {error}"
         self._kept.give_up(reason)
-        dispatch.note_training(f"level 'step': one launch per kernel, because {reason}")
+        levels.note_choice("step", "one launch per kernel", reason)
         warnings.warn(f"rnnfast trains without a CUDA graph: {reason}", dispatch.FallbackWarning, 3)

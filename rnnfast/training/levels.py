@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from rnnfast import dispatch, functional, optim
-from rnnfast.backends import reference
+from rnnfast.backends.reference import reference
 from rnnfast.book import models
+from rnnfast.optim import SGD, gradients
 
 if TYPE_CHECKING:
     from rnnfast.training import graphs
@@ -31,38 +32,6 @@ Updater = torch.optim.Optimizer | Callable[..., Any]
 Batch = tuple[Tensor, Tensor]  # X, Y, both [B, T]
 Minibatch = tuple[Tensor, Any]  # mean loss, state
 Trained = tuple[Sequence[Tensor], Any]  # of several: losses, one by one or together; state
-
-
-class SGD:
-    """The updater of `train_ch8`: called as `updater(batch_size)`, it does the book's `sgd`."""
-
-    def __init__(self, params: list[Tensor], lr: float) -> None:
-        self.params, self.lr = params, lr
-        self._zeros: list[tuple[Tensor, int]] = []
-
-    def __call__(self, batch_size: int) -> None:
-        sgd(self.params, self.lr, batch_size)
-
-    def note_zeros(self) -> None:
-        """The gradients are zero now: until one changes, no device has to be asked."""
-        self._zeros = [(p.grad, p.grad._version) for p in self.params if p.grad is not None]
-
-    def finds_zeros(self) -> bool:
-        """Whether all gradients are zero or None."""
-        known = {id(grad) for grad, version in self._zeros if grad._version == version}
-        grads = [p.grad for p in self.params if p.grad is not None]
-        return not any(grad.any() for grad in grads if id(grad) not in known)
-
-
-def sgd(params: Any, lr: float, batch_size: int) -> None:
-    """param -= lr * grad / batch_size, then the gradients become zero.
-
-    Source: the book's `sgd` (chapter 3). Raises TypeError for a parameter without a gradient.
-    """
-    params = list(dict.fromkeys(params))  # the book's second step finds a gradient of zero
-    grads = _grads_of(params, "sgd")
-    with torch.no_grad():
-        optim.sgd_(params, grads, lr / batch_size)
 
 
 class General:
@@ -137,9 +106,7 @@ class Fused(General):
     def summed(self) -> float:
         """... Raises what the GPU's kernels complained about in the meantime."""
         param = self.net.params[0]
-        backend = dispatch.backend_for(param)
-        if hasattr(backend, "check_errors"):
-            backend.check_errors(param.device)
+        dispatch.backend_for(param).check_errors(param.device)
         return super().summed()
 
 
@@ -212,7 +179,7 @@ class Step(Fused):
     def at_once(self, X: Tensor) -> int:
         """So many that a call stays below about 0.1 s, in which Ctrl-C waits."""
         _, W_hh, _, W_hq, _ = self.params
-        if not hasattr(dispatch.backend_for(W_hh), "train_steps_"):
+        if not dispatch.backend_for(W_hh).trains_in_groups:
             return 1
         flops: int = 6 * X.numel() * (W_hh.numel() + W_hq.numel())  # of one
         return min(64, 2**33 // (flops + 1) + 1)
@@ -223,11 +190,11 @@ class Step(Fused):
             return super().train(batches, state, device)
         X, Y = zip(*(self.place(*batch, device) for batch in batches), strict=True)
         h, backend = self._own(state[0], X[0].shape[0]), dispatch.backend_for(self.params[0])
-        arguments = (self.params, self.grads, h, self.lr, self.max_norm, False, self._keeps())
+        arguments = (self.params, self.grads, h, self.lr, self.max_norm, "tanh", self._keeps())
         before = self.done, self.kept
         self.done, self.kept = True, False  # where Ctrl-C ends the call
         try:
-            losses: Tensor = backend.train_steps_(X, Y, *arguments)
+            losses = backend.train_steps_(X, Y, *arguments)
         except RuntimeError:  # nothing has changed: the step that is to blame will say why
             self.done, self.kept = before
             return super().train(batches, state, device)
@@ -280,35 +247,30 @@ def choose(
             level = Step
             if graphs.exist_for(net.params[0]) and not (reason := graphs.why_not(net)):
                 chosen = graphs.GraphedStep(Step(net, loss, updater, clip))
-    because = f", because {reason}" if reason else ""
     step = chosen or level(net, loss, updater, clip)
-    dispatch.note_training(f"level {step.name!r}: {step.summary}{because}")
+    note_choice(step.name, step.summary, reason)
     return step, reason
+
+
+_last_choice = ""
+
+
+def note_choice(name: str, summary: str, reason: str) -> None:
+    """Remember for `explain` how an epoch is trained, and why not faster."""
+    global _last_choice
+    because = f", because {reason}" if reason else ""
+    _last_choice = f"level {name!r}: {summary}{because}"
+
+
+def last_choice() -> str:
+    """How the last epoch was trained; "" before the first."""
+    return _last_choice
 
 
 def detach(state: Any) -> None:
     """Cut the state off the last batch's graph, in place."""
     for s in (state,) if isinstance(state, Tensor) else state:
         s.detach_()
-
-
-def gradients(net: Any) -> list[Tensor]:
-    """The gradients of a net's parameters; TypeError where one is missing."""
-    if isinstance(net, nn.Module):
-        return _grads_of([p for p in net.parameters() if p.requires_grad], "grad_clipping")
-    return _grads_of(net.params, "grad_clipping")
-
-
-def _grads_of(params: list[Tensor], caller: str) -> list[Tensor]:
-    grads = []
-    for index, param in enumerate(params):
-        if param.grad is None:
-            raise TypeError(
-                f"{caller}: parameter {index} of shape {tuple(param.shape)} has no gradient "
-                "(None); the loss does not depend on it, or backward() was not called"
-            )
-        grads.append(param.grad)
-    return grads
 
 
 def _why_not_ours(net: Any) -> str:

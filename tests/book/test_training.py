@@ -8,9 +8,8 @@ import pytest
 import torch
 
 import rnnfast
-from rnnfast import RNNModel, grad_clipping, predict_ch8, train_ch8, train_epoch_ch8
+from rnnfast import RNNModel, grad_clipping, optim, predict_ch8, train_ch8, train_epoch_ch8
 from rnnfast.book import generation, training
-from rnnfast.training import levels
 from support import book, models
 
 T, B, V, H = 6, 4, 7, 12
@@ -48,13 +47,13 @@ def _books_epoch(net, batches, lr, use_random_iter=False, optimizer=None):
         if optimizer:
             optimizer.step()
         else:
-            levels.sgd(net.params, lr, 1)
+            optim.sgd(net.params, lr, 1)
         losses.append(float(loss) * Y.numel())
     return math.exp(sum(losses) / sum(Y.numel() for _, Y in batches)), losses
 
 
 def _book_updater(net):
-    return lambda batch_size: levels.sgd(net.params, 0.5, batch_size)
+    return lambda batch_size: optim.sgd(net.params, 0.5, batch_size)
 
 
 @pytest.mark.parametrize("use_random_iter", [False, True])
@@ -270,12 +269,12 @@ def test_train_ch8_prints_the_books_lines(module, capsys):
 def test_sgd_is_the_books_and_refuses_missing_gradients():
     p = torch.ones(3, requires_grad=True)
     p.grad = torch.full((3,), 4.0)
-    levels.sgd([p], 0.5, 2)
+    optim.sgd([p], 0.5, 2)
     assert torch.equal(p.detach(), torch.zeros(3))
     assert torch.equal(p.grad, torch.zeros(3))
     p.grad = None
     with pytest.raises(TypeError, match="parameter 0 of shape"):
-        levels.sgd([p], 0.5, 2)
+        optim.sgd([p], 0.5, 2)
 
 
 def test_training_is_deterministic(backend):

@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from rnnfast import functional
-from rnnfast.backends import native, reference
+from rnnfast.backends import Recurrence, library
+from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
+from support import untyped
 from support.compare import assert_close_to_f64
 
-assert native.load_error() == ""
+assert library.load_error() == ""
 
 rnn_bf16, decode_bf16 = torch.ops.rnnfast.rnn_bf16, torch.ops.rnnfast.decode_bf16
-HAS_INSTRUCTION = native.build_info().endswith("avx512_bf16")
+HAS_INSTRUCTION = library.build_info().endswith("avx512_bf16")
 
 # B and H: tiles that are not full, odd sums, splits by rows and by columns
 SIZES = [(1, 1), (1, 3), (2, 17), (5, 33), (9, 70), (33, 65), (1, 301), (3, 200), (0, 8)]
@@ -72,7 +75,7 @@ def test_forward_is_as_exact_as_rounded_operands_allow(threads, B, H, T, relu, k
     args = (x, ids, W_hh, b_h, h0, relu)
     hs, h_last = rnn_bf16(*args)
     same, same_last = rounding_loop(*args)
-    want, want_last = reference.rnn_forward(*wide(args))
+    want, want_last = untyped.rnn_forward(reference, *wide(args))
     assert_close_to_f64("hs", hs, same, want)
     assert_close_to_f64("h_last", h_last, same_last, want_last)
     if B and T == 1:  # not only as exact, but rounded alike
@@ -96,7 +99,7 @@ def test_what_is_not_finite_stays_so(value):
     h0[2, 7] = value
     W_hh[7] = W_hh[7].abs()
     hs, _ = rnn_bf16(x, ids, W_hh, b_h, h0, True)
-    want, _ = reference.rnn_forward(x, ids, W_hh, b_h, h0, True)
+    want, _ = untyped.rnn_forward(reference, x, ids, W_hh, b_h, h0, True)
     assert torch.equal(hs.isnan(), want.isnan())
     assert torch.equal(hs.isinf(), want.isinf())
 
@@ -112,7 +115,7 @@ def test_decode_is_as_exact_as_rounded_operands_allow(threads, B, H):
         path = torch.cat((first.unsqueeze(0), ids[:-1]))
         args = (W_xh, path, W_hh, b_h, h0, False)
         same, same_last = rounding_loop(*args)
-        want, want_last = reference.rnn_forward(*wide(args))
+        want, want_last = untyped.rnn_forward(reference, *wide(args))
         assert_close_to_f64("h_last", h_last, same_last, want_last)
         logits = want @ W_hq.double() + b_q.double()
         error = (same @ W_hq + b_q - logits).abs().amax() if B else 0
@@ -134,22 +137,20 @@ def test_only_medium_rounds(medium, precision):
     exact, short = torch.ops.rnnfast.rnn(*args), rnn_bf16(*args)
     assert not torch.equal(short[0], exact[0])
     inference = short if HAS_INSTRUCTION else exact
-    assert torch.equal(native.rnn_inference(*args)[0], inference[0])
-    for got, want in zip(
-        native.rnn_inference(*wide(args)), torch.ops.rnnfast.rnn(*wide(args)), strict=True
-    ):
+    assert torch.equal(untyped.rnn_forward(native, *args, saves=False)[0], inference[0])
+    rounded = untyped.rnn_forward(native, *wide(args), saves=False)
+    for got, want in zip(rounded, torch.ops.rnnfast.rnn(*wide(args)), strict=True):
         assert torch.equal(got, want)
-    recur = functools.partial(functional._recur, native)
     x, ids, W_hh, b_h, h0, _ = args
-    params = (W_hh.clone().requires_grad_(), b_h)
-    recorded = recur(x, ids, *params, h0, False)
-    assert torch.equal(recorded[0], exact[0])
+    recur = functools.partial(functional._recur, native)
+    call = Recurrence("tanh", x, ids, W_hh.clone().requires_grad_(), b_h, h0)
+    assert torch.equal(recur(call)[0], exact[0])
     with torch.no_grad():
-        assert torch.equal(recur(x, ids, *params, h0, False)[0], inference[0])
+        assert torch.equal(recur(call)[0], inference[0])
         compiled = torch.compile(recur, fullgraph=True, backend="aot_eager")
-        assert torch.equal(compiled(x, ids, *params, h0, False)[0], inference[0])
+        assert torch.equal(compiled(call)[0], inference[0])
     torch.set_float32_matmul_precision(precision)
-    for got, want in zip(native.rnn_inference(*args), exact, strict=True):
+    for got, want in zip(untyped.rnn_forward(native, *args, saves=False), exact, strict=True):
         assert torch.equal(got, want)
 
 
@@ -159,9 +160,9 @@ def test_only_medium_rounds_in_decode(medium, precision):
     readout = (torch.randn(70, 11), torch.zeros(11))
     args = (torch.tensor([0, 1]), W_xh, W_hh, b_h, *readout, h0, 5, 1.0, None, False)
     exact = torch.ops.rnnfast.decode(*args)
-    assert not torch.equal(native.decode(*args)[1], exact[1])
+    assert not torch.equal(untyped.decode(native, *args)[1], exact[1])
     torch.set_float32_matmul_precision(precision)
-    for got, want in zip(native.decode(*args), exact, strict=True):
+    for got, want in zip(untyped.decode(native, *args), exact, strict=True):
         assert torch.equal(got, want)
 
 
@@ -183,7 +184,7 @@ def test_refuses_float64():
 
 def other_instruction_sets():
     """Those that this machine has too, below the one that this process runs."""
-    built, runs = native.build_info().split("instruction sets: ")[1].split("; runs ")
+    built, runs = library.build_info().split("instruction sets: ")[1].split("; runs ")
     names = built.split()  # the fastest first
     return names[names.index(runs) + 1 :]
 

@@ -12,7 +12,10 @@ import torch
 from test_recurrence import NAMES, Problem, make, truth_of
 from torch import Tensor
 
-from rnnfast.backends import native, reference
+from rnnfast.backends import library
+from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
+from support import untyped
 from support.compare import assert_close_to_f64
 
 RESULTS = ("logits", "h_last", "hs", *NAMES[2:], "grad_W_hq", "grad_b_q")
@@ -20,7 +23,7 @@ RESULTS = ("logits", "h_last", "hs", *NAMES[2:], "grad_W_hq", "grad_b_q")
 
 @pytest.fixture(autouse=True)
 def _two_threads() -> Iterator[None]:
-    assert native.load_error() == ""
+    assert library.load_error() == ""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -39,9 +42,10 @@ def readout_of(p: Problem, classes: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def run(backend: object, p: Problem, classes: int) -> dict[str, Tensor]:
     W_hq, b_q, grad_logits = readout_of(p, classes)
-    forward = backend.rnn_logits(p.x, p.ids, p.W_hh, p.b_h, W_hq, b_q, p.h0, p.relu)  # type: ignore[attr-defined]
+    forward = untyped.rnn_logits(backend, p.x, p.ids, p.W_hh, p.b_h, W_hq, b_q, p.h0, p.relu)  # type: ignore[attr-defined]
     V = 0 if p.ids is None else p.x.shape[0]
-    grads = backend.rnn_logits_backward(  # type: ignore[attr-defined]
+    grads = untyped.rnn_logits_backward(
+        backend,  # type: ignore[attr-defined]
         *(grad_logits, p.grad_h_last, p.grad_hs, forward[2]),
         *(p.ids, V, p.W_hh, W_hq, p.h0, p.relu, True, True, True),
     )
@@ -106,7 +110,8 @@ def test_the_states_may_have_no_gradient_of_their_own() -> None:
     zeros = replace(p, grad_hs=torch.zeros_like(p.grad_hs))
     W_hq, _, grad_logits = readout_of(p, 28)
     want = run(native, zeros, 28)
-    got = native.rnn_logits_backward(
+    got = untyped.rnn_logits_backward(
+        native,
         *(grad_logits, p.grad_h_last, None, want["hs"]),
         *(p.ids, 28, p.W_hh, W_hq, p.h0, p.relu, True, True, True),
     )
@@ -136,10 +141,11 @@ def test_strided_arguments() -> None:
     p = make(7, 6, 33, 28)
     W_hq, b_q, grad_logits = readout_of(p, 28)
     want = run(native, p, 28)
-    logits, _, hs = native.rnn_logits(
-        p.x, p.ids, p.W_hh, p.b_h, strided(W_hq), strided(b_q), p.h0, p.relu
+    logits, _, hs = untyped.rnn_logits(
+        native, p.x, p.ids, p.W_hh, p.b_h, strided(W_hq), strided(b_q), p.h0, p.relu
     )
-    grads = native.rnn_logits_backward(
+    grads = untyped.rnn_logits_backward(
+        native,
         *(strided(grad_logits), p.grad_h_last, p.grad_hs, strided(hs)),
         *(p.ids, 28, p.W_hh, strided(W_hq), p.h0, p.relu, True, True, True),
     )
@@ -171,13 +177,15 @@ def test_a_readout_that_does_not_fit(change: dict[str, Tensor], message: str) ->
     W_hq, b_q, _ = readout_of(p, 28)
     readout = {"W_hq": W_hq, "b_q": b_q, **change}
     with pytest.raises(RuntimeError, match=message):
-        native.rnn_logits(p.x, p.ids, p.W_hh, p.b_h, readout["W_hq"], readout["b_q"], p.h0, p.relu)
+        untyped.rnn_logits(
+            native, p.x, p.ids, p.W_hh, p.b_h, readout["W_hq"], readout["b_q"], p.h0, p.relu
+        )
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_instruction_sets(isa: str) -> None:
     """This file's sizes and thread counts again, in a process of its own."""
-    if isa not in native.build_info():
+    if isa not in library.build_info():
         pytest.skip(f"this machine's build has no {isa}")
     which = "sizes or batches or thread_counts or empty"
     done = subprocess.run(

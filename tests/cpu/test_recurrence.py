@@ -14,7 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnfast.backends import native, reference
+from rnnfast.backends import library
+from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
+from support import untyped
 from support.compare import assert_close_to_f64
 
 NAMES = ("hs", "h_last", "grad_x", "grad_W_hh", "grad_b_h", "grad_h0")
@@ -73,10 +76,21 @@ def make(
 
 def run(backend: object, p: Problem) -> dict[str, Tensor]:
     """All six results of a backend."""
-    hs, h_last = backend.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)  # type: ignore[attr-defined]
+    hs, h_last = untyped.rnn_forward(backend, p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)  # type: ignore[attr-defined]
     V = 0 if p.ids is None else p.x.shape[0]
-    grads = backend.rnn_backward(  # type: ignore[attr-defined]
-        p.grad_hs, p.grad_h_last, hs, p.ids, V, p.W_hh, p.h0, p.relu, True, True, True
+    grads = untyped.rnn_backward(
+        backend,  # type: ignore[attr-defined]
+        p.grad_hs,
+        p.grad_h_last,
+        hs,
+        p.ids,
+        V,
+        p.W_hh,
+        p.h0,
+        p.relu,
+        True,
+        True,
+        True,
     )
     return dict(zip(NAMES, (hs, h_last, *grads), strict=True))
 
@@ -122,7 +136,7 @@ def check(p: Problem) -> None:
 
 @pytest.fixture(autouse=True)
 def _two_threads() -> Iterator[None]:
-    assert native.load_error() == ""
+    assert library.load_error() == ""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -206,8 +220,17 @@ def test_only_what_is_needed(V: int | None) -> None:
     everything = run(native, p)
     for needed in range(8):
         need = [bool(needed & bit) for bit in (1, 2, 4)]
-        grads = native.rnn_backward(
-            p.grad_hs, p.grad_h_last, everything["hs"], p.ids, V or 0, p.W_hh, p.h0, p.relu, *need
+        grads = untyped.rnn_backward(
+            native,
+            p.grad_hs,
+            p.grad_h_last,
+            everything["hs"],
+            p.ids,
+            V or 0,
+            p.W_hh,
+            p.h0,
+            p.relu,
+            *need,
         )
         for name, grad, wanted in zip(NAMES[2:], grads, [True, *need], strict=True):
             assert torch.equal(grad, everything[name]) if wanted else grad.numel() == 0, name
@@ -218,15 +241,15 @@ def test_nan_and_infinity_spread_as_in_torch() -> None:
         for relu in (False, True):
             p = make(6, 9, 33, relu=relu)
             p.x[2, 4, 17] = value
-            hs, h_last = native.rnn_forward(p.x, None, p.W_hh, p.b_h, p.h0, relu)
-            truth, _ = reference.rnn_forward(p.x, None, p.W_hh, p.b_h, p.h0, relu)
+            hs, h_last = untyped.rnn_forward(native, p.x, None, p.W_hh, p.b_h, p.h0, relu)
+            truth, _ = untyped.rnn_forward(reference, p.x, None, p.W_hh, p.b_h, p.h0, relu)
             assert torch.equal(hs.isnan(), truth.isnan())
             assert torch.equal(h_last, hs[-1]) or h_last.isnan().any()
 
 
 def test_last_state_owns_its_storage() -> None:
     p = make(3, 2, 8, 5)
-    hs, h_last = native.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+    hs, h_last = untyped.rnn_forward(native, p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
     assert h_last.untyped_storage().data_ptr() != hs.untyped_storage().data_ptr()
     h_last.detach_()
 

@@ -11,9 +11,9 @@ from unittest import mock
 import ninja
 import pytest
 
-from rnnfast.backends import native
+from rnnfast.backends import library
 
-assert native.load_error() == ""
+assert library.load_error() == ""
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "sanitize"  # persists, so that ninja compiles only what changed
@@ -36,7 +36,7 @@ DRIVER_FLAGS = f"-O2 -g1 -I{ROOT / 'csrc'}"
 
 def instruction_sets():
     """Those that this machine can run, less one: avx512_bf16 has all but two kernels of avx512."""
-    built, runs = native.build_info().split("instruction sets: ")[1].split("; runs ")
+    built, runs = library.build_info().split("instruction sets: ")[1].split("; runs ")
     names = built.split()  # the fastest first
     names = names[names.index(runs) :]
     return [name for name in names if name != "avx512" or "avx512_bf16" not in names]

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnfast.backends import native, reference
+from rnnfast.backends import library
+from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
+from support import untyped
 from support.compare import assert_close_to_f64
 
 NAMES = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")
@@ -30,7 +33,7 @@ SHAPES = [
 
 @pytest.fixture(autouse=True)
 def _two_threads() -> Iterator[None]:
-    assert native.load_error() == ""
+    assert library.load_error() == ""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -60,7 +63,9 @@ def loss_and_gradients(
     backend: object, ids: Tensor, targets: Tensor, values: list[Tensor], relu: bool
 ) -> list[Tensor]:
     """Loss, then the gradients by parameters and state; last the new state."""
-    loss, h_last, *grads = backend.rnn_cross_entropy(ids, targets, *values, relu, True, True)  # type: ignore[attr-defined]
+    loss, h_last, *grads = untyped.rnn_cross_entropy(
+        backend, ids, targets, *values, relu, True, True
+    )  # type: ignore[attr-defined]
     return [*grads, h_last, loss]
 
 
@@ -70,7 +75,7 @@ def whole_step(
     """Parameters and state after the step, the gradients, the loss."""
     *params, h = [v.clone() for v in values]
     grads = [torch.full_like(p, float("nan")) for p in params]
-    loss = backend.train_step_(ids, targets, params, grads, h, 0.5, max_norm, False)  # type: ignore[attr-defined]
+    loss = untyped.train_step_(backend, ids, targets, params, grads, h, 0.5, max_norm, False)  # type: ignore[attr-defined]
     return [*params, h, *grads, h, loss]
 
 
@@ -107,7 +112,7 @@ def test_loss_and_gradients(shape: tuple[int, ...], dtype: torch.dtype, relu: bo
 def test_loss_alone(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     ids, targets, values = make(shape, dtype)
     *_, h_last, loss = loss_and_gradients(native, ids, targets, values, False)
-    alone = native.rnn_cross_entropy(ids, targets, *values, False, False, False)
+    alone = untyped.rnn_cross_entropy(native, ids, targets, *values, False, False, False)
     assert torch.equal(alone[0], loss)
     assert torch.equal(alone[1], h_last)
     assert all(grad.numel() == 0 for grad in alone[2:])
@@ -120,7 +125,9 @@ def added_gradients(
     *params, h = values
     grads = [p.clone() for p in params]
     if backend is native:
-        loss, h_last = native.rnn_cross_entropy_grads_(ids, targets, params, grads, h, relu)
+        loss, h_last = untyped.rnn_cross_entropy_grads_(
+            native, ids, targets, params, grads, h, relu
+        )
     else:
         *new, _, h_last, loss = loss_and_gradients(backend, ids, targets, values, relu)
         grads = [grad + each for grad, each in zip(grads, new, strict=True)]
@@ -138,8 +145,8 @@ def test_gradients_are_added(shape: tuple[int, ...], dtype: torch.dtype, relu: b
 def test_gradients_added_to_zeros_are_the_new_ones_bit_for_bit(shape: tuple[int, ...]) -> None:
     ids, targets, values = make(shape, torch.float32)
     grads = [torch.zeros_like(v) for v in values[:5]]
-    loss, h_last = native.rnn_cross_entropy_grads_(
-        ids, targets, values[:5], grads, values[5], False
+    loss, h_last = untyped.rnn_cross_entropy_grads_(
+        native, ids, targets, values[:5], grads, values[5], False
     )
     *want, _, want_h, want_loss = loss_and_gradients(native, ids, targets, values, False)
     for a, b in zip([*grads, h_last, loss], [*want, want_h, want_loss], strict=True):
@@ -160,7 +167,7 @@ def test_refused_gradients_have_not_changed(spoil, message) -> None:
     grads = [torch.zeros_like(p) for p in params]
     spoil(ids, grads)
     with pytest.raises(RuntimeError, match=message):
-        native.rnn_cross_entropy_grads_(ids, targets, params, grads, h, False)
+        untyped.rnn_cross_entropy_grads_(native, ids, targets, params, grads, h, False)
     assert not any(grad.any() for grad in grads)
 
 
@@ -181,7 +188,7 @@ def test_a_step_moves_the_same_where_gradients_are_not_kept(
     *params, state = [v.clone() for v in values]
     grads = [torch.full_like(p, float("nan")) for p in params]
     arguments = (ids, targets, params, grads, state, 0.5, max_norm, False)
-    assert torch.equal(native.train_step_(*arguments, keep_grads=False), loss)
+    assert torch.equal(untyped.train_step_(native, *arguments, keep_grads=False), loss)
     for name, a, b in zip([*NAMES, "h"], [*params, state], [*want[:5], h], strict=True):
         assert torch.equal(a, b), name
 
@@ -190,7 +197,9 @@ def test_a_single_rows_gradients_are_left_out_where_nobody_looks() -> None:
     ids, targets, values = make((20, 1, 64, 28), torch.float32)
     *params, state = values
     grads = [torch.full_like(p, float("nan")) for p in params]
-    native.train_step_(ids, targets, params, grads, state, 0.5, 1.0, False, keep_grads=False)
+    untyped.train_step_(
+        native, ids, targets, params, grads, state, 0.5, 1.0, False, keep_grads=False
+    )
     assert grads[1].isnan().all()
 
 

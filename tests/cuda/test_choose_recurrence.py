@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from rnnfast.backends import native
+from rnnfast.backends import library
 from rnnfast.backends.cuda import choose_recurrence, kernel_table
 from rnnfast.backends.cuda.bridge import Limits, Question
 from rnnfast.backends.cuda.kernel_table import OPERATIONS
@@ -16,7 +16,7 @@ A100 = Limits(80, 108, 163 * 1024)
 SMALL = Limits(89, 20, 99 * 1024)
 RTX5090 = Limits(120, 170, 99 * 1024)
 
-pytestmark = pytest.mark.skipif(bool(native.load_error()), reason=native.load_error())
+pytestmark = pytest.mark.skipif(bool(library.load_error()), reason=library.load_error())
 
 
 def recurrences():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rnnfast.backends import reference
+from rnnfast.backends.reference import reference
 from support import cuda_kernels
 from support.decoding import (
     ARGMAX_LOGITS,

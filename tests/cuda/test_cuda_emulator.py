@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnfast.backends import reference
+from rnnfast.backends.reference import reference
+from support import untyped
 from support.compare import assert_close_to_f64
 from support.emulator import build
 from support.emulator.recurrence import (
@@ -136,10 +137,10 @@ def check(launch: Launch, p: Problem, seeds: int = 3) -> None:
 
 def test_the_reference_here_is_the_reference():
     p = make(5, 3, 8, V=4)
-    hs, h_last = reference.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)
+    hs, h_last = untyped.rnn_forward(reference, p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)
     p = replace(p, hs=hs)
-    dz, _, _, grad_h0 = reference.rnn_backward(
-        p.grad_hs, p.grad_h_last, hs, None, 0, p.W_hh, p.h0, p.relu, False, False, True
+    dz, _, _, grad_h0 = untyped.rnn_backward(
+        reference, p.grad_hs, p.grad_h_last, hs, None, 0, p.W_hh, p.h0, p.relu, False, False, True
     )
     mine = plain(p)
     for name, value in {"hs": hs, "h_last": h_last, "dz": dz, "grad_h0": grad_h0}.items():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rnnfast.backends import reference
+from rnnfast.backends.reference import reference
 from support.compare import assert_close_to_f64
 from support.cuda_kernels import clip, cross_entropy, row_sums
 from support.emulator import build

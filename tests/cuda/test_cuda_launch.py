@@ -14,10 +14,13 @@ from test_recurrence import NAMES, Problem, make, run, truth_of
 
 import rnnfast
 from rnnfast import BackendError, dispatch, functional, use_backend
-from rnnfast.backends import cuda, native, reference
-from rnnfast.backends.cuda import bridge, choose_recurrence, precision
+from rnnfast.backends import library
+from rnnfast.backends.compiled import native
+from rnnfast.backends.cuda import bridge, choose_recurrence, cuda, precision
+from rnnfast.backends.cuda import cuda as cuda_module
 from rnnfast.backends.cuda.bridge import DriverError, Question
-from support import models
+from rnnfast.backends.reference import reference
+from support import models, untyped
 from support.compare import assert_close_to_f64
 from support.emulator import build
 
@@ -30,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 def _emulated():
     from support.emulator import cuda as emulated
 
-    assert native.load_error() == ""
+    assert library.load_error() == ""
     make_image = bridge.make_image
     emulated.start()
     assert cuda.load_error() == ""
@@ -140,8 +143,8 @@ def test_only_what_is_needed():
     everything = run(cuda, p)
     for needed in range(8):
         need = [bool(needed & bit) for bit in (1, 2, 4)]
-        grads = cuda.rnn_backward(
-            p.grad_hs, p.grad_h_last, everything["hs"], p.ids, 5, p.W_hh, p.h0, p.relu, *need
+        grads = untyped.rnn_backward(
+            cuda, p.grad_hs, p.grad_h_last, everything["hs"], p.ids, 5, p.W_hh, p.h0, p.relu, *need
         )
         for name, grad, wanted in zip(NAMES[2:], grads, [True, *need], strict=True):
             assert torch.equal(grad, everything[name]) if wanted else grad.numel() == 0, name
@@ -167,7 +170,7 @@ def test_same_bits_on_every_run(driver):
 
 def test_last_state_owns_its_storage():
     p = make(3, 2, 8, 5)
-    hs, h_last = cuda.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+    hs, h_last = untyped.rnn_forward(cuda, p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
     assert h_last.untyped_storage().data_ptr() != hs.untyped_storage().data_ptr()
 
 
@@ -217,7 +220,7 @@ def test_python_threads_at_once():
 def forward(**changes):
     p = make(4, 3, 12, 5)
     arguments = {"x": p.x, "ids": p.ids, "W_hh": p.W_hh, "b_h": p.b_h, "h0": p.h0, "relu": False}
-    return cuda.rnn_forward(*(arguments | changes).values())
+    return untyped.rnn_forward(cuda, *(arguments | changes).values())
 
 
 @pytest.mark.parametrize(
@@ -246,7 +249,7 @@ def test_bad_arguments_are_named_before_any_launch(changes, message, driver):
 def test_a_bad_id_shows_at_the_next_call(bad, dtype, driver):
     p = make(4, 3, 12, 5, dtype=dtype)
     p.ids[2, 1] = bad
-    hs, _ = cuda.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+    hs, _ = untyped.rnn_forward(cuda, p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
     assert hs.isfinite().all()
     with pytest.raises(RuntimeError, match=r"earlier call .* Class values must be non-negative"):
         forward()
@@ -282,11 +285,11 @@ def test_a_first_use_inside_a_capture_asks_for_a_warm_up(driver):
     arguments = (p.x, None, p.W_hh, p.b_h, p.h0, True)
     driver.emulated_driver_capturing(1)
     with pytest.raises(RuntimeError, match="run the same call once before the capture"):
-        cuda.rnn_forward(*arguments)
+        untyped.rnn_forward(cuda, *arguments)
     driver.emulated_driver_capturing(0)
-    expected = cuda.rnn_forward(*arguments)
+    expected = untyped.rnn_forward(cuda, *arguments)
     driver.emulated_driver_capturing(1)
-    assert torch.equal(cuda.rnn_forward(*arguments)[0], expected[0])
+    assert torch.equal(untyped.rnn_forward(cuda, *arguments)[0], expected[0])
 
 
 def test_an_image_that_cannot_be_made_says_why(monkeypatch):
@@ -307,7 +310,7 @@ def test_an_image_that_is_none_is_refused(monkeypatch):
 def test_a_missing_driver_is_a_reason():
     code = """
 import os, torch, rnnfast
-from rnnfast.backends import cuda
+from rnnfast.backends.cuda import cuda
 for name in ("/nonexistent/libcuda.so", "libm.so.6"):
     os.environ["RNNFAST_CUDA_DRIVER"] = name
     cuda._start.cache_clear()
@@ -362,18 +365,18 @@ def test_explain_prints_what_the_launch_asked_and_got(H, driver, monkeypatch):
         return 2
 
     def plan_for(question):
-        launched.append(cuda.plan_for(question))
+        launched.append(cuda_module.plan_for(question))
         return launched[-1]
 
     monkeypatch.setattr(bridge, "resident", resident)
     bridge.start(plan_for)
     bridge.forget_plans()
     p = make(2, 32, H, 28)
-    cuda.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+    untyped.rnn_forward(cuda, p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
     by_launch, asked[:] = list(asked), []
     with use_backend("cuda"):
         text = str(rnnfast.explain(models.ours(models.params(28, H))))
-    bridge.start(cuda.plan_for)
+    bridge.start(cuda_module.plan_for)
     bridge.forget_plans()
     line = next(line for line in text.splitlines() if f"H={H} B=32:" in line)
     assert "2 at once" in line

@@ -7,9 +7,10 @@ from test_training_operators import make as make_network
 
 import rnnfast
 from rnnfast import functional, use_backend
-from rnnfast.backends import cuda, native, reference
-from rnnfast.backends.cuda import bridge, choose_decode
-from support import models
+from rnnfast.backends import library
+from rnnfast.backends.cuda import bridge, choose_decode, cuda
+from rnnfast.backends.reference import reference
+from support import models, untyped
 from support.compare import assert_close_to_f64
 from support.decoding import ARGMAX_LOGITS, check_greedy, check_sampled, constant_logits, make
 from support.emulator import build
@@ -23,7 +24,7 @@ F32, F64 = torch.float32, torch.float64
 def driver():
     from support.emulator import cuda as emulated
 
-    assert native.load_error() == ""
+    assert library.load_error() == ""
     make_image = bridge.make_image
     emulated.start()
     assert cuda.load_error() == ""
@@ -47,7 +48,7 @@ def test_loss_and_gradients(shape, relu, dtype):
 def test_loss_alone(shape):
     ids, targets, values = make_network(shape, F32)
     *_, h_last, loss = loss_and_gradients(cuda, ids, targets, values, False)
-    alone = cuda.rnn_cross_entropy(ids, targets, *values, False, False, False)
+    alone = untyped.rnn_cross_entropy(cuda, ids, targets, *values, False, False, False)
     assert torch.equal(alone[0], loss)
     assert torch.equal(alone[1], h_last)
     assert all(grad.numel() == 0 for grad in alone[2:])
@@ -98,7 +99,7 @@ def test_a_step_refuses_what_does_not_fit(change, message):
     if "h" in change:
         h = params[1][:3]
     with pytest.raises(RuntimeError, match=message):
-        cuda.train_step_(ids, targets, params, grads, h, 0.1, 1.0, False)
+        untyped.train_step_(cuda, ids, targets, params, grads, h, 0.1, 1.0, False)
 
 
 # ---- clip

@@ -5,9 +5,9 @@ import torch
 
 import rnnfast
 from rnnfast import functional, train_epoch_ch8
-from rnnfast.backends import cuda as backend
-from rnnfast.backends import native
+from rnnfast.backends import library
 from rnnfast.backends.cuda import bridge
+from rnnfast.backends.cuda import cuda as backend
 from rnnfast.training import levels
 from support import models
 from support.emulator import build
@@ -23,7 +23,7 @@ LOSS = torch.nn.CrossEntropyLoss()
 def _emulated():
     from support.emulator import cuda as emulated
 
-    assert native.load_error() == ""
+    assert library.load_error() == ""
     make_image = bridge.make_image
     emulated.start()
     assert backend.load_error() == ""

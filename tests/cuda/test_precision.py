@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from rnnfast.backends import cuda, native
-from rnnfast.backends.cuda import precision
+from rnnfast.backends import library
+from rnnfast.backends.cuda import cuda, precision
+from support import untyped
 
 
 @pytest.fixture(autouse=True)
 def _plain_settings():
     yield
     torch.set_float32_matmul_precision("highest")
-    cuda._allow_products()
+    cuda.ops(torch.zeros(1))
 
 
 @pytest.mark.parametrize(
@@ -32,13 +33,13 @@ def test_what_is_more_exact_is_allowed_too():
 @pytest.mark.parametrize("setting", ["highest", "high"])
 def test_torch_compile_takes_the_backend_whole(setting, monkeypatch):
     """On operators that have shapes for tracing, which the emulated ones do not."""
-    assert native.load_error() == ""
+    assert library.load_error() == ""
     torch.set_float32_matmul_precision(setting)
     monkeypatch.setattr(torch.ops, "rnnfast_emulated", torch.ops.rnnfast, raising=False)
     x, W_hh, h0 = torch.randn(5, 2, 4), torch.randn(4, 4), torch.randn(2, 4)
 
     def states(x):
-        return cuda.rnn_forward(x, None, W_hh, None, h0, False)[0]
+        return untyped.rnn_forward(cuda, x, None, W_hh, None, h0, False)[0]
 
     compiled = torch.compile(states, fullgraph=True, backend="eager")
     assert torch.equal(compiled(x), states(x))

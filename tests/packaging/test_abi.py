@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnnfast.backends import native
+from rnnfast.backends import library
+from rnnfast.backends.compiled import native
+from support import untyped
 
 ABI_HEADER = Path(__file__).parents[2] / "csrc" / "torch" / "abi.h"
 TORCH_HEADERS = Path(torch.__file__).parent / "include"
@@ -112,14 +114,14 @@ def operator_calls():
 
 @pytest.mark.parametrize(("name", "arguments"), list(operator_calls()))
 def test_operators_are_what_torch_expects(name, arguments):
-    assert native.load_error() == ""
+    assert library.load_error() == ""
     torch.library.opcheck(getattr(torch.ops.rnnfast, name).default, arguments)
 
 
 def test_build_info_names_compiler_and_instruction_set():
-    assert native.load_error() == ""
+    assert library.load_error() == ""
     assert re.fullmatch(
-        r"(gcc|clang) .*; instruction sets: .*\bbaseline; runs \w+", native.build_info()
+        r"(gcc|clang) .*; instruction sets: .*\bbaseline; runs \w+", library.build_info()
     )
 
 
@@ -132,7 +134,7 @@ def test_build_info_names_compiler_and_instruction_set():
     ],
 )
 def test_instruction_set_can_be_chosen(chosen, message):
-    program = "from rnnfast.backends import native as n; n.load_error(); print(n.build_info())"
+    program = "from rnnfast.backends import library as n; n.load_error(); print(n.build_info())"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "RNNFAST_CPU_ISA": chosen},
@@ -144,10 +146,10 @@ def test_instruction_set_can_be_chosen(chosen, message):
 
 
 def test_backward_of_no_sequences_is_zero():
-    assert native.load_error() == ""
+    assert library.load_error() == ""
     T, H, V = 3, 4, 5
     hs, h0, ids = torch.empty(T, 0, H), torch.empty(0, H), torch.empty(T, 0, dtype=torch.int64)
     W_hh = torch.randn(H, H)
-    grads = native.rnn_backward(None, None, hs, ids, V, W_hh, h0, False, True, True, True)
+    grads = untyped.rnn_backward(native, None, None, hs, ids, V, W_hh, h0, False, True, True, True)
     assert [tuple(g.shape) for g in grads] == [(V, H), (H, H), (H,), (0, H)]
     assert all((g == 0).all() for g in grads)

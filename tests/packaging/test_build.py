@@ -141,7 +141,7 @@ def test_installs_and_runs_without_a_compiler(source, tmp_path):
     assert "on plain torch: no C++ compiler is there (looked for c++, g++, clang++" in done.stdout
     assert not (target / LIBRARY).exists()
     assert (target / "rnnfast" / "py.typed").exists()
-    program = "import rnnfast.backends.native as n; print(n.__file__, n.load_error())"
+    program = "import rnnfast.backends.library as n; print(n.__file__, n.load_error())"
     done = run(["-c", program], tmp_path, PYTHONPATH=str(target))
     assert done.returncode == 0, done.stdout
     assert str(target) in done.stdout
@@ -154,7 +154,7 @@ def test_wheel_is_for_the_platform_and_any_python(source, tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {LIBRARY.as_posix(), "rnnfast/py.typed", "rnnfast/backends/native.py"} <= names
+    assert {LIBRARY.as_posix(), "rnnfast/py.typed", "rnnfast/backends/library.py"} <= names
     assert "rnnfast/backends/cuda/kernel_table.json" in names
 
 

@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 
-from rnnfast.backends import native
+from rnnfast.backends import library
 from rnnfast.backends.cuda import bridge, image_cache, kernel_table, nvrtc
 from rnnfast.program import cli
 from support import cuda_resources
 
 pytestmark = [
-    pytest.mark.skipif(bool(native.load_error()), reason=native.load_error()),
+    pytest.mark.skipif(bool(library.load_error()), reason=library.load_error()),
     pytest.mark.skipif(bool(nvrtc.load_error()), reason=nvrtc.load_error()),
 ]
 

@@ -5,12 +5,12 @@ import math
 
 import torch
 
-from rnnfast.backends import native
+from rnnfast.backends import library
 from rnnfast.backends.cuda import kernel_table
 from support.emulator import build
 from support.emulator.params import constant, params
 
-assert native.load_error() == ""
+assert library.load_error() == ""
 
 KERNELS = {
     "clip_norm": ("clip_sums", "clip_scale"),

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-from rnnfast.backends import native
+from rnnfast.backends import library
 from rnnfast.backends.cuda import bridge, kernel_table, nvrtc
 from rnnfast.backends.cuda.nvrtc import Compiled
 
@@ -153,7 +153,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.name}")
     options = parser.parse_args()
-    if error := native.load_error():
+    if error := library.load_error():
         raise SystemExit(error)
     got: dict[str, Figures] = {}
     problems = []

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnfast.backends import native, reference
+from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
+from support import untyped
 from support.compare import assert_close_to_f64
 
 NAN, INF = float("nan"), float("inf")
@@ -25,14 +27,16 @@ class Model:
 
     def decode(self, steps, temperature=1.0, uniforms=None, backend=native):
         weights = (self.W_xh, self.W_hh, self.b_h, self.W_hq, self.b_q)
-        return backend.decode(
-            self.first, *weights, self.h0, steps, temperature, uniforms, self.relu
+        return untyped.decode(
+            backend, self.first, *weights, self.h0, steps, temperature, uniforms, self.relu
         )
 
     def states_along(self, ids):
         """hs [steps, B, H] and h_last when these are the ids chosen; by the reference."""
         inputs = torch.cat((self.first.unsqueeze(0), ids[:-1]))
-        return reference.rnn_forward(self.W_xh, inputs, self.W_hh, self.b_h, self.h0, self.relu)
+        return untyped.rnn_forward(
+            reference, self.W_xh, inputs, self.W_hh, self.b_h, self.h0, self.relu
+        )
 
     def exact_last_state(self, ids):
         """h_last [B, H] of the same path, in numpy's long double."""

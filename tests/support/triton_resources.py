@@ -25,8 +25,15 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from rnnfast.backends import triton
-from rnnfast.backends.triton import clip_norm, cross_entropy, embedding, generate, recurrence
+from rnnfast.backends.triton import (
+    clip_norm,
+    cross_entropy,
+    embedding,
+    generate,
+    recurrence,
+    triton,
+)
+from support import untyped
 
 TABLE = Path(__file__).with_name("triton_resources.json")
 ARCHITECTURES = (80, 90, 100)
@@ -106,11 +113,11 @@ class Model:
     def step(self, precision: str = "highest") -> None:
         with mock.patch.object(torch, "get_float32_matmul_precision", return_value=precision):
             args = (self.ids, self.ids, self.params, self.grads, self.h)
-            triton.train_step_(*args, 1.0, 1.0, False)
+            untyped.train_step_(triton, *args, 1.0, 1.0, False)
 
     def generate(self) -> None:
         uniforms = torch.zeros(5, len(self.h))
-        triton.decode(self.ids[0], *self.params, self.h, 5, 1.0, uniforms, False)
+        untyped.decode(triton, self.ids[0], *self.params, self.h, 5, 1.0, uniforms, False)
 
 
 def main_launches() -> list[Launch]:
@@ -143,13 +150,15 @@ def all_launches() -> list[Launch]:
         for H, V in ((128, 300), (1024, 28), (4096, 4096)):
             Model(H, V).generate()
         model = Model(128, 28)
-        triton.decode(model.ids[0], *model.params, model.h, 5, 1.0, None, False)
+        untyped.decode(triton, model.ids[0], *model.params, model.h, 5, 1.0, None, False)
         triton.clip_grads_(model.grads, 1.0, False)
-        out = triton.rnn_cross_entropy(
-            model.ids, model.ids, *model.params, model.h, True, False, False
+        out = untyped.rnn_cross_entropy(
+            triton, model.ids, model.ids, *model.params, model.h, True, False, False
         )
         hs = out[1].expand(3, -1, -1)
-        triton.rnn_backward(hs, hs[0], hs, None, 1, model.params[1], hs[0], True, *[True] * 3)
+        untyped.rnn_backward(
+            triton, hs, hs[0], hs, None, 1, model.params[1], hs[0], True, *[True] * 3
+        )
 
     return list(dict.fromkeys(main_launches() + _of(calls)))
 

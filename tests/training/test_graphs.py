@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rnnfast
-from rnnfast import dispatch, train_epoch_ch8
+from rnnfast import dispatch, optim, train_epoch_ch8
 from rnnfast.training import graphs, levels
 from support import models
 from support.fake_cuda import pretended
@@ -20,7 +20,7 @@ NAMES = ["W_xh", "W_hh", "b_h", "W_hq", "b_q"]
 LOSS = torch.nn.CrossEntropyLoss()
 UPDATERS = {
     "optimizer": lambda net: torch.optim.SGD(net.params, 0.5),
-    "book": lambda net: levels.SGD(net.params, 0.5),
+    "book": lambda net: optim.SGD(net.params, 0.5),
 }
 
 
@@ -107,13 +107,13 @@ def test_the_level_is_named_and_explained(cuda):
     step, reason = levels.choose(net, LOSS, torch.optim.SGD(net.params, 0.5, momentum=0.9), 1.0)
     assert step.name == "loss"
     with rnnfast.use_backend("reference"):
-        assert levels.choose(net, LOSS, levels.SGD(net.params, 0.5), 1.0)[0].name == "general"
+        assert levels.choose(net, LOSS, optim.SGD(net.params, 0.5), 1.0)[0].name == "general"
 
 
 def test_the_switch(cuda, monkeypatch):
     net, _ = _twins()
     monkeypatch.setenv("RNNFAST_GRAPH", "0")
-    step, reason = levels.choose(net, LOSS, levels.SGD(net.params, 0.5), 1.0)
+    step, reason = levels.choose(net, LOSS, optim.SGD(net.params, 0.5), 1.0)
     assert (step.name, reason) == ("step", "RNNFAST_GRAPH is 0")
 
 

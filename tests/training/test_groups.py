@@ -4,19 +4,21 @@ import pytest
 import torch
 
 from rnnfast import train_epoch_ch8
-from rnnfast.backends import native, reference
+from rnnfast.backends import library
+from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
 from rnnfast.book import training
 from rnnfast.book.data import load_corpus
 from rnnfast.program.settings import Settings
 from rnnfast.program.training_run import Run
-from support import models
+from support import models, untyped
 
 T, B, V, H = 6, 4, 7, 12
 
 
 @pytest.fixture(autouse=True)
 def _kernels():
-    assert native.load_error() == ""
+    assert library.load_error() == ""
 
 
 def _minibatches(lengths, b=B, v=V):
@@ -55,18 +57,13 @@ def _train(net, batches, use_random_iter=False):
 def calls(monkeypatch):
     """The number of minibatches in each call of the backend."""
     sizes = []
-    several, single = native.train_steps_, native.train_step_
+    several = native.train_steps_
 
     def counted(ids, *rest):
         sizes.append(len(ids))
         return several(ids, *rest)
 
-    def counted_single(*args):
-        sizes.append(1)
-        return single(*args)
-
     monkeypatch.setattr(native, "train_steps_", counted)
-    monkeypatch.setattr(native, "train_step_", counted_single)
     return sizes
 
 
@@ -78,8 +75,8 @@ def test_one_call_is_the_single_steps_bit_for_bit(shape, dtype, relu):
     batches = _minibatches([9, 1, 35], b, v)
     model = _model(b, h, v, dtype)
     twin = _copy(model)
-    got = native.train_steps_(*zip(*batches, strict=True), *model, 0.5, 1.0, relu)
-    want = [native.train_step_(X.T, Y.T, *twin, 0.5, 1.0, relu) for X, Y in batches]
+    got = untyped.train_steps_(native, *zip(*batches, strict=True), *model, 0.5, 1.0, relu)
+    want = [untyped.train_step_(native, X.T, Y.T, *twin, 0.5, 1.0, relu) for X, Y in batches]
     assert torch.equal(got, torch.stack(want))
     _assert_same(model, twin, _bits)
 
@@ -90,8 +87,9 @@ def test_one_call_is_near_the_reference(b):
     model = _model(b, 17, 20, torch.float64)
     twin = _copy(model)
     arguments = (*zip(*batches, strict=True),)
-    got = native.train_steps_(*arguments, *model, 0.5, 1.0, False)
-    torch.testing.assert_close(got, reference.train_steps_(*arguments, *twin, 0.5, 1.0, False))
+    got = untyped.train_steps_(native, *arguments, *model, 0.5, 1.0, False)
+    want = untyped.train_steps_(reference, *arguments, *twin, 0.5, 1.0, False)
+    torch.testing.assert_close(got, want)
     _assert_same(model, twin)
 
 
@@ -100,8 +98,8 @@ def test_gradients_that_nobody_keeps_change_nothing_else():
     model = _model(1, H, V)
     twin = _copy(model)
     arguments = (*zip(*batches, strict=True),)
-    native.train_steps_(*arguments, *model, 0.5, 1.0, False, False)
-    native.train_steps_(*arguments, *twin, 0.5, 1.0, False, True)
+    untyped.train_steps_(native, *arguments, *model, 0.5, 1.0, False, keep_grads=False)
+    untyped.train_steps_(native, *arguments, *twin, 0.5, 1.0, False)
     _assert_same((model[0], [], model[2]), (twin[0], [], twin[2]), _bits)
     assert model[1][1].isnan().all()
     assert twin[1][1].isfinite().all()
@@ -131,7 +129,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(change, message):
     model = _model(B, H, V)
     before = _copy(model)
     with pytest.raises(RuntimeError, match=message):
-        native.train_steps_(ids, targets, *model, 0.5, 1.0, False)
+        untyped.train_steps_(native, ids, targets, *model, 0.5, 1.0, False)
     _assert_same((model[0], [], model[2]), (before[0], [], before[2]), _bits)
 
 

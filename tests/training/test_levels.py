@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import rnnfast
-from rnnfast import functional, train_epoch_ch8
-from rnnfast.backends import native, reference
+from rnnfast import functional, optim, train_epoch_ch8
+from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
 from rnnfast.training import levels
-from support import models
+from support import models, untyped
 from support.compare import assert_close_to_f64
 
 T, B, V, H = 6, 4, 7, 12
@@ -19,7 +20,7 @@ def _batches(n: int = 4) -> list:
 
 
 def _opaque(net):
-    return lambda batch_size: levels.sgd(net.params, 0.5, batch_size)
+    return lambda batch_size: optim.sgd(net.params, 0.5, batch_size)
 
 
 def _train(level, net, batches, updater, clip=1.0, use_random_iter=False, epochs=2):
@@ -38,7 +39,7 @@ def _train(level, net, batches, updater, clip=1.0, use_random_iter=False, epochs
 
 UPDATERS = {
     "optimizer": lambda net: torch.optim.SGD(net.params, 0.5),
-    "book": lambda net: levels.SGD(net.params, 0.5),
+    "book": lambda net: optim.SGD(net.params, 0.5),
     "opaque": _opaque,
 }
 
@@ -81,7 +82,7 @@ def test_plain_training_gets_the_whole_step():
     net, _ = models.pair(V, H)
     assert _choose(net) == ("step", "")
     assert "level 'step': loss, gradients, clip and SGD in one call" in str(rnnfast.explain(net))
-    assert _choose(net, updater=levels.SGD(net.params, 0.5)) == ("step", "")
+    assert _choose(net, updater=optim.SGD(net.params, 0.5)) == ("step", "")
     assert _choose(net, loss=torch.nn.CrossEntropyLoss(reduction="none")) == ("step", "")
 
 
@@ -114,12 +115,12 @@ def test_opaque_updaters_schedulers_and_hooks_get_the_loss_in_one_call():
     hooked.register_step_post_hook(lambda *args: None)
     assert _choose(net, updater=hooked)[0] == "loss"
     net.params[0].grad = torch.ones(V, H)
-    assert _choose(net, updater=levels.SGD(net.params, 0.5))[0] == "loss"
+    assert _choose(net, updater=optim.SGD(net.params, 0.5))[0] == "loss"
 
 
 def test_gradients_known_to_be_zero_are_not_read_again(monkeypatch):
     net, _ = models.pair(V, H)
-    updater, loss = levels.SGD(net.params, 0.5), torch.nn.CrossEntropyLoss()
+    updater, loss = optim.SGD(net.params, 0.5), torch.nn.CrossEntropyLoss()
     train_epoch_ch8(net, _batches(), loss, updater, "cpu", False)
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "any", lambda *_: pytest.fail("the device was asked"))
@@ -340,7 +341,9 @@ def test_loss_and_gradients_against_float64(t, b, v, h, dtype, nonlinearity):
     for backend, kind in ((native, dtype), (reference, dtype), (reference, torch.float64)):
         args = [q.detach().to(kind) for q in (*p, h0)]
         results.append(
-            backend.rnn_cross_entropy(ids, targets, *args, nonlinearity == "relu", True, True)
+            untyped.rnn_cross_entropy(
+                backend, ids, targets, *args, nonlinearity == "relu", True, True
+            )
         )
     for name, *values in zip(["loss", "h_last", *NAMES, "h0"], *results, strict=True):
         assert_close_to_f64(name, *values)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rnnfast import BackendError, dispatch, explain
-from rnnfast.backends import triton
+from rnnfast.backends.triton import triton
 
 TESTS = Path(__file__).parent
 INTERPRETED = [f"triton_{part}.py" for part in ("recurrence", "training", "clip_norm", "decode")]

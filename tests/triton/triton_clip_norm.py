@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from rnnfast.backends import reference, triton
+from rnnfast.backends.reference import reference
+from rnnfast.backends.triton import triton
 from support.compare import assert_close_to_f64
 
 NAN, INF = float("nan"), float("inf")

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from rnnfast.backends import reference, triton
-from support import models
+from rnnfast.backends.reference import reference
+from rnnfast.backends.triton import triton
+from support import models, untyped
 from support.compare import assert_close_to_f64
 
 NAN, INF = float("nan"), float("inf")
@@ -12,7 +13,7 @@ NAN, INF = float("nan"), float("inf")
 
 def decode_both(model, first, h0, steps, temperature=1.0, uniforms=None):
     args = (first, *model, h0, steps, temperature, uniforms, False)
-    return triton.decode(*args), reference.decode(*args)
+    return untyped.decode(triton, *args), untyped.decode(reference, *args)
 
 
 # All in registers; W_hq streamed; everything streamed.
@@ -25,7 +26,7 @@ def test_decode(B, H, V, sampled):
     (ids, h_last), (want, h_want) = decode_both(model, first, h0, 6, 0.7, uniforms)
     assert torch.equal(ids, want)
     wide = [p.double() for p in model]
-    truth = reference.decode(first, *wide, h0.double(), 6, 0.7, uniforms, False)[1]
+    truth = untyped.decode(reference, first, *wide, h0.double(), 6, 0.7, uniforms, False)[1]
     assert_close_to_f64("h_last", h_last, h_want, truth)
 
 
@@ -100,7 +101,9 @@ def test_rounding_never_samples_beyond_the_vocabulary():
     for _ in range(30):
         model = constant_logits(torch.randn(300).tolist())
         u = torch.full((1, 1), 1 - 2**-24)
-        ids, _ = triton.decode(torch.tensor([0]), *model, torch.zeros(1, 5), 1, 1.0, u, False)
+        ids, _ = untyped.decode(
+            triton, torch.tensor([0]), *model, torch.zeros(1, 5), 1, 1.0, u, False
+        )
         assert 250 <= ids.item() < 300
 
 
@@ -108,10 +111,10 @@ def test_rounding_never_samples_beyond_the_vocabulary():
 def test_decode_of_nothing_and_of_a_wrong_id(H):
     model = [p.detach() for p in models.params(4, H)]
     h0 = torch.randn(2, H)
-    ids, h_last = triton.decode(torch.tensor([0, 1]), *model, h0, 0, 1.0, None, False)
+    ids, h_last = untyped.decode(triton, torch.tensor([0, 1]), *model, h0, 0, 1.0, None, False)
     assert ids.shape == (0, 2)
     assert torch.equal(h_last, h0)
-    ids, h_last = triton.decode(torch.tensor([1, 4]), *model, h0, 3, 1.0, None, False)
+    ids, h_last = untyped.decode(triton, torch.tensor([1, 4]), *model, h0, 3, 1.0, None, False)
     assert h_last[1].isnan().all()
     assert not ids[:, 1].any()
     assert h_last[0].isfinite().all()

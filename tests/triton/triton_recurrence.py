@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnfast.backends import reference, triton
-from support import models
+from rnnfast.backends.reference import reference
+from rnnfast.backends.triton import triton
+from support import models, untyped
 from support.compare import assert_close_to_f64
 
 assert triton.load_error() == ""
@@ -52,8 +53,9 @@ def make(T, B, H, V=None, relu=False, dtype=torch.float32) -> Problem:
 
 
 def run(backend, p: Problem) -> dict[str, Tensor]:
-    hs, h_last = backend.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)
-    grads = backend.rnn_backward(
+    hs, h_last = untyped.rnn_forward(backend, p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)
+    grads = untyped.rnn_backward(
+        backend,
         p.grad_hs,
         p.grad_h_last,
         hs,
@@ -124,8 +126,17 @@ def test_only_what_is_needed():
         everything = run(triton, p)
         for needed in range(8):
             need = [bool(needed & bit) for bit in (1, 2, 4)]
-            grads = triton.rnn_backward(
-                p.grad_hs, p.grad_h_last, everything["hs"], p.ids, 5, p.W_hh, p.h0, False, *need
+            grads = untyped.rnn_backward(
+                triton,
+                p.grad_hs,
+                p.grad_h_last,
+                everything["hs"],
+                p.ids,
+                5,
+                p.W_hh,
+                p.h0,
+                False,
+                *need,
             )
             for name, grad, wanted in zip(NAMES[2:], grads, [True, *need], strict=True):
                 assert torch.equal(grad, everything[name]) if wanted else grad.numel() == 0, name
@@ -157,11 +168,11 @@ def test_empty_batch(H):
 def test_an_id_out_of_range_makes_its_row_nan(H):
     p = make(4, 3, H, 5)
     assert p.ids is not None
-    good, _ = triton.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+    good, _ = untyped.rnn_forward(triton, p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
     for bad in (-1, 5, 2**62, -(2**62)):
         ids = p.ids.clone()
         ids[2, 1] = bad
-        hs, _ = triton.rnn_forward(p.x, ids, p.W_hh, p.b_h, p.h0, False)
+        hs, _ = untyped.rnn_forward(triton, p.x, ids, p.W_hh, p.b_h, p.h0, False)
         assert hs[2:, 1].isnan().all()
         hs[2:, 1] = good[2:, 1]
         assert torch.equal(hs, good)
@@ -169,7 +180,7 @@ def test_an_id_out_of_range_makes_its_row_nan(H):
 
 def test_last_state_owns_its_storage():
     p = make(3, 2, 8, 5)
-    hs, h_last = triton.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+    hs, h_last = untyped.rnn_forward(triton, p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
     assert h_last.untyped_storage().data_ptr() != hs.untyped_storage().data_ptr()
 
 
@@ -191,4 +202,4 @@ def test_last_state_owns_its_storage():
 def test_what_does_not_fit_is_refused(change, message):
     p = replace(make(4, 3, 8, 5), **change)
     with pytest.raises(RuntimeError, match=message):
-        triton.rnn_forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, False)
+        untyped.rnn_forward(triton, p.x, p.ids, p.W_hh, p.b_h, p.h0, False)

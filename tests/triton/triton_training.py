@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from rnnfast import BackendError, dispatch, explain, functional
-from rnnfast.backends import reference, triton
-from support import models
+from rnnfast.backends.reference import reference
+from rnnfast.backends.triton import triton
+from support import models, untyped
 from support.compare import assert_close_to_f64
 
 NAN, INF = float("nan"), float("inf")
@@ -22,7 +23,7 @@ def make_model(shape, dtype=torch.float32):
 
 
 def losses(backend, ids, targets, params, h, relu=False):
-    out = backend.rnn_cross_entropy(ids, targets, *params, h, relu, True, True)
+    out = untyped.rnn_cross_entropy(backend, ids, targets, *params, h, relu, True, True)
     names = ("loss", "h_last", "W_xh", "W_hh", "b_h", "W_hq", "b_q", "h0")
     return dict(zip(names, out, strict=True))
 
@@ -36,7 +37,7 @@ def test_loss_and_gradients(shape, relu):
     wide = losses(reference, ids, targets, [p.double() for p in params], h.double(), relu)
     for name, value in got.items():
         assert_close_to_f64(name, value, same[name], wide[name])
-    alone = triton.rnn_cross_entropy(ids, targets, *params, h, relu, False, False)
+    alone = untyped.rnn_cross_entropy(triton, ids, targets, *params, h, relu, False, False)
     assert torch.equal(alone[0], got["loss"])
     assert torch.equal(alone[1], got["h_last"])
     assert all(grad.numel() == 0 for grad in alone[2:])
@@ -66,7 +67,9 @@ def test_a_target_out_of_range_makes_the_loss_nan(V):
         ids, targets, params, h = make_model((2, 3, 5, V))
         targets = targets.clone()
         targets[1, 2] = bad
-        assert triton.rnn_cross_entropy(ids, targets, *params, h, False, True, True)[0].isnan()
+        assert untyped.rnn_cross_entropy(triton, ids, targets, *params, h, False, True, True)[
+            0
+        ].isnan()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,7 @@ def test_whole_step(shape, max_norm):
     def step(backend, dtype):
         mine, state = [p.to(dtype, copy=True) for p in params], h.to(dtype, copy=True)
         grads = [torch.full_like(p, NAN) for p in mine]
-        loss = backend.train_step_(ids, targets, mine, grads, state, 0.5, max_norm, False)
+        loss = untyped.train_step_(backend, ids, targets, mine, grads, state, 0.5, max_norm, False)
         return [loss, state, *mine, *grads]
 
     got, same = step(triton, torch.float32), step(reference, torch.float32)
@@ -95,10 +98,10 @@ def test_whole_step_on_strided_tensors():
     grads = [torch.empty_like(p) for p in params]
     plain = [p.clone() for p in params]
     state = h.clone()
-    want = triton.train_step_(ids, targets, plain, grads, state, 0.5, 1.0, False)
+    want = untyped.train_step_(triton, ids, targets, plain, grads, state, 0.5, 1.0, False)
     strided = [torch.stack((p, p), -1)[..., 0] for p in params]
     again = h.T.contiguous().T
-    got = triton.train_step_(ids, targets, strided, grads, again, 0.5, 1.0, False)
+    got = untyped.train_step_(triton, ids, targets, strided, grads, again, 0.5, 1.0, False)
     assert torch.equal(got, want)
     assert torch.equal(again, state)
     for a, b in zip(strided, plain, strict=True):
@@ -109,7 +112,7 @@ def test_autograd_sees_what_a_step_changes():
     ids, targets, params, h = make_model(MODELS[0])
     written = [*params, h, *(torch.empty_like(p) for p in params)]
     before = [t._version for t in written]
-    triton.train_step_(ids, targets, params, written[6:], h, 0.5, 1.0, False)
+    untyped.train_step_(triton, ids, targets, params, written[6:], h, 0.5, 1.0, False)
     assert all(t._version > b for t, b in zip(written, before, strict=True))
 
 
@@ -139,15 +142,15 @@ def test_wrong_gradients_uniforms_and_targets_are_refused():
     grads = [torch.empty_like(p) for p in params]
     grads[3] = grads[3].T
     with pytest.raises(RuntimeError, match=r"grads\[3\] is float32 \[4, 5\]"):
-        triton.train_step_(ids, targets, params, grads, h, 0.5, 1.0, False)
+        untyped.train_step_(triton, ids, targets, params, grads, h, 0.5, 1.0, False)
     with pytest.raises(RuntimeError, match="targets is int32"):
-        triton.rnn_cross_entropy(ids, targets.int(), *params, h, False, True, True)
+        untyped.rnn_cross_entropy(triton, ids, targets.int(), *params, h, False, True, True)
     for uniforms in (torch.rand(3, 2), torch.zeros(2, 3).long()):
         with pytest.raises(RuntimeError, match="uniforms is"):
-            triton.decode(ids[0], *params, h, 2, 1.0, uniforms, False)
+            untyped.decode(triton, ids[0], *params, h, 2, 1.0, uniforms, False)
     for steps, temperature in ((-1, 1.0), (2, 0.0), (2, NAN)):
         with pytest.raises(RuntimeError, match="steps must be at least 0"):
-            triton.decode(ids[0], *params, h, steps, temperature, None, False)
+            untyped.decode(triton, ids[0], *params, h, steps, temperature, None, False)
     first = torch.full((2,), 10.0)
     for grad, message in (
         (torch.ones(1).expand(4), r"grads\[1\] is expanded"),

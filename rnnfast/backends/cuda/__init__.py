@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rnnfast.backends import library
+from rnnfast.backends.compiled import Compiled
 from rnnfast.backends.cuda import precision
+from rnnfast.cells import CELLS
 
 if TYPE_CHECKING:
     from rnnfast.backends.cuda.bridge import Plan, Question
 
-CHECKS_ARGUMENTS = False  # what a check costs is hidden behind the device's work
-FUSED_READOUT = 0
 # What `explain` shows.
 USUAL_H, USUAL_B, USUAL_V = (64, 128, 256, 512, 1024), (1, 32, 256), 28
 
@@ -103,115 +104,50 @@ def explain(device: torch.device, dtype: torch.dtype, H: int | None) -> list[str
     return lines
 
 
-def rnn_forward(
-    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
-    ids: Tensor | None,  # [T, B]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor | None,  # [H]
-    h0: Tensor,  # [B, H]
-    relu: bool,
-) -> tuple[Tensor, Tensor]:
-    """`reference.rnn_forward` in one launch where W_hh fits on the chip. float32 and float64."""
-    out: tuple[Tensor, Tensor] = _ops(x).rnn.default(x, ids, W_hh, b_h, h0, relu)
-    return out
+class Cuda(Compiled):
+    """CUDA C++: one launch for all steps, W_hh kept on the chip. float32; float64 step by step."""
+
+    name = device = "cuda"
+
+    def stands_in(self) -> bool:
+        return is_emulated()
+
+    def load_error(self) -> str:
+        return library.load_error() or load_error()
+
+    def variants(self, device: torch.device, dtype: torch.dtype, H: int | None) -> list[str]:
+        return explain(device, dtype, H)
+
+    def check_errors(self, device: torch.device) -> None:
+        check_errors(device)
+
+    def ops(self, tensor: Tensor) -> Any:
+        _allow_products()
+        return torch.ops.rnnfast if tensor.is_cuda else torch.ops.rnnfast_emulated
+
+    def train_steps_(
+        self,
+        ids: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        h: Tensor,
+        lr: float,
+        max_norm: float,
+        cell: str,
+        keep_grads: bool = True,
+    ) -> Tensor:
+        """`Reference.train_steps_`, without a synchronisation."""
+        rest = (params, grads, h, lr, max_norm, CELLS[cell].code, keep_grads)
+        op = self.ops(h).train_step_.default
+        losses = [op(X.T, Y.T, *rest) for X, Y in zip(ids, targets, strict=True)]
+        torch.autograd.graph.increment_version((*params, *grads, h))
+        return torch.stack(losses)
 
 
-rnn_inference = rnn_forward
-
-
-def rnn_backward(
-    grad_hs: Tensor | None,  # [T, B, H]
-    grad_h_last: Tensor | None,  # [B, H]
-    hs: Tensor,  # [T, B, H]
-    ids: Tensor | None,  # [T, B]
-    V: int,
-    W_hh: Tensor,  # [H, H]
-    h0: Tensor,  # [B, H]
-    relu: bool,
-    need_W_hh: bool,
-    need_b_h: bool,
-    need_h0: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`reference.rnn_backward`; not differentiable."""
-    out: tuple[Tensor, Tensor, Tensor, Tensor] = _ops(hs).rnn_backward.default(
-        grad_hs, grad_h_last, hs, ids, V, W_hh, h0, relu, need_W_hh, need_b_h, need_h0
-    )
-    return out
-
-
-def rnn_cross_entropy(
-    ids: Tensor,  # [T, B]
-    targets: Tensor,  # [T, B]
-    W_xh: Tensor,  # [V, H]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor,  # [H]
-    W_hq: Tensor,  # [H, V]
-    b_q: Tensor,  # [V]
-    h0: Tensor,  # [B, H]
-    relu: bool,
-    need_grads: bool,
-    need_h0: bool,
-) -> tuple[Tensor, ...]:
-    """`reference.rnn_cross_entropy`; not differentiable."""
-    out: tuple[Tensor, ...] = _ops(W_xh).rnn_cross_entropy.default(
-        ids, targets, W_xh, W_hh, b_h, W_hq, b_q, h0, relu, need_grads, need_h0
-    )
-    return out
-
-
-def train_step_(
-    ids: Tensor,  # [T, B]
-    targets: Tensor,  # [T, B]
-    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V]
-    grads: Sequence[Tensor],  # of the same shapes: overwritten
-    h: Tensor,  # [B, H]: the state before and after
-    lr: float,
-    max_norm: float,
-    relu: bool,
-    keep_grads: bool = True,
-) -> Tensor:
-    """`reference.train_step_`, without a synchronisation."""
-    loss: Tensor = _ops(h).train_step_.default(
-        ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
-    )
-    torch.autograd.graph.increment_version((*params, *grads, h))
-    return loss
-
-
-def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
-    """`reference.clip_grads_` in two launches."""
-    norm: Tensor = _ops(grads[0]).clip_grads_.default(grads, max_norm, d2l)
-    torch.autograd.graph.increment_version(grads)  # torch's own in-place operations do the same
-    return norm
-
-
-def decode(
-    first: Tensor,  # [B]
-    W_xh: Tensor,  # [V, H]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor,  # [H]
-    W_hq: Tensor,  # [H, V]
-    b_q: Tensor,  # [V]
-    h0: Tensor,  # [B, H]
-    steps: int,
-    temperature: float,
-    uniforms: Tensor | None,  # [steps, B]
-    relu: bool,
-) -> tuple[Tensor, Tensor]:
-    """`reference.decode` on the device: the host sees only finished ids."""
-    out: tuple[Tensor, Tensor] = _ops(W_xh).decode.default(
-        first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, relu
-    )
-    return out
-
+cuda = Cuda()
 
 _least_exact = "FFMA"  # the product that the library allows
-
-
-def _ops(tensor: Tensor) -> Any:
-    """The operators for tensors like this one."""
-    _allow_products()
-    return torch.ops.rnnfast if tensor.is_cuda else torch.ops.rnnfast_emulated
 
 
 def _allow_products() -> None:

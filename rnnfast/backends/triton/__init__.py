@@ -19,11 +19,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rnnfast.backends import Backend, Gradients, Needs, Params, Recurrence
+from rnnfast.backends.reference import added_to
 from rnnfast.backends.triton import checks
 
-CHECKS_ARGUMENTS = False  # what a check costs is hidden behind the device's work
-FUSED_READOUT = 0
-DTYPES = checks.DTYPES
 _PLAIN = torch.contiguous_format
 
 
@@ -43,197 +42,187 @@ def is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "") == "1"
 
 
-def explain(device: torch.device, dtype: torch.dtype, H: int | None) -> list[str]:
-    """Where W_hh lies at this H, or at any."""
-    from rnnfast.backends.triton import recurrence
+class Triton(Backend):
+    """Triton: the recurrence in few launches, H to 128 (half precision: 256) in one program."""
 
-    return recurrence.explain(device, dtype, H)
+    name, device, dtypes = "triton", "cuda", checks.DTYPES
 
+    def stands_in(self) -> bool:
+        return is_interpreted()
 
-def rnn_forward(
-    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
-    ids: Tensor | None,  # [T, B]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor | None,  # [H]
-    h0: Tensor,  # [B, H]
-    relu: bool,
-) -> tuple[Tensor, Tensor]:
-    """`reference.rnn_forward`: one launch, or two for each step above the largest H."""
-    T, B = checks.check_recurrence(x, ids, W_hh, b_h, h0)
-    hs, h_last = h0.new_empty((T, B, h0.shape[1])), torch.empty_like(h0, memory_format=_PLAIN)
-    _forward(x, ids, W_hh, b_h, h0, relu, hs, h_last)
-    return hs, h_last
+    def load_error(self) -> str:
+        return load_error()
 
+    def variants(self, device: torch.device, dtype: torch.dtype, H: int | None) -> list[str]:
+        """Where W_hh lies at this H, or at any."""
+        from rnnfast.backends.triton import recurrence
 
-rnn_inference = rnn_forward  # both round products alike, by torch.set_float32_matmul_precision
+        return recurrence.explain(device, dtype, H)
 
+    def rnn_forward(self, r: Recurrence, saves: bool = True) -> tuple[Tensor, Tensor, None]:
+        """`Reference.rnn_forward`: one launch, or two for each step above the largest H.
 
-def rnn_backward(
-    grad_hs: Tensor | None,  # [T, B, H]
-    grad_h_last: Tensor | None,  # [B, H]
-    hs: Tensor,  # [T, B, H]
-    ids: Tensor | None,  # [T, B]
-    V: int,
-    W_hh: Tensor,  # [H, H]
-    h0: Tensor,  # [B, H]
-    relu: bool,
-    need_W_hh: bool,
-    need_b_h: bool,
-    need_h0: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`reference.rnn_backward`; not differentiable."""
-    checks.check_recurrence(hs, None, W_hh, None, h0)
-    T, B, H = hs.shape
-    checks.check(h0, grad_hs=(grad_hs, (T, B, H)), grad_h_last=(grad_h_last, (B, H)))
-    checks.check_ids(h0, ids=(ids, (T, B)))
-    hs, empty = hs.contiguous(), hs.new_empty(0)
-    dz = torch.empty_like(hs)
-    grad_h0 = h0.new_empty((B, H)) if need_h0 else None
-    _backward(grad_hs, grad_h_last, hs, W_hh, relu, dz, grad_h0)
-    grad_x, grad_W_hh, grad_b_h = dz, empty, hs.new_empty(H) if need_b_h else None
-    if ids is not None:
-        from rnnfast.backends.triton import embedding
+        Products are rounded by torch.set_float32_matmul_precision, whether or not it saves.
+        """
+        T, B = checks.check_recurrence(r.x, r.ids, r.W_hh, r.b_h, r.h0)
+        hs = r.h0.new_empty((T, B, r.h0.shape[1]))
+        h_last = torch.empty_like(r.h0, memory_format=_PLAIN)
+        _forward(r, hs, h_last)
+        return hs, h_last, None
 
-        grad_x = hs.new_empty((V, H))
-        embedding.sum_by_id(dz, ids, grad_x, grad_b_h)
-    elif grad_b_h is not None:
-        torch.sum(dz, (0, 1), out=grad_b_h)
-    if need_W_hh:
-        grad_W_hh = h0.T @ dz[0]
-        grad_W_hh.addmm_(hs[:-1].flatten(0, 1).T, dz[1:].flatten(0, 1))
-    return (
-        grad_x,
-        grad_W_hh,
-        empty if grad_b_h is None else grad_b_h,
-        empty if grad_h0 is None else grad_h0,
-    )
+    def rnn_backward(
+        self,
+        r: Recurrence,
+        V: int,
+        hs: Tensor,
+        saved: Tensor | None,
+        grad_hs: Tensor | None,
+        grad_h_last: Tensor | None,
+        needs: Needs,
+    ) -> Gradients:
+        """`Reference.rnn_backward`; not differentiable."""
+        ids, h0 = r.ids, r.h0
+        checks.check_recurrence(hs, None, r.W_hh, None, h0)
+        T, B, H = hs.shape
+        checks.check(h0, grad_hs=(grad_hs, (T, B, H)), grad_h_last=(grad_h_last, (B, H)))
+        checks.check_ids(h0, ids=(ids, (T, B)))
+        hs, empty = hs.contiguous(), hs.new_empty(0)
+        dz = torch.empty_like(hs)
+        grad_h0 = h0.new_empty((B, H)) if needs.h0 else None
+        _backward(grad_hs, grad_h_last, hs, r.W_hh, r.cell, dz, grad_h0)
+        grad_x, grad_W_hh, grad_b_h = dz, empty, hs.new_empty(H) if needs.b_h else None
+        if ids is not None:
+            from rnnfast.backends.triton import embedding
 
+            grad_x = hs.new_empty((V, H))
+            embedding.sum_by_id(dz, ids, grad_x, grad_b_h)
+        elif grad_b_h is not None:
+            torch.sum(dz, (0, 1), out=grad_b_h)
+        if needs.W_hh:
+            grad_W_hh = h0.T @ dz[0]
+            grad_W_hh.addmm_(hs[:-1].flatten(0, 1).T, dz[1:].flatten(0, 1))
+        kept = (empty if grad is None else grad for grad in (grad_b_h, grad_h0))
+        return Gradients(grad_x, grad_W_hh, *kept)
 
-def rnn_cross_entropy(
-    ids: Tensor,  # [T, B]
-    targets: Tensor,  # [T, B]
-    W_xh: Tensor,  # [V, H]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor,  # [H]
-    W_hq: Tensor,  # [H, V]
-    b_q: Tensor,  # [V]
-    h0: Tensor,  # [B, H]
-    relu: bool,
-    need_grads: bool,
-    need_h0: bool,
-) -> tuple[Tensor, ...]:
-    """`reference.rnn_cross_entropy`; logits are never written; not differentiable."""
-    params = (W_xh, W_hh, b_h, W_hq, b_q)
-    checks.check_model(ids, targets, params, h0)
-    h_last, empty = torch.empty_like(h0, memory_format=_PLAIN), h0.new_empty(0)
-    if not need_grads:
-        from rnnfast.backends.triton import cross_entropy
+    def rnn_cross_entropy(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        params: Params,
+        h0: Tensor,
+        cell: str,
+        need_grads: bool,
+        need_h0: bool,
+        grads: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """`Reference.rnn_cross_entropy`; logits are never written; not differentiable."""
+        checks.check_model(ids, targets, params, h0)
+        h_last, empty = torch.empty_like(h0, memory_format=_PLAIN), h0.new_empty(0)
+        if not need_grads:
+            from rnnfast.backends.triton import cross_entropy
 
-        hs = h0.new_empty((*ids.shape, h0.shape[1]))
-        _forward(W_xh, ids, W_hh, b_h, h0, relu, hs, h_last)
-        readout = (W_hq.contiguous(), b_q.contiguous())
-        loss = cross_entropy.mean(hs.flatten(0, 1), targets, *readout, None, None)
-        return loss, h_last, *[empty] * 6
-    grads = [torch.empty_like(p, memory_format=_PLAIN) for p in params]
-    grad_h0 = torch.empty_like(h0, memory_format=_PLAIN) if need_h0 else None
-    loss = _gradients(ids, targets, params, h0, relu, h_last, grads, grad_h0)
-    return loss, h_last, *grads, empty if grad_h0 is None else grad_h0
+            hs = h0.new_empty((*ids.shape, h0.shape[1]))
+            W_xh, W_hh, b_h, W_hq, b_q = params
+            _forward(Recurrence(cell, W_xh, ids, W_hh, b_h, h0), hs, h_last)
+            readout = (W_hq.contiguous(), b_q.contiguous())
+            loss = cross_entropy.mean(hs.flatten(0, 1), targets, *readout, None, None)
+            return loss, h_last, *[empty] * 6
+        new = [torch.empty_like(p, memory_format=_PLAIN) for p in params]
+        grad_h0 = torch.empty_like(h0, memory_format=_PLAIN) if need_h0 else None
+        loss = _gradients(ids, targets, params, h0, cell, h_last, new, grad_h0)
+        return loss, h_last, *added_to(grads, new), empty if grad_h0 is None else grad_h0
 
+    def train_steps_(
+        self,
+        ids: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        h: Tensor,
+        lr: float,
+        max_norm: float,
+        cell: str,
+        keep_grads: bool = True,
+    ) -> Tensor:
+        """`Reference.train_steps_`: eleven launches a step to the largest H, none waited for.
 
-def train_step_(
-    ids: Tensor,  # [T, B]
-    targets: Tensor,  # [T, B]
-    params: Sequence[Tensor],  # W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V]
-    grads: Sequence[Tensor],  # of the same shapes: overwritten
-    h: Tensor,  # [B, H]: the state before and after
-    lr: float,
-    max_norm: float,
-    relu: bool,
-    keep_grads: bool = True,
-) -> Tensor:
-    """`reference.train_step_`: eleven launches up to the largest H, none waited for.
+        Contiguous tensors are written in place; others, or a gradient that overlaps one, through
+        copies. Nothing depends on values on the host: a graph may capture it.
+        """
+        from rnnfast.backends.triton import clip_norm
 
-    Contiguous tensors are written in place; others, or a gradient that overlaps one, through
-    copies. Nothing depends on values on the host: a graph may capture it.
-    """
-    from rnnfast.backends.triton import clip_norm
+        for X, Y in zip(ids, targets, strict=True):
+            checks.check_model(X.T, Y.T, params, h)
+        for i, (grad, param) in enumerate(zip(grads, params, strict=True)):
+            checks.check(h, **{f"grads[{i}]": (grad, param.shape)})
+        written = [*params, *grads, h]
+        plain = all(t.is_contiguous() for t in written) and clip_norm.are_disjoint(written)
+        work = written if plain else [t.contiguous().clone() for t in written]
+        own_params, own_grads, own_h = work[:5], work[5:10], work[10]
+        losses = []
+        for X, Y in zip(ids, targets, strict=True):
+            model = Params(*own_params)
+            losses.append(_gradients(X.T, Y.T, model, own_h, cell, own_h, own_grads, None))
+            clip_norm.sgd_(own_params, own_grads, lr, max_norm)
+        if not plain:
+            for target, value in zip(written, work, strict=True):
+                target.copy_(value)
+        torch.autograd.graph.increment_version((*params, *grads, h))
+        return torch.stack(losses)
 
-    checks.check_model(ids, targets, params, h)
-    for i, (grad, param) in enumerate(zip(grads, params, strict=True)):
-        checks.check(h, **{f"grads[{i}]": (grad, param.shape)})
-    written = [*params, *grads, h]
-    plain = all(t.is_contiguous() for t in written) and clip_norm.are_disjoint(written)
-    work = written if plain else [t.contiguous().clone() for t in written]
-    own_params, own_grads, own_h = work[:5], work[5:10], work[10]
-    loss = _gradients(ids, targets, own_params, own_h, relu, own_h, own_grads, None)
-    clip_norm.sgd_(own_params, own_grads, lr, max_norm)
-    if not plain:
-        for target, value in zip(written, work, strict=True):
-            target.copy_(value)
-    torch.autograd.graph.increment_version((*params, *grads, h))
-    return loss
+    def clip_grads_(self, grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
+        """`Reference.clip_grads_`: two launches for all gradients of a dtype, none waited for."""
+        from rnnfast.backends.triton import clip_norm
 
+        checks.check_gradients(grads)
+        norm = clip_norm.clip_(grads, max_norm, d2l)
+        torch.autograd.graph.increment_version(grads)  # as torch's own in-place operations do
+        return norm
 
-def clip_grads_(grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
-    """`reference.clip_grads_`: two launches for all gradients of one dtype, nothing waited for."""
-    from rnnfast.backends.triton import clip_norm
+    def decode(
+        self,
+        first: Tensor,
+        params: Params,
+        h0: Tensor,
+        steps: int,
+        temperature: float,
+        uniforms: Tensor | None,
+        cell: str,
+    ) -> tuple[Tensor, Tensor]:
+        """`Reference.decode`: one launch; above H or V of 4096 several for each step."""
+        from rnnfast.backends.triton import generate as kernels
 
-    checks.check_gradients(grads)
-    norm = clip_norm.clip_(grads, max_norm, d2l)
-    torch.autograd.graph.increment_version(grads)  # torch's own in-place operations do the same
-    return norm
-
-
-def decode(
-    first: Tensor,  # [B]
-    W_xh: Tensor,  # [V, H]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor,  # [H]
-    W_hq: Tensor,  # [H, V]
-    b_q: Tensor,  # [V]
-    h0: Tensor,  # [B, H]
-    steps: int,
-    temperature: float,
-    uniforms: Tensor | None,  # [steps, B]
-    relu: bool,
-) -> tuple[Tensor, Tensor]:
-    """`reference.decode`: one launch; above H or V of 4096 several for each step."""
-    from rnnfast.backends.triton import generate as kernels
-
-    B = h0.shape[0]
-    checks.check_params((W_xh, W_hh, b_h, W_hq, b_q), h0)
-    checks.check_ids(h0, first=(first, (B,)))
-    if steps < 0 or not 0 < temperature < float("inf"):
-        raise RuntimeError(
-            f"steps is {steps} and temperature {temperature}; steps must be at least 0, "
-            "temperature positive and finite"
-        )
-    if uniforms is not None:
-        checks.check_uniforms(uniforms, (steps, B), h0.device)
-        uniforms = uniforms.contiguous()
-    params = [p.contiguous() for p in (W_xh, W_hh, b_h, W_hq, b_q)]
-    ids, h_last = first.new_empty((steps, B)), torch.empty_like(h0, memory_format=_PLAIN)
-    run = kernels.decode if kernels.fits(h0.shape[1], len(b_q)) else kernels.decode_by_steps
-    run(first.contiguous(), params, h0.contiguous(), temperature, uniforms, relu, ids, h_last)
-    return ids, h_last
+        B = h0.shape[0]
+        checks.check_params(params, h0)
+        checks.check_ids(h0, first=(first, (B,)))
+        if steps < 0 or not 0 < temperature < float("inf"):
+            raise RuntimeError(
+                f"steps is {steps} and temperature {temperature}; steps must be at least 0, "
+                "temperature positive and finite"
+            )
+        if uniforms is not None:
+            checks.check_uniforms(uniforms, (steps, B), h0.device)
+            uniforms = uniforms.contiguous()
+        plain = [p.contiguous() for p in params]
+        ids, h_last = first.new_empty((steps, B)), torch.empty_like(h0, memory_format=_PLAIN)
+        fits = kernels.fits(h0.shape[1], len(params.b_q))
+        run = kernels.decode if fits else kernels.decode_by_steps
+        relu = cell == "relu"
+        run(first.contiguous(), plain, h0.contiguous(), temperature, uniforms, relu, ids, h_last)
+        return ids, h_last
 
 
-def _forward(
-    x: Tensor,
-    ids: Tensor | None,
-    W_hh: Tensor,
-    b_h: Tensor | None,
-    h0: Tensor,
-    relu: bool,
-    hs: Tensor,
-    h_last: Tensor,
-) -> None:
+triton = Triton()
+
+
+def _forward(r: Recurrence, hs: Tensor, h_last: Tensor) -> None:
     """Fills hs [T, B, H], or [T + 1, B, H] with h0 first, and h_last, which may be h0."""
     from rnnfast.backends.triton import by_steps, recurrence
 
-    how = recurrence.variant(h0, relu)
-    bias = None if b_h is None else b_h.contiguous()
-    args = (x.contiguous(), ids, W_hh.contiguous(), bias, h0.contiguous())
+    relu = r.cell == "relu"
+    how = recurrence.variant(r.h0, relu)
+    bias = None if r.b_h is None else r.b_h.contiguous()
+    args = (r.x.contiguous(), r.ids, r.W_hh.contiguous(), bias, r.h0.contiguous())
     if how is None:
         by_steps.forward(*args, relu, hs, h_last)
     else:
@@ -245,13 +234,14 @@ def _backward(
     grad_h_last: Tensor | None,
     hs: Tensor,
     W_hh: Tensor,
-    relu: bool,
+    cell: str,
     dz: Tensor,
     grad_h0: Tensor | None,
 ) -> None:
     """Fills dz [T, B, H] and, where it is given, grad_h0 [B, H]."""
     from rnnfast.backends.triton import by_steps, recurrence
 
+    relu = cell == "relu"
     how, W_hh = recurrence.variant(hs[0], relu), W_hh.contiguous()
     if how is None:
         by_steps.backward(grad_hs, grad_h_last, hs, W_hh, relu, dz, grad_h0)
@@ -266,9 +256,9 @@ def _backward(
 def _gradients(
     ids: Tensor,
     targets: Tensor,
-    params: Sequence[Tensor],
+    params: Params,
     h0: Tensor,
-    relu: bool,
+    cell: str,
     h_last: Tensor,  # may be h0
     grads: Sequence[Tensor],
     grad_h0: Tensor | None,
@@ -280,14 +270,14 @@ def _gradients(
     grad_W_xh, grad_W_hh, grad_b_h, grad_W_hq, grad_b_q = grads
     (T, B), (H, V) = ids.shape, W_hq.shape
     states = h0.new_empty((T + 1, B, H))  # h_t at t + 1: both h and h before are views
-    _forward(W_xh, ids, W_hh, b_h, h0, relu, states, h_last)
+    _forward(Recurrence(cell, W_xh, ids, W_hh, b_h, h0), states, h_last)
     hs, before = states[1:].view(T * B, H), states[:-1].view(T * B, H)
     dlogits, grad_hs = hs.new_empty((T * B, V)), torch.empty_like(hs)
     loss = cross_entropy.mean(hs, targets, W_hq, b_q, dlogits, grad_hs)
     torch.mm(hs.T, dlogits, out=grad_W_hq)
     torch.sum(dlogits, 0, out=grad_b_q)
     dz = h0.new_empty((T, B, H))
-    _backward(grad_hs.view(T, B, H), None, states[1:], W_hh, relu, dz, grad_h0)
+    _backward(grad_hs.view(T, B, H), None, states[1:], W_hh, cell, dz, grad_h0)
     embedding.sum_by_id(dz, ids, grad_W_xh, grad_b_h)
     torch.mm(before.T, dz.view(T * B, H), out=grad_W_hh)
     return loss

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-Params = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # W_xh, W_hh, b_h, W_hq, b_q
+from rnnfast.backends import Params
+from rnnfast.cells import CELLS
 
 
 class StateError(RuntimeError, ValueError):
     """A bare tensor as state: eager raises one or the other, by the batch size."""
 
 
-def check_nonlinearity(name: str) -> bool:
-    """Whether it is relu; ValueError for an unknown one."""
-    if name not in ("tanh", "relu"):
+def check_nonlinearity(name: str) -> None:
+    """ValueError for an unknown one."""
+    if name not in CELLS:
         raise ValueError(f"nonlinearity is {name!r}, must be 'tanh' or 'relu'")
-    return name == "relu"
 
 
 def check_ids(ids: Tensor) -> None:
@@ -72,7 +74,7 @@ def check_recurrence(inputs: Tensor, h0: Tensor, W_hh: Tensor, x: Tensor) -> Non
         )
 
 
-def check_params(params: Params) -> Params:
+def check_params(params: Sequence[Tensor]) -> Params:
     W_xh, W_hh, b_h, W_hq, b_q = params
     H, V = W_xh.shape[-1], W_xh.shape[0]
     if W_hq.shape != (H, V) or b_q.shape != (V,) or b_h.shape != (H,):
@@ -80,4 +82,4 @@ def check_params(params: Params) -> Params:
             f"parameters do not fit: W_xh {tuple(W_xh.shape)}, b_h {tuple(b_h.shape)}, "
             f"W_hq {tuple(W_hq.shape)}, b_q {tuple(b_q.shape)}; must be [V, H], [H], [H, V], [V]"
         )
-    return W_xh, W_hh, b_h, W_hq, b_q
+    return Params(W_xh, W_hh, b_h, W_hq, b_q)

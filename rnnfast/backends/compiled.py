@@ -1,0 +1,236 @@
+"""The operators of `csrc/ops/`: the backend of the CPU, and what CUDA's shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnfast.backends import WIDE, Backend, Gradients, Needs, Params, Recurrence, library
+from rnnfast.backends.reference import added_to
+from rnnfast.cells import CELLS
+
+
+class Compiled(Backend):
+    """Calls the operators, which torch dispatches by the device of their tensors."""
+
+    dtypes = WIDE
+
+    def ops(self, tensor: Tensor) -> Any:
+        """The operators for tensors like this one."""
+        return torch.ops.rnnfast
+
+    def rnn_forward(self, r: Recurrence, saves: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`Reference.rnn_forward` as one call; not differentiable."""
+        hs, h_last = self.ops(r.x).rnn.default(*r[1:6], CELLS[r.cell].code)
+        return hs, h_last, None
+
+    def rnn_backward(
+        self,
+        r: Recurrence,
+        V: int,
+        hs: Tensor,
+        saved: Tensor | None,
+        grad_hs: Tensor | None,
+        grad_h_last: Tensor | None,
+        needs: Needs,
+    ) -> Gradients:
+        """`Reference.rnn_backward` as one call; not differentiable."""
+        code = CELLS[r.cell].code
+        return Gradients(
+            *self.ops(hs).rnn_backward.default(
+                grad_hs, grad_h_last, hs, r.ids, V, r.W_hh, r.h0, code, *needs
+            )
+        )
+
+    def rnn_cross_entropy(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        params: Params,
+        h0: Tensor,
+        cell: str,
+        need_grads: bool,
+        need_h0: bool,
+        grads: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """`Reference.rnn_cross_entropy` as one call that keeps no logits; not differentiable."""
+        code = CELLS[cell].code
+        loss, h_last, *new, grad_h0 = self.ops(h0).rnn_cross_entropy.default(
+            ids, targets, *params, h0, code, need_grads, need_h0
+        )
+        return loss, h_last, *added_to(grads, new), grad_h0
+
+    def train_steps_(
+        self,
+        ids: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        h: Tensor,
+        lr: float,
+        max_norm: float,
+        cell: str,
+        keep_grads: bool = True,
+    ) -> Tensor:
+        """`Reference.train_steps_` as one call."""
+        code = CELLS[cell].code
+        losses: Tensor = self.ops(h).train_steps_.default(
+            ids, targets, params, grads, h, lr, max_norm, code, keep_grads
+        )
+        torch.autograd.graph.increment_version((*params, *grads, h))
+        return losses
+
+    def clip_grads_(self, grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
+        """`Reference.clip_grads_`: one pass for the norm over all gradients, one for the scale."""
+        norm: Tensor = self.ops(grads[0]).clip_grads_.default(grads, max_norm, d2l)
+        torch.autograd.graph.increment_version(grads)  # as torch's own in-place operations do
+        return norm
+
+    def decode(
+        self,
+        first: Tensor,
+        params: Params,
+        h0: Tensor,
+        steps: int,
+        temperature: float,
+        uniforms: Tensor | None,
+        cell: str,
+    ) -> tuple[Tensor, Tensor]:
+        """`Reference.decode` as one call: the loop over steps never returns to Python."""
+        ids, h_last = self.decoder(h0).default(
+            first, *params, h0, steps, temperature, uniforms, CELLS[cell].code
+        )
+        return ids, h_last
+
+    def decoder(self, h0: Tensor) -> Any:
+        """The operator that generates for a state like this one."""
+        return self.ops(h0).decode
+
+
+class Native(Compiled):
+    """C++ for AVX-512, AVX2 or any other CPU, chosen when it runs.
+
+    Where torch.set_float32_matmul_precision("medium") allows it, h and W_hh are rounded to bfloat16
+    for products from which no gradient is taken; their sums are in float32.
+    """
+
+    name = "native"
+    device = "cpu"
+    checks_arguments = True
+    # Beyond this W_hq would leave the L2 cache between two steps, each of which reads all of it.
+    fused_readout = 2**17
+    trains_in_groups = True
+
+    def load_error(self) -> str:
+        return library.load_error()
+
+    def rnn_forward(self, r: Recurrence, saves: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`Reference.rnn_forward` as one call, on the CPU; not differentiable.
+
+        Rounded products are 1.8 times as fast from H = 256 on where the CPU has an instruction for
+        them. Without it they would take 1.4 times as long, so nothing is rounded then; nor for
+        fewer than 8 rows in all, which do not pay for rounding W_hh.
+        """
+        rounds = not saves and _allows_bf16() and _gains_by_bf16(r)
+        op = torch.ops.rnnfast.rnn_bf16 if rounds else torch.ops.rnnfast.rnn
+        hs, h_last = op.default(*r[1:6], CELLS[r.cell].code)
+        return hs, h_last, None
+
+    def rnn_logits(
+        self, r: Recurrence, W_hq: Tensor, b_q: Tensor, saves: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`Reference.rnn_logits` as one call that reads the states out while they are in cache."""
+        if not saves and _allows_bf16() and _gains_by_bf16(r):
+            hs, h_last, _ = self.rnn_forward(r, saves)
+            return torch.addmm(b_q, hs.flatten(0, 1), W_hq), h_last, hs
+        code = CELLS[r.cell].code
+        logits, h_last, hs = torch.ops.rnnfast.rnn_logits.default(
+            r.x, r.ids, r.W_hh, r.b_h, W_hq, b_q, r.h0, code
+        )
+        return logits, h_last, hs
+
+    def rnn_logits_backward(
+        self,
+        r: Recurrence,
+        V: int,
+        hs: Tensor,
+        W_hq: Tensor,
+        grad_logits: Tensor,
+        grad_hs: Tensor | None,
+        grad_h_last: Tensor | None,
+        needs: Needs,
+    ) -> tuple[Gradients, Tensor, Tensor]:
+        """`Reference.rnn_logits_backward` as one call; not differentiable."""
+        code = CELLS[r.cell].code
+        *grads, grad_W_hq, grad_b_q = torch.ops.rnnfast.rnn_logits_backward.default(
+            grad_logits, grad_h_last, grad_hs, hs, r.ids, V, r.W_hh, W_hq, r.h0, code, *needs
+        )
+        return Gradients(*grads), grad_W_hq, grad_b_q
+
+    def rnn_cross_entropy(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        params: Params,
+        h0: Tensor,
+        cell: str,
+        need_grads: bool,
+        need_h0: bool,
+        grads: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """`Reference.rnn_cross_entropy` as one call that keeps no logits; not differentiable.
+
+        It adds to `grads` where they lie: 5 % of a small step.
+        """
+        if grads is None:
+            args = (ids, targets, params, h0, cell, need_grads, need_h0)
+            return super().rnn_cross_entropy(*args)
+        loss, h_last = torch.ops.rnnfast.rnn_cross_entropy_grads_.default(
+            ids, targets, params, grads, h0, CELLS[cell].code
+        )
+        torch.autograd.graph.increment_version(grads)
+        return loss, h_last, *grads, h0.new_empty(0)
+
+    def sgd_(self, params: Sequence[Tensor], grads: Sequence[Tensor], rate: float) -> None:
+        """`Backend.sgd_` in one pass, where all tensors are contiguous."""
+        if not all(t.is_contiguous() for t in (*params, *grads)):
+            super().sgd_(params, grads, rate)
+            return
+        torch.ops.rnnfast.sgd_.default(params, grads, rate)
+        torch.autograd.graph.increment_version((*params, *grads))
+
+    def decoder(self, h0: Tensor) -> Any:
+        """Rounds h and W_hh where allowed, on any CPU.
+
+        A step waits for its weights, of which there is half to read (H = 512: twice as fast with
+        the instruction, 1.7 times without).
+        """
+        ops = torch.ops.rnnfast
+        rounds = h0.dtype == torch.float32 and _allows_bf16()
+        return ops.decode_bf16 if rounds else ops.decode
+
+
+native = Native()
+
+
+def _allows_bf16() -> bool:
+    """torch's "medium": products of float32 may be of bfloat16."""
+    return torch.get_float32_matmul_precision() == "medium"
+
+
+def _gains_by_bf16(r: Recurrence) -> bool:
+    """Whether rounding for the products of a call makes it faster."""
+    T, B = (r.x if r.ids is None else r.ids).shape[:2]
+    return r.x.dtype == torch.float32 and T * B >= 8 and _multiplies_bf16()
+
+
+def _multiplies_bf16() -> bool:
+    return library.build_info().endswith("bf16")
+
+
+# torch.compile asks once and keeps the answer; see dispatch.py.
+_allows_bf16._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_multiplies_bf16._dynamo_marked_constant = True  # type: ignore[attr-defined]

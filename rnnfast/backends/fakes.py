@@ -1,0 +1,98 @@
+"""Output shapes of the operators for torch.compile and torch.export, which run no kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def register() -> None:
+    """Register them all; once in a process.
+
+    A call with one tensor on "meta" comes here as well, whatever the device of the others.
+    """
+
+    def fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def register(shapes: Callable[..., Any]) -> Callable[..., Any]:
+            def checked(*args: Any) -> Any:
+                devices = {str(each.device) for each in args if isinstance(each, Tensor)}
+                if len(devices) > 1:
+                    raise RuntimeError(f"{name}: the tensors are on {' and '.join(devices)}")
+                return shapes(*args)
+
+            torch.library.register_fake(name)(checked)
+            return shapes
+
+        return register
+
+    @fake("rnnfast::rnn")
+    @fake("rnnfast::rnn_bf16")
+    def _(x, ids, W_hh, b_h, h0, relu):  # type: ignore[no-untyped-def]
+        T, B = (x if ids is None else ids).shape[:2]
+        return x.new_empty((T, B, h0.shape[1])), x.new_empty((B, h0.shape[1]))
+
+    @fake("rnnfast::rnn_logits")
+    def _(x, ids, W_hh, b_h, W_hq, b_q, h0, relu):  # type: ignore[no-untyped-def]
+        T, B = (x if ids is None else ids).shape[:2]
+        H, V = W_hq.shape
+        return x.new_empty((T * B, V)), x.new_empty((B, H)), x.new_empty((T, B, H))
+
+    @fake("rnnfast::rnn_backward")
+    def backward_shapes(  # type: ignore[no-untyped-def]
+        grad_hs, grad_h_last, hs, ids, V, W_hh, h0, relu, need_W_hh, need_b_h, need_h0
+    ):
+        _, B, H = hs.shape
+        return (
+            hs.new_empty(hs.shape if ids is None else (V, H)),
+            hs.new_empty((H, H) if need_W_hh else (0,)),
+            hs.new_empty((H,) if need_b_h else (0,)),
+            hs.new_empty((B, H) if need_h0 else (0,)),
+        )
+
+    @fake("rnnfast::rnn_logits_backward")
+    def _(grad_logits, grad_h_last, grad_hs, hs, ids, V, W_hh, W_hq, *rest):  # type: ignore[no-untyped-def]
+        grads = backward_shapes(grad_hs, grad_h_last, hs, ids, V, W_hh, *rest)
+        return *grads, hs.new_empty(W_hq.shape), hs.new_empty(W_hq.shape[1:])
+
+    @fake("rnnfast::rnn_cross_entropy")
+    def _(  # type: ignore[no-untyped-def]
+        ids, targets, W_xh, W_hh, b_h, W_hq, b_q, h0, relu, need_grads, need_h0
+    ):
+        inputs = (W_xh, W_hh, b_h, W_hq, b_q, h0)
+        needed = [need_grads] * 5 + [need_grads and need_h0]
+        grads = (t.new_empty(t.shape if n else (0,)) for t, n in zip(inputs, needed, strict=True))
+        return h0.new_empty(()), h0.new_empty(h0.shape), *grads
+
+    @fake("rnnfast::rnn_cross_entropy_grads_")
+    def _(ids, targets, params, grads, h0, relu):  # type: ignore[no-untyped-def]
+        return h0.new_empty(()), h0.new_empty(h0.shape)
+
+    @fake("rnnfast::train_step_")
+    def _(  # type: ignore[no-untyped-def]
+        ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
+    ):
+        return h.new_empty(())
+
+    @fake("rnnfast::train_steps_")
+    def _(  # type: ignore[no-untyped-def]
+        ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
+    ):
+        return h.new_empty((len(ids),))
+
+    @fake("rnnfast::clip_grads_")
+    def _(grads, max_norm, d2l):  # type: ignore[no-untyped-def]
+        return grads[0].new_empty(()) if grads else torch.empty(())
+
+    @fake("rnnfast::sgd_")
+    def _(params, grads, step):  # type: ignore[no-untyped-def]
+        return None
+
+    @fake("rnnfast::decode")
+    @fake("rnnfast::decode_bf16")
+    def _(  # type: ignore[no-untyped-def]
+        first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, relu
+    ):
+        return first.new_empty((steps, first.shape[0])), h0.new_empty(h0.shape)

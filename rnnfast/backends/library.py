@@ -1,0 +1,31 @@
+"""The compiled library of `csrc/`: the kernels of the CPU and the launcher of CUDA's."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+
+LIBRARY = Path(__file__).parents[1] / "_C.so"
+
+
+@functools.cache
+def load_error() -> str:
+    """Load the library once; why it cannot be used, or an empty string."""
+    if not LIBRARY.exists():
+        return "the kernels were not built when rnnfast was installed (no C++ compiler?)"
+    try:
+        torch.ops.load_library(str(LIBRARY))
+    except OSError as error:
+        return f"{LIBRARY.name} does not load into torch {torch.__version__}: {error}"
+    from rnnfast.backends import fakes
+
+    fakes.register()
+    return ""
+
+
+@functools.cache
+def build_info() -> str:
+    """Compiler, instruction sets compiled in, and the one that this machine runs."""
+    return str(torch.ops.rnnfast._build_info())

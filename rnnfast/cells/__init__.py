@@ -1,0 +1,34 @@
+"""The cells: what one step of a recurrence computes.
+
+z_t = u_t + h_{t-1} @ W_hh + b_h, and then h_t = act(z_t), for all units at once. A cell has a file
+here, in plain torch, which defines it, and one of the same name in `csrc/cells/`, from which the
+kernels of all devices are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rnnfast.cells import plain
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell by its name, with the number that names it to the operators (csrc/cells/cells.h)."""
+
+    name: str
+    code: int
+    activation: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]  # act'(z) from act(z), so that no z has to be kept
+
+
+CELLS = {
+    cell.name: cell
+    for cell in (
+        Cell("tanh", 0, plain.tanh, plain.tanh_slope),
+        Cell("relu", 1, plain.relu, plain.relu_slope),
+    )
+}
