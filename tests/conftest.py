@@ -22,6 +22,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::rnnfast.FallbackWarning")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
 # What our operators allocate comes from malloc, which glibc then fills with 0xFE: -1.7e38.
 if hasattr(libc := ctypes.CDLL(None), "mallopt"):
     libc.mallopt(-6, 1)

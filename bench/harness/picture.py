@@ -66,30 +66,51 @@ def _ratios(result: Result, file: Path) -> None:
     """A panel per operation: ours over the best peer by hidden units, a line per kind of case."""
     from matplotlib import pyplot as plt
 
-    ops = dict.fromkeys(op for record in result["cases"].values() for op in record["ops"])
+    ops = list(dict.fromkeys(op for record in result["cases"].values() for op in record["ops"]))
+    columns = min(3, len(ops))
+    rows = -(-len(ops) // columns)
     figure, panels = plt.subplots(
-        1, len(ops), figsize=(4.6 * len(ops), 5), squeeze=False, sharey=True, layout="constrained"
+        rows,
+        columns,
+        figsize=(4.4 * columns, 4.2 * rows),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
     )
-    for op, axes in zip(ops, panels[0], strict=True):
-        points: dict[str, list[tuple[int, float]]] = {}
-        for case, record in result["cases"].items():
-            operation = record["ops"].get(op)
-            if operation and operation["ours"] and operation["best_peer"]:
-                ratio = operation["peers"][operation["ours"]]["times_best_peer"]["median"]
-                kind = case.partition("_")[2] or case
-                points.setdefault(kind, []).append((record["shape"]["hidden"], ratio))
-        for kind, known in points.items():
+    for op, axes in zip(ops, panels.flat, strict=False):
+        lines = _lines(result, op)
+        for kind, known in lines.items():
             axes.plot(*zip(*sorted(known), strict=True), marker="o", markersize=4, label=kind)
         axes.axhline(1, color="black", linewidth=1)
+        hiddens = sorted({hidden for known in lines.values() for hidden, _ in known})
         axes.set(title=op, xlabel="hidden units", xscale="log", yscale="log")
+        axes.set_xticks(hiddens, [str(hidden) for hidden in hiddens], minor=False)
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
-    panels[0, 0].set_ylabel("times as fast as the best peer")
-    machine = result["machine"].get("gpu") or result["machine"]["cpu"]
+    for axes in panels.flat[len(ops) :]:
+        axes.remove()
+    for axes in panels[:, 0]:
+        axes.set_ylabel("times as fast as the best peer")
+    machine = (result["machine"].get("gpu") or result["machine"]["cpu"]).partition(",")[0]
     commit = str(result.get("commit"))[:12]
-    figure.suptitle(f"{machine}, commit {commit}, {result['date']}")
+    warning = [result["note"].replace(":", ",").partition(",")[0]] if "note" in result else []
+    figure.suptitle(", ".join([*warning, machine, f"commit {commit}", result["date"]]))
     figure.savefig(file, dpi=110)
     plt.close(figure)
+
+
+def _lines(result: Result, op: str) -> dict[str, list[tuple[int, float]]]:
+    """(hidden units, ratio) by what the name of a case has behind its hidden units."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for case, record in result["cases"].items():
+        operation = record["ops"].get(op)
+        if operation and operation["ours"] and operation["best_peer"]:
+            ratio = operation["peers"][operation["ours"]]["times_best_peer"]["median"]
+            kind = case.partition("_")[2] or case
+            lines.setdefault(kind, []).append((record["shape"]["hidden"], ratio))
+    return lines
 
 
 def _everyone(result: Result, file: Path) -> None:

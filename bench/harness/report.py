@@ -36,7 +36,7 @@ def lines(case: str, record: Result) -> list[str]:
     for op, operation in record["ops"].items():
         ours, peer = operation["ours"], operation["best_peer"]
         cells = [_time(operation, name) for name in (ours, peer)]
-        ratio = operation["peers"][ours]["times_best_peer"] if ours and peer else None
+        ratio = operation["peers"][ours].get("times_best_peer") if ours and peer else None
         times = f"{ratio['median']:.2f}" if ratio else "-"
         rows.append(f"| {case}, {op} | {' | '.join(cells)} | {times} |")
     return rows
@@ -53,9 +53,9 @@ def details(case: str, record: Result) -> str:
             cells = (
                 _cell(figures["seconds"], "{:.4g}", 1e6),
                 f"{operation['units'] / figures['seconds']['median']:,.0f}",
-                _cell(figures["times_yardstick"], "{:.3g}"),
-                _cell(figures["times_best_peer"], "{:.3g}"),
-                _cell(figures["percent_of_limit"], "{:.3g}"),
+                _cell(figures.get("times_yardstick"), "{:.3g}"),
+                _cell(figures.get("times_best_peer"), "{:.3g}"),
+                _cell(figures.get("percent_of_limit"), "{:.3g}"),
             )
             rows.append(f"| {name}{best} | " + " | ".join(cells) + " |")
         parts.append("\n".join(rows))

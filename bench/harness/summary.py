@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.cases import AnyCase
 from bench.harness.measure import Bench, Samples, Timed
 from bench.harness.probe import Reading
 from bench.suites import Suite
@@ -46,9 +47,10 @@ def _operation(suite: Suite, bench: Bench, op: str, samples: dict[str, Samples])
     best = min(others, key=medians.__getitem__, default=None)
     peers = {
         name: {
-            **_figures(suite, bench, op, s),
-            "times_yardstick": _ratio(samples.get(suite.yardstick), s),
-            "times_best_peer": _ratio(samples[best] if best else None, s),
+            "seconds": quantiles(s.seconds),
+            **_named("percent_of_limit", _shares(suite, bench.case, op, s)),
+            **_named("times_yardstick", _ratios(samples.get(suite.yardstick), s)),
+            **_named("times_best_peer", _ratios(samples[best] if best else None, s)),
             "errors": {what: short(e) for what, e in bench.runners[name].errors[op].items()},
             **({"tolerance": entries[name].tolerance} if entries[name].tolerance else {}),
             "first_call_s": round(bench.runners[name].first_call[op], 3),
@@ -58,17 +60,13 @@ def _operation(suite: Suite, bench: Bench, op: str, samples: dict[str, Samples])
     return {"units": bench.case.units(op), "ours": ours, "best_peer": best, "peers": peers}
 
 
-def _figures(suite: Suite, bench: Bench, op: str, samples: Samples) -> Record:
-    case = bench.case
-    limits = [
+def _shares(suite: Suite, case: AnyCase, op: str, samples: Samples) -> list[float]:
+    """Per cent of what the machine, as probed just before, could do."""
+    return [
         suite.limit(case, op, reading) / seconds * 100
         for seconds, reading in zip(samples.seconds, samples.readings, strict=True)
         if reading and suite.limit
     ]
-    return {
-        "seconds": quantiles(samples.seconds),
-        "percent_of_limit": quantiles(limits) if limits else None,
-    }
 
 
 def machine(timed: Timed) -> Record:
@@ -81,11 +79,16 @@ def machine(timed: Timed) -> Record:
     return {name: quantiles(values) for name, values in columns.items() if values}
 
 
-def _ratio(slow: Samples | None, fast: Samples) -> dict[str, float] | None:
+def _ratios(slow: Samples | None, fast: Samples) -> list[float]:
     """Of the same rounds, so that a drift of the machine cancels."""
     if slow is None:
-        return None
-    return quantiles([a / b for a, b in zip(slow.seconds, fast.seconds, strict=False)])
+        return []
+    return [a / b for a, b in zip(slow.seconds, fast.seconds, strict=False)]
+
+
+def _named(name: str, values: Sequence[float]) -> Record:
+    """Nothing where there is nothing to tell."""
+    return {name: quantiles(values)} if values else {}
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
