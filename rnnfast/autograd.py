@@ -37,7 +37,7 @@ class RNN(torch.autograd.Function):
         ctx: Any, grad_hs: Tensor | None, grad_h_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         hs, saved, ids, W_hh, h0 = ctx.saved_tensors
-        backend = reference if _is_differentiated() else ctx.backend
+        backend = reference if is_differentiated() else ctx.backend
         r = Recurrence(ctx.cell, hs, ids, W_hh, None, h0, *ctx.options)
         needed = ctx.needs_input_grad
         needs = Needs(*needed[3:6])
@@ -61,7 +61,7 @@ class RNNLogits(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hs, ids, W_hh, W_hq, h0 = ctx.saved_tensors
-        backend = reference if _is_differentiated() else ctx.backend
+        backend = reference if is_differentiated() else ctx.backend
         grad_logits, grad_h_last, grad_hs = grads
         r = Recurrence(ctx.cell, hs, ids, W_hh, None, h0)
         needed = ctx.needs_input_grad
@@ -111,7 +111,7 @@ class RNNCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         inputs, scale, needed = ctx.saved_tensors, grad_outputs[0], ctx.needs_input_grad[2:8]
-        if _is_differentiated():
+        if is_differentiated():
             grads = _differentiable_grads(inputs, ctx.cell, needed)
         elif ctx.grads is not None:
             grads, ctx.grads = ctx.grads, None
@@ -136,7 +136,7 @@ def _differentiable_grads(
     return [next(grads) if need else loss for need in needed]
 
 
-def _is_differentiated() -> bool:
+def is_differentiated() -> bool:
     """Whether this backward pass runs under create_graph=True; warns of the fallback, once.
 
     A kernel's result would be a constant to the second derivative: silently wrong.

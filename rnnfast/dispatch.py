@@ -45,6 +45,7 @@ class Explanation:
     reasons: dict[str, list[str]]
     training: str = ""  # how the last epoch was trained and why not faster; "" before the first
     variants: tuple[str, ...] = ()  # of the backend's kernels, and why they were chosen
+    layers: tuple[str, ...] = ()  # what runs each recurrent layer of a module
 
     def __str__(self) -> str:
         how = f"forced by {self.forced_by}" if self.forced_by else "chosen automatically"
@@ -57,6 +58,7 @@ class Explanation:
             lines.append(f"  {name:9} {why}")
             if name == self.backend:
                 lines += [f"  {'':9} {variant}" for variant in self.variants]
+        lines += self.layers
         if self.training:
             lines.append(f"the last epoch trained by {self.training}")
         return "\n".join(lines)
@@ -101,9 +103,53 @@ def _current_choice(
     return choose(_forced.get(), device, dtype, active_transform(), features)
 
 
+def kernels_for(tensor: Tensor, features: tuple[str, ...]) -> Backend | None:
+    """The backend for a call that torch's own layer can serve, too: None where that is better.
+
+    It is where the reference would be the choice, unless a torch.func transform is the reason (for
+    torch's layer has none under vmap), under autocast, and while torch.jit traces.
+    """
+    name = _current_kernels(tensor.device, tensor.dtype, features)
+    return _BACKENDS[name] if name else None
+
+
+def why_no_kernels(tensor: Tensor, features: tuple[str, ...]) -> str:
+    """Why `kernels_for` gives None, or the reference."""
+    if torch._C._is_any_autocast_enabled():
+        return "autocast is on"
+    device = tensor.device.type
+    explanation = _explain(_forced.get(), Call(device, tensor.dtype, active_transform(), features))
+    if explanation.forced_by:
+        return f"{explanation.forced_by} asks for {explanation.backend}"
+    why = [f"{name}: {'; '.join(explanation.reasons[name])}" for name in _made_for(device)]
+    return " | ".join(why) or f"there are no kernels for {device}"
+
+
+def _current_kernels(device: torch.device, dtype: torch.dtype, features: tuple[str, ...]) -> str:
+    if torch._C._is_any_autocast_enabled() or torch._C._get_tracing_state() is not None:
+        return ""
+    transform = active_transform()
+    if transform:
+        return _current_choice(device, dtype, features)
+    return _find_kernels(_forced.get(), device, dtype, features)
+
+
+@functools.cache
+def _find_kernels(
+    forced: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    features: tuple[str, ...],
+) -> str:
+    explanation = _explain(forced, Call(device.type, dtype, "", features))
+    is_better = explanation.forced_by or explanation.backend != "reference"
+    return explanation.backend if is_better else ""
+
+
 # torch.compile runs the choice once, while tracing, and keeps the result. The mark is the one that
 # torch.compiler.assume_constant_result sets; that decorator imports all of dynamo, 1.7 s.
 _current_choice._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_current_kernels._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
@@ -147,10 +193,13 @@ def explain(
     call = Call(torch.device(device).type, dtype, active_transform())
     explanation = _explain(_forced.get(), call)
     backend, H = _BACKENDS[explanation.backend], _hidden_units(example)
-    from rnnfast.training import levels  # stands above this module
+    from rnnfast.nn.explain import explain_layers  # both stand above this module
+    from rnnfast.training import levels
 
+    is_module = isinstance(example, torch.nn.Module)
     return dataclasses.replace(
         explanation,
+        layers=tuple(explain_layers(example) if is_module else ()),
         variants=tuple(backend.variants(torch.device(device), dtype, H)),
         training=levels.last_choice(),
     )

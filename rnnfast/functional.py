@@ -58,7 +58,7 @@ def rnn(
 
     Source: the notebook's `rnn`; torch.nn.RNN with one layer, its weights transposed.
     """
-    return _run_layer(_recur, inputs, h0, W_xh, W_hh, b_h, nonlinearity)
+    return _run_layer(recur, inputs, h0, W_xh, W_hh, b_h, nonlinearity)
 
 
 def rnn_logits(
@@ -295,6 +295,7 @@ def _needs_grad(r: Recurrence) -> bool:
         or r.W_hh.requires_grad
         or r.h0.requires_grad
         or (r.b_h is not None and r.b_h.requires_grad)
+        or (r.leak is not None and r.leak.requires_grad)
     )
 
 
@@ -305,7 +306,8 @@ def _with_own_ids(r: Recurrence) -> Recurrence:
     return r._replace(ids=r.ids.clone(memory_format=torch.contiguous_format))
 
 
-def _recur(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
+def recur(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
+    """hs and h_last, differentiable where a gradient may be wanted."""
     if not _needs_grad(r):
         hs, h_last, _ = backend.rnn_forward(r, False)
     elif backend.is_differentiable:
@@ -327,7 +329,7 @@ def _recur_and_read_out(
         if not (torch.is_grad_enabled() and (W_hq.requires_grad or b_q.requires_grad)):
             logits, h_last, _ = backend.rnn_logits(r, W_hq, b_q, False)
             return logits, h_last
-    hs, h_last = _recur(backend, r)
+    hs, h_last = recur(backend, r)
     return readout(hs, W_hq, b_q), h_last
 
 

@@ -16,9 +16,8 @@ def make(variant: str, problem: Sequences, threads: int, device: str) -> Layers:
     """variant: "torch", "compile" or "ours"."""
     torch.set_num_threads(threads)
     if variant == "ours":
-        import rnnfast.nn
-
         import rnnfast
+        import rnnfast.nn
 
         warnings.simplefilter("error", rnnfast.FallbackWarning)
         ours = _stack(problem, rnnfast.nn.RNN)

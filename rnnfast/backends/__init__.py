@@ -37,6 +37,9 @@ class Recurrence(NamedTuple):
     resets_to_h0: bool = False  # ... or its row of h0
     leak: Tensor | None = None  # [H]: a of a leaky cell
 
+    # Both directions of a layer in one call have W_hh [2, H, H], b_h [2, H], h0 and h_last
+    # [2, B, H], leak [2, H], x and hs [T, B, 2 H] (the forward one first), and no ids.
+
 
 class Needs(NamedTuple):
     """Which gradients a backward pass is to make beside that of x."""
@@ -53,6 +56,7 @@ class Gradients(NamedTuple):
     W_hh: Tensor  # [H, H]
     b_h: Tensor  # [H]
     h0: Tensor  # [B, H]
+    leak: Tensor | None = None  # [H], where the cell is leaky
 
 
 class Params(NamedTuple):
@@ -71,7 +75,7 @@ class Call(NamedTuple):
     device: str
     dtype: torch.dtype
     transform: str = ""  # torch.func transform or forward-mode AD around the call, if any
-    features: tuple[str, ...] = ()  # fields of Recurrence that a backend may not serve
+    features: tuple[str, ...] = ()  # what it has of Backend.features
 
 
 class Backend:
@@ -80,7 +84,8 @@ class Backend:
     name = ""
     device = ""  # the type of device for which it is a fast path; "" for none
     dtypes: tuple[torch.dtype, ...] = ()
-    features: frozenset[str] = frozenset()  # optional fields of Recurrence that it serves
+    # Optional fields of Recurrence that it serves, and "both_directions", where W_hh is [2, H, H].
+    features: frozenset[str] = frozenset()
     # Whether it refuses arguments that do not fit by itself, so that Python need not check them
     # as well (1.4 us of the 8 of a small call).
     checks_arguments = False

@@ -5,16 +5,22 @@ Every other backend must agree with this file. It is also what runs where no oth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from rnnfast.backends import Backend, Call, Gradients, Needs, Params, Recurrence
+from rnnfast.backends import (
+    Backend,
+    Call,
+    Gradients,
+    Needs,
+    Params,
+    Recurrence,
+    reference_recurrence,
+)
+from rnnfast.backends.reference_recurrence import gather
 from rnnfast.cells import CELLS
-
-_T = TypeVar("_T")
 
 
 class Reference(Backend):
@@ -28,23 +34,11 @@ class Reference(Backend):
             return [f"the dtype is {call.dtype}, not a floating point one"]
         return []
 
-    def rnn_forward(self, r: Recurrence, saves: bool = True) -> tuple[Tensor, Tensor, None]:
-        """All hidden states of a plain recurrent network.
-
-        h_t = act(u_t + h_{t-1} @ W_hh + b_h), with u_t = x[ids_t] when ids are given and x_t
-        otherwise. The sum is taken in the notebook's order, so that on one machine the result is
-        bit-equal to its loop over one-hot vectors.
-
-        Returns hs [T, B, H] and h_last [B, H], which owns its storage.
-        """
-        act, W = CELLS[r.cell].activation, _weights(r)
-        u = r.x if r.ids is None else _gather(r.x, r.ids)
-        h, hs = r.h0, []
-        for u_t in _in_order(u.unbind(0), r):
-            z = u_t + h @ W
-            h = act(z if r.b_h is None else z + r.b_h)
-            hs.append(h)
-        return torch.stack(_in_order(hs, r)), h, None
+    def rnn_forward(
+        self, r: Recurrence, saves: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See `reference_recurrence`."""
+        return reference_recurrence.forward(r)
 
     def rnn_backward(
         self,
@@ -56,30 +50,8 @@ class Reference(Backend):
         grad_h_last: Tensor | None,
         needs: Needs,
     ) -> Gradients:
-        """The adjoint of `rnn_forward`, itself differentiable (this is the double backward).
-
-        dz_t = (grad_hs_t + dz_{t+1} @ W_hh^T) * act'(h_t), with grad_h_last added at the last step.
-        grad_x = dz [T, B, H], or its sum by id [V, H]; grad_W_hh = sum_t h_{t-1}^T dz_t;
-        grad_b_h = sum dz; grad_h0 = dz_0 @ W_hh^T.
-        """
-        slope, W = CELLS[r.cell].slope(hs), _weights(r)
-        steps = _in_order(range(hs.shape[0]), r)
-        carry = grad_h_last
-        dz: list[Tensor] = []
-        for t in reversed(steps):
-            dh = _add(None if grad_hs is None else grad_hs[t], carry)
-            dz.append(torch.zeros_like(hs[t]) if dh is None else dh * slope[t])
-            carry = dz[-1] @ W.T
-        dzs = torch.stack(_in_order(dz[::-1], r))
-        empty = hs.new_empty(0)
-        h_prev = torch.stack(_in_order([r.h0, *(hs[t] for t in steps[:-1])], r))
-        grad_W = h_prev.flatten(0, 1).T @ dzs.flatten(0, 1) if needs.W_hh else empty
-        return Gradients(
-            dzs if r.ids is None else _scatter_add(dzs, r.ids, V),
-            grad_W.T if needs.W_hh and r.transposed else grad_W,
-            dzs.sum((0, 1)) if needs.b_h else empty,
-            dz[-1] @ W.T if needs.h0 else empty,
-        )
+        """See `reference_recurrence`; itself differentiable (this is the double backward)."""
+        return reference_recurrence.backward(r, V, hs, saved, grad_hs, grad_h_last, needs)
 
     def rnn_logits(
         self, r: Recurrence, W_hq: Tensor, b_q: Tensor, saves: bool = True
@@ -103,7 +75,9 @@ class Reference(Backend):
 
         grad_W_hq = sum h_t^T grad_logits_t [H, V] and grad_b_q = sum grad_logits_t [V].
         """
-        through = _add(grad_hs, (grad_logits @ W_hq.T).view_as(hs))
+        through = (grad_logits @ W_hq.T).view_as(hs)
+        if grad_hs is not None:
+            through = through + grad_hs
         grads = self.rnn_backward(r, V, hs, None, through, grad_h_last, needs)
         return grads, hs.flatten(0, 1).T @ grad_logits, grad_logits.sum(0)
 
@@ -221,7 +195,7 @@ class Reference(Backend):
         act = CELLS[cell].activation
         ids, h, out = first, h0.clone(), []
         for step in range(steps):
-            h = act(_gather(W_xh, ids) + h @ W_hh + b_h)
+            h = act(gather(W_xh, ids) + h @ W_hh + b_h)
             logits = h @ W_hq + b_q
             if uniforms is None:
                 ids = logits.argmax(1)
@@ -242,17 +216,6 @@ def added_to(grads: Sequence[Tensor] | None, new: Sequence[Tensor]) -> Sequence[
     return grads
 
 
-def _weights(r: Recurrence) -> Tensor:
-    """W of the product h @ W."""
-    return r.W_hh.T if r.transposed else r.W_hh
-
-
-def _in_order(steps: Iterable[_T], r: Recurrence) -> list[_T]:
-    """Steps by time in the order in which they run, and the other way round."""
-    ordered = list(steps)
-    return ordered[::-1] if r.reverse else ordered
-
-
 def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """First index whose cumulative probability exceeds u; rounding never picks a zero one."""
     cumulative = probabilities.cumsum(1)
@@ -260,28 +223,3 @@ def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     positive = torch.arange(probabilities.shape[1], device=probabilities.device)
     last = torch.where(probabilities > 0, positive, 0).amax(1)
     return torch.minimum(chosen, last)
-
-
-def _gather(table: Tensor, ids: Tensor) -> Tensor:
-    """table[ids], bit-equal to one-hot times table. On a GPU torch's kernel asserts the range."""
-    try:
-        return torch.nn.functional.embedding(ids, table)
-    except IndexError:
-        if ids.min() < 0:
-            what, rule = ids.min().item(), "non-negative."
-        else:
-            what, rule = ids.max().item(), "smaller than num_classes."
-        raise RuntimeError(
-            f"Class values must be {rule} An id is {what}, num_classes is {table.shape[0]}."
-        ) from None
-
-
-def _scatter_add(dz: Tensor, ids: Tensor, V: int) -> Tensor:
-    table = dz.new_zeros((V, dz.shape[-1]))
-    return table.index_add(0, ids.reshape(-1), dz.flatten(0, 1))
-
-
-def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b

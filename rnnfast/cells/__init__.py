@@ -1,8 +1,8 @@
 """The cells: what one step of a recurrence computes.
 
-z_t = u_t + h_{t-1} @ W_hh + b_h, and then h_t = act(z_t), for all units at once. A cell has a file
-here, in plain torch, which defines it, and one of the same name in `csrc/cells/`, from which the
-kernels of all devices are made.
+z_t = u_t + h_{t-1} @ W_hh + b_h, and then h_t from act(z_t), for all units at once. A cell has a
+file here, in plain torch, which defines it, and one of the same name in `csrc/cells/`, from which
+the kernels of all devices are made.
 """
 
 from __future__ import annotations
@@ -30,5 +30,7 @@ CELLS = {
     for cell in (
         Cell("tanh", 0, plain.tanh, plain.tanh_slope),
         Cell("relu", 1, plain.relu, plain.relu_slope),
+        Cell("leaky_tanh", 2, plain.tanh, plain.tanh_slope),
+        Cell("leaky_relu", 3, plain.relu, plain.relu_slope),
     )
 }

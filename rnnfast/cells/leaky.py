@@ -1,0 +1,29 @@
+"""The leaky cell: h_t = (1 - a) h_{t-1} + a act(z_t), with a in (0, 1] for each unit.
+
+a = 1 is the plain cell. Source: the firing-rate network of computational neuroscience,
+tau dh/dt = -h + act(z), by Euler's method with a = dt / tau.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def mix(
+    before: Tensor,  # [B, H]
+    activity: Tensor,  # [B, H]: act(z)
+    leak: Tensor,  # [H]: a
+) -> Tensor:
+    """The state after a step."""
+    return before + leak * (activity - before)
+
+
+def mix_backward(
+    grad: Tensor,  # [B, H], of the state after the step
+    before: Tensor,  # [B, H]
+    activity: Tensor,  # [B, H]
+    leak: Tensor,  # [H]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The adjoint of `mix`: the gradients of before and activity [B, H], and of leak [H]."""
+    through = leak * grad
+    return grad - through, through, (grad * (activity - before)).sum(0)

@@ -1,0 +1,50 @@
+"""rnnfast.explain says of each recurrent layer what runs it, and why."""
+
+import torch
+
+import rnnfast
+from rnnfast import nn, use_backend
+
+
+class Own(torch.nn.RNN):
+    """A user's class."""
+
+
+def _lines(model):
+    return rnnfast.explain(model).layers
+
+
+def test_layers_by_name():
+    model = torch.nn.ModuleDict(
+        {"a": nn.RNN(3, 4, 2, bidirectional=True), "b": torch.nn.RNN(3, 4), "c": Own(3, 4)}
+    )
+    lines = _lines(model)
+    assert lines[:2] == tuple(
+        f"a, layer {i} in both directions: the kernels of native" for i in range(2)
+    )
+    assert lines[2:] == (
+        "b: torch's own; rnnfast.convert makes it ours",
+        "c: left alone, Own is its own",
+    )
+    assert str(rnnfast.explain(model)).count("\na, layer") == 2
+
+
+def test_reasons():
+    assert "bfloat16" in _lines(nn.RNN(3, 4).bfloat16())[0]
+    assert "torch's own implementation" in _lines(nn.RNN(3, 4).bfloat16())[0]
+    assert "the reference, since" in _lines(nn.RNN(3, 4, leak=0.5).bfloat16())[0]
+    assert "no kernels for meta" in _lines(nn.RNN(3, 4, device="meta"))[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert "autocast" in _lines(nn.RNN(3, 4))[0]
+    with use_backend("reference"):
+        assert "the reference, since use_backend asks for reference" in _lines(nn.RNN(3, 4))[0]
+
+
+def test_what_it_says_is_what_runs(monkeypatch):
+    """Torch's implementation is entered exactly where it is announced."""
+    entered = []
+    monkeypatch.setattr(torch.nn.RNN, "forward", lambda *args: entered.append(1))
+    for layer in (nn.RNN(3, 4), nn.RNN(3, 4, bidirectional=True), nn.RNN(3, 4).half()):
+        entered.clear()
+        layer(torch.randn(2, 2, 3, dtype=layer.weight_hh_l0.dtype))
+        assert bool(entered) == ("torch's own" in _lines(layer)[0])

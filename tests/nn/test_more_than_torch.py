@@ -1,0 +1,180 @@
+"""What torch.nn.RNN does not have: leaky cells, resets, noise, a learnt h0, constraints."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.rnn import pack_sequence
+
+from rnnfast import FallbackWarning, nn, use_backend
+from rnnfast.nn.constraints import Dale, Sparse
+
+pytestmark = pytest.mark.usefixtures("backend_of_module")
+T, B, V, H = 6, 3, 4, 5
+
+
+def _step(layer, x, h, leak=None):
+    z = x @ layer.weight_ih_l0.T + layer.bias_ih_l0 + h @ layer.weight_hh_l0.T + layer.bias_hh_l0
+    return torch.tanh(z) if leak is None else (1 - leak) * h + leak * torch.tanh(z)
+
+
+@pytest.mark.parametrize("leak", [0.3, torch.linspace(0.1, 1, H)])
+@pytest.mark.parametrize("learn_leak", [False, True])
+def test_a_leaky_layer_follows_its_equation(leak, learn_leak):
+    layer = nn.RNN(V, H, leak=leak, learn_leak=learn_leak)
+    x, h = torch.randn(T, B, V), torch.randn(B, H)
+    y, h_n = layer(x, h[None])
+    for t in range(T):
+        h = _step(layer, x[t], h, layer.leak)
+        torch.testing.assert_close(y[t], h)
+    torch.testing.assert_close(h_n[0], h)
+    got = torch.autograd.grad(y[-1].sum(), list(layer.parameters()))
+    torch.testing.assert_close(got, torch.autograd.grad(h.sum(), list(layer.parameters())))
+    assert len(got) == 4 + learn_leak
+
+
+@pytest.mark.parametrize("leak", [0.0, 1.5, float("nan"), torch.ones(H + 1)])
+def test_a_leak_that_is_none_is_refused(leak):
+    with pytest.raises(ValueError, match="leak"):
+        nn.RNN(V, H, leak=leak)
+    with pytest.raises(ValueError, match="learn_leak needs"):
+        nn.RNN(V, H, learn_leak=True)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_a_reset_starts_a_new_sequence(batch_first, num_layers):
+    layer = nn.RNN(V, H, num_layers, batch_first=batch_first)
+    x, h = torch.randn(T, B, V), torch.randn(num_layers, B, H)
+    resets = torch.zeros(T, B, dtype=torch.bool)
+    resets[2, 1] = True
+    given = (x.transpose(0, 1), resets.T) if batch_first else (x, resets)
+    y, _ = layer(given[0], h, resets=given[1])
+    y = y.transpose(0, 1) if batch_first else y
+    plain, _ = layer(given[0], h)
+    plain = plain.transpose(0, 1) if batch_first else plain
+    torch.testing.assert_close(y[:, [0, 2]], plain[:, [0, 2]])
+    torch.testing.assert_close(y[:2], plain[:2])
+    torch.testing.assert_close(y[2:, 1], layer(x[2:, 1])[0])
+    unbatched, _ = layer(x[:, 1], h[:, 1], resets=resets[:, 1])
+    torch.testing.assert_close(unbatched, y[:, 1])
+
+
+def test_resets_of_packed_sequences_are_those_of_their_rows():
+    layer, lengths = nn.RNN(V, H), (2, 6, 4)
+    x = [torch.randn(length, V) for length in lengths]
+    resets = torch.rand(T, B) < 0.3
+    _, h_n = layer(pack_sequence(x, enforce_sorted=False), resets=resets)
+    for i, length in enumerate(lengths):
+        _, alone = layer(x[i], resets=resets[:length, i])
+        torch.testing.assert_close(h_n[:, i], alone)
+
+
+def test_resets_of_a_bidirectional_layer_are_refused():
+    layer = nn.RNN(V, H, bidirectional=True)
+    with pytest.raises(ValueError, match="bidirectional"):
+        layer(torch.randn(T, B, V), resets=torch.zeros(T, B, dtype=torch.bool))
+
+
+def test_noise_is_the_generators_and_of_its_size():
+    layer = nn.RNN(V, H, noise=0.1)
+    x = torch.zeros(T, 2000, V)
+    y, again = (layer(x, generator=torch.Generator().manual_seed(3))[0] for _ in range(2))
+    assert torch.equal(y, again)
+    assert not torch.equal(y, layer(x)[0])
+    z = torch.atanh(y[0]) - layer.bias_ih_l0 - layer.bias_hh_l0
+    assert z.std().item() == pytest.approx(0.1, rel=0.05)
+    assert abs(z.mean().item()) < 0.01
+    layer.noise = 0.0
+    assert torch.equal(layer(x)[0], layer(x)[0])
+
+
+def test_a_learnt_h0_is_the_state_at_the_start():
+    layer = nn.RNN(V, H, 2, bidirectional=True, learn_h0=True)
+    assert not layer.h0.any()
+    x = torch.randn(T, B, V)
+    torch.nn.init.normal_(layer.h0)
+    h0 = layer.h0.detach()[:, None].expand(-1, B, -1).requires_grad_(True)
+    want, got = layer(x, h0)[0], layer(x)[0]
+    torch.testing.assert_close(got, want)
+    got.square().sum().backward()
+    (grad,) = torch.autograd.grad(want.square().sum(), h0)
+    torch.testing.assert_close(layer.h0.grad, grad.sum(1))
+    torch.testing.assert_close(layer(x[:, 0])[0], got[:, 0])
+    lengths = pack_sequence([x[:n, i] for i, n in enumerate((2, 6, 4))], enforce_sorted=False)
+    torch.testing.assert_close(layer(lengths)[1], layer(lengths, h0)[1])
+
+
+def test_options_are_copied_and_reset_and_printed():
+    layer = nn.RNN(V, H, leak=0.5, learn_leak=True, learn_h0=True, noise=0.1)
+    torch.nn.init.normal_(layer.h0)
+    same = copy.deepcopy(layer)
+    same.load_state_dict(layer.state_dict())
+    assert torch.equal(same.h0, layer.h0)
+    layer.reset_parameters()
+    assert not layer.h0.any()
+    assert layer.leak == 0.5
+    assert "leaky, learn_leak=True, learn_h0=True, noise=0.1" in repr(layer)
+    assert layer.double()(torch.randn(T, B, V).double())[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("options", [{"leak": 0.4, "learn_leak": True}, {"learn_h0": True}, {}])
+def test_gradcheck(options):
+    layer = nn.RNN(V, H, dtype=torch.float64, **options)
+    resets = torch.rand(T, B) < 0.3
+    names, leaves = zip(*layer.named_parameters(), strict=True)
+    x = torch.randn(T, B, V, dtype=torch.float64, requires_grad=True)
+
+    def run(x, *leaves):
+        parameters = dict(zip(names, leaves, strict=True))
+        return torch.func.functional_call(layer, parameters, (x,), {"resets": resets})[0]
+
+    assert torch.autograd.gradcheck(run, (x, *leaves))
+
+
+@pytest.mark.filterwarnings("default::rnnfast.FallbackWarning")
+def test_double_backward_of_a_leaky_layer():
+    layer = nn.RNN(2, 3, leak=0.4, learn_leak=True, dtype=torch.float64)
+    names, leaves = zip(*layer.named_parameters(), strict=True)
+    x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
+
+    def run(x, *leaves):
+        parameters = dict(zip(names, leaves, strict=True))
+        return torch.func.functional_call(layer, parameters, (x,))[0]
+
+    assert torch.autograd.gradgradcheck(run, (x, *leaves))
+
+
+def test_half_precision_needs_the_reference():
+    layer = nn.RNN(V, H, leak=0.5).bfloat16()
+    x = torch.randn(T, B, V).bfloat16()
+    with use_backend("auto"), pytest.warns(FallbackWarning, match="bfloat16"):
+        assert layer(x)[0].dtype == torch.bfloat16
+
+
+def test_constraints_hold_while_training():
+    signs = torch.tensor([1, 1, 1, -1, -1])
+    mask = torch.rand(H, H) < 0.6
+    layer = nn.RNN(V, H)
+    free = layer.weight_hh_l0.detach().clone()
+    register_parametrization(layer, "weight_hh_l0", Dale(signs))
+    register_parametrization(layer, "weight_hh_l0", Sparse(mask))
+    torch.testing.assert_close(layer.weight_hh_l0, free.abs() * signs * mask)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        layer(torch.randn(T, B, V))[0].square().sum().backward()
+        optimizer.step()
+    W = layer.weight_hh_l0
+    assert not torch.equal(W, free.abs() * signs * mask)
+    assert (W * signs >= 0).all()
+    assert not W[~mask].any()
+    stored = layer.parametrizations.weight_hh_l0.original
+    assert not stored.grad[~mask].any()
+
+
+@pytest.mark.parametrize("constraint", [Dale(torch.ones(H + 1)), Sparse(torch.ones(H, H + 1))])
+def test_constraints_of_another_shape_are_refused(constraint):
+    with pytest.raises(ValueError, match="has shape"):
+        register_parametrization(nn.RNN(V, H), "weight_hh_l0", constraint)
