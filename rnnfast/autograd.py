@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rnnfast import dispatch
-from rnnfast.backends import Gradients, Needs, Params, Recurrence
+from rnnfast.backends import CrossEntropy, Gradients, Needs, Params, Recurrence
 from rnnfast.backends.reference import reference
 
 _OPTIONS = len(Recurrence._fields) - 6  # fields of Recurrence after h0
@@ -99,9 +99,8 @@ class RNNCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         ids, targets, *params, h0, cell, backend = args
-        loss, h_last, *grads = backend.rnn_cross_entropy(
-            ids, targets, Params(*params), h0, cell, True, ctx.needs_input_grad[7]
-        )
+        call = CrossEntropy(cell, ids, targets, Params(*params), h0)
+        loss, h_last, *grads = backend.rnn_cross_entropy(call, True, ctx.needs_input_grad[7])
         ctx.save_for_backward(ids, targets, *params, h0)
         # not among the saved tensors: autograd then takes them as .grad without a copy
         ctx.grads, ctx.cell, ctx.backend = grads, cell, backend
@@ -117,9 +116,8 @@ class RNNCrossEntropy(torch.autograd.Function):
             grads, ctx.grads = ctx.grads, None
         else:  # a second pass over a retained graph
             ids, targets, *params, h0 = inputs
-            _, _, *grads = ctx.backend.rnn_cross_entropy(
-                ids, targets, Params(*params), h0, ctx.cell, True, needed[-1]
-            )
+            call = CrossEntropy(ctx.cell, ids, targets, Params(*params), h0)
+            _, _, *grads = ctx.backend.rnn_cross_entropy(call, True, needed[-1])
         if torch.compiler.is_compiling() or scale.device.type != "cpu" or scale != 1:
             grads = [grad * scale for grad in grads]
         kept = (grad if need else None for grad, need in zip(grads, needed, strict=True))
@@ -130,7 +128,8 @@ def _differentiable_grads(
     inputs: tuple[Tensor, ...], cell: str, needed: tuple[bool, ...]
 ) -> list[Tensor]:
     ids, targets, *params, h0 = inputs
-    loss, *_ = reference.rnn_cross_entropy(ids, targets, Params(*params), h0, cell, False, False)
+    call = CrossEntropy(cell, ids, targets, Params(*params), h0)
+    loss, *_ = reference.rnn_cross_entropy(call, False, False)
     wanted = [tensor for tensor, need in zip(inputs[2:], needed, strict=True) if need]
     grads = iter(torch.autograd.grad(loss, wanted, create_graph=True))
     return [next(grads) if need else loss for need in needed]

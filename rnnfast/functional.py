@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rnnfast import autograd, dispatch
-from rnnfast.backends import Backend, Params, Recurrence
+from rnnfast.backends import Backend, CrossEntropy, Decoding, Params, Recurrence, TrainSteps
 from rnnfast.backends.checks import (
     check_broadcasts,
     check_ids,
@@ -128,9 +128,8 @@ def rnn_cross_entropy(
             inputs = (ids, targets, *params, h0, nonlinearity, backend)
             out: tuple[Tensor, Tensor] = autograd.RNNCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
             return out
-        loss, h_last, *_ = backend.rnn_cross_entropy(
-            ids, targets, params, h0, nonlinearity, False, False
-        )
+        call = CrossEntropy(nonlinearity, ids, targets, params, h0)
+        loss, h_last, *_ = backend.rnn_cross_entropy(call, False, False)
         return loss, h_last.detach()
 
     return _run_checked(run, ids, targets, h0, params, nonlinearity)
@@ -153,8 +152,8 @@ def rnn_cross_entropy_grads(
     """
 
     def run(backend: Backend, params: Params, h0: Tensor) -> tuple[Tensor, ...]:
-        args = (ids, targets, params, h0, nonlinearity, True, False, grads)
-        return backend.rnn_cross_entropy(*args)[:7]
+        call = CrossEntropy(nonlinearity, ids, targets, params, h0)
+        return backend.rnn_cross_entropy(call, True, False, grads)[:7]
 
     return _run_checked(run, ids, targets, h0, params, nonlinearity)
 
@@ -183,8 +182,9 @@ def train_step_(
     """
 
     def run(backend: Backend, params: Params, h: Tensor) -> Tensor:
-        args = (params, grads, h, lr, max_norm, nonlinearity, keep_grads)
-        return backend.train_steps_([ids.T], [targets.T], *args)[0]
+        batch = ([ids.T], [targets.T])
+        steps = TrainSteps(nonlinearity, *batch, params, grads, h, lr, max_norm, keep_grads)
+        return backend.train_steps_(steps)[0]
 
     return _run_checked(run, ids, targets, h, params, nonlinearity)
 
@@ -376,4 +376,4 @@ def _decode(
     check_recurrence(first.unsqueeze(0), h0, model.W_hh, model.W_xh)
     h0 = h0.expand(first.shape[0], -1)
     backend = dispatch.backend_for(model.W_xh)
-    return backend.decode(first, model, h0, steps, temperature, uniforms, nonlinearity)
+    return backend.decode(Decoding(nonlinearity, first, model, h0, steps, temperature, uniforms))

@@ -69,6 +69,42 @@ class Params(NamedTuple):
     b_q: Tensor  # [V]
 
 
+class CrossEntropy(NamedTuple):
+    """One call of the loss of a character model: the mean over all steps and rows."""
+
+    cell: str
+    ids: Tensor  # [T, B]
+    targets: Tensor  # [T, B]
+    params: Params
+    h0: Tensor  # [B, H]
+
+
+class TrainSteps(NamedTuple):
+    """One call of the training of a character model, by a step for each minibatch."""
+
+    cell: str
+    ids: Sequence[Tensor]  # [B, T] each, as data loaders give them; T may differ
+    targets: Sequence[Tensor]  # of the same shapes
+    params: Sequence[Tensor]  # as in Params
+    grads: Sequence[Tensor]  # of the same shapes: overwritten
+    h: Tensor  # [B, H]: the state before and after
+    lr: float
+    max_norm: float
+    keep_grads: bool = True  # those of the last minibatch; else anything may be left in them
+
+
+class Decoding(NamedTuple):
+    """One call of generation by a character model."""
+
+    cell: str
+    first: Tensor  # [B]
+    params: Params
+    h0: Tensor  # [B, H]
+    steps: int
+    temperature: float
+    uniforms: Tensor | None  # [steps, B] in [0, 1); None: the largest logit wins
+
+
 class Call(NamedTuple):
     """What the choice of a backend depends on."""
 
@@ -171,11 +207,7 @@ class Backend:
 
     def rnn_cross_entropy(
         self,
-        ids: Tensor,  # [T, B]
-        targets: Tensor,  # [T, B]
-        params: Params,
-        h0: Tensor,  # [B, H]
-        cell: str,
+        c: CrossEntropy,
         need_grads: bool,
         need_h0: bool,
         grads: Sequence[Tensor] | None = None,  # added to and given out, where there are some
@@ -183,18 +215,7 @@ class Backend:
         """The mean loss, h_last [B, H], the gradients of the params and of h0."""
         raise NotImplementedError
 
-    def train_steps_(
-        self,
-        ids: Sequence[Tensor],  # [B, T] each, as data loaders give them; T may differ
-        targets: Sequence[Tensor],  # of the same shapes
-        params: Sequence[Tensor],  # as in Params
-        grads: Sequence[Tensor],  # of the same shapes: overwritten
-        h: Tensor,  # [B, H]: the state before and after
-        lr: float,
-        max_norm: float,
-        cell: str,
-        keep_grads: bool = True,  # those of the last minibatch
-    ) -> Tensor:
+    def train_steps_(self, s: TrainSteps) -> Tensor:
         """Steps of training: loss, gradients, d2l's clip, SGD. The losses before each step [n]."""
         raise NotImplementedError
 
@@ -207,15 +228,6 @@ class Backend:
         torch._foreach_add_(list(params), list(grads), alpha=-rate)
         torch._foreach_zero_(list(grads))
 
-    def decode(
-        self,
-        first: Tensor,  # [B]
-        params: Params,
-        h0: Tensor,  # [B, H]
-        steps: int,
-        temperature: float,
-        uniforms: Tensor | None,  # [steps, B]
-        cell: str,
-    ) -> tuple[Tensor, Tensor]:
+    def decode(self, d: Decoding) -> tuple[Tensor, Tensor]:
         """Feed each step's output back as the next input: ids [steps, B] and h_last [B, H]."""
         raise NotImplementedError

@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnfast.backends import WIDE, Backend, Gradients, Needs, Params, Recurrence, library
+from rnnfast.backends import (
+    WIDE,
+    Backend,
+    CrossEntropy,
+    Decoding,
+    Gradients,
+    Needs,
+    Recurrence,
+    TrainSteps,
+    library,
+)
 from rnnfast.backends.reference import added_to
 from rnnfast.cells import CELLS
 
@@ -47,40 +57,23 @@ class Compiled(Backend):
 
     def rnn_cross_entropy(
         self,
-        ids: Tensor,
-        targets: Tensor,
-        params: Params,
-        h0: Tensor,
-        cell: str,
+        c: CrossEntropy,
         need_grads: bool,
         need_h0: bool,
         grads: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
         """`Reference.rnn_cross_entropy` as one call that keeps no logits; not differentiable."""
-        code = CELLS[cell].code
-        loss, h_last, *new, grad_h0 = self.ops(h0).rnn_cross_entropy.default(
-            ids, targets, *params, h0, code, need_grads, need_h0
+        code = CELLS[c.cell].code
+        loss, h_last, *new, grad_h0 = self.ops(c.h0).rnn_cross_entropy.default(
+            c.ids, c.targets, *c.params, c.h0, code, need_grads, need_h0
         )
         return loss, h_last, *added_to(grads, new), grad_h0
 
-    def train_steps_(
-        self,
-        ids: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        h: Tensor,
-        lr: float,
-        max_norm: float,
-        cell: str,
-        keep_grads: bool = True,
-    ) -> Tensor:
+    def train_steps_(self, s: TrainSteps) -> Tensor:
         """`Reference.train_steps_` as one call."""
-        code = CELLS[cell].code
-        losses: Tensor = self.ops(h).train_steps_.default(
-            ids, targets, params, grads, h, lr, max_norm, code, keep_grads
-        )
-        torch.autograd.graph.increment_version((*params, *grads, h))
+        cell, *args, keep_grads = s
+        losses: Tensor = self.ops(s.h).train_steps_.default(*args, CELLS[cell].code, keep_grads)
+        torch.autograd.graph.increment_version((*s.params, *s.grads, s.h))
         return losses
 
     def clip_grads_(self, grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
@@ -89,19 +82,10 @@ class Compiled(Backend):
         torch.autograd.graph.increment_version(grads)  # as torch's own in-place operations do
         return norm
 
-    def decode(
-        self,
-        first: Tensor,
-        params: Params,
-        h0: Tensor,
-        steps: int,
-        temperature: float,
-        uniforms: Tensor | None,
-        cell: str,
-    ) -> tuple[Tensor, Tensor]:
+    def decode(self, d: Decoding) -> tuple[Tensor, Tensor]:
         """`Reference.decode` as one call: the loop over steps never returns to Python."""
-        ids, h_last = self.decoder(h0).default(
-            first, *params, h0, steps, temperature, uniforms, CELLS[cell].code
+        ids, h_last = self.decoder(d.h0).default(
+            d.first, *d.params, d.h0, d.steps, d.temperature, d.uniforms, CELLS[d.cell].code
         )
         return ids, h_last
 
@@ -172,11 +156,7 @@ class Native(Compiled):
 
     def rnn_cross_entropy(
         self,
-        ids: Tensor,
-        targets: Tensor,
-        params: Params,
-        h0: Tensor,
-        cell: str,
+        c: CrossEntropy,
         need_grads: bool,
         need_h0: bool,
         grads: Sequence[Tensor] | None = None,
@@ -186,13 +166,12 @@ class Native(Compiled):
         It adds to `grads` where they lie: 5 % of a small step.
         """
         if grads is None:
-            args = (ids, targets, params, h0, cell, need_grads, need_h0)
-            return super().rnn_cross_entropy(*args)
+            return super().rnn_cross_entropy(c, need_grads, need_h0)
         loss, h_last = torch.ops.rnnfast.rnn_cross_entropy_grads_.default(
-            ids, targets, params, grads, h0, CELLS[cell].code
+            c.ids, c.targets, c.params, grads, c.h0, CELLS[c.cell].code
         )
         torch.autograd.graph.increment_version(grads)
-        return loss, h_last, *grads, h0.new_empty(0)
+        return loss, h_last, *grads, c.h0.new_empty(0)
 
     def sgd_(self, params: Sequence[Tensor], grads: Sequence[Tensor], rate: float) -> None:
         """`Backend.sgd_` in one pass, where all tensors are contiguous."""

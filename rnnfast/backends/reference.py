@@ -13,10 +13,13 @@ from torch import Tensor
 from rnnfast.backends import (
     Backend,
     Call,
+    CrossEntropy,
+    Decoding,
     Gradients,
     Needs,
     Params,
     Recurrence,
+    TrainSteps,
     reference_recurrence,
 )
 from rnnfast.backends.reference_recurrence import gather
@@ -83,11 +86,7 @@ class Reference(Backend):
 
     def rnn_cross_entropy(
         self,
-        ids: Tensor,
-        targets: Tensor,
-        params: Params,
-        h0: Tensor,
-        cell: str,
+        c: CrossEntropy,
         need_grads: bool,
         need_h0: bool,
         grads: Sequence[Tensor] | None = None,
@@ -100,10 +99,10 @@ class Reference(Backend):
         Returns loss (0-dim), h_last [B, H], and the gradients of the params and of h0; those not
         needed are empty tensors.
         """
-        W_xh, W_hh, b_h, W_hq, b_q = params
-        r = Recurrence(cell, W_xh, ids, W_hh, b_h, h0)
+        W_xh, W_hh, b_h, W_hq, b_q = c.params
+        r = Recurrence(c.cell, W_xh, c.ids, W_hh, b_h, c.h0)
         logits, h_last, hs = self.rnn_logits(r, W_hq, b_q)
-        h, y = hs.flatten(0, 1), targets.reshape(-1)
+        h, y = hs.flatten(0, 1), c.targets.reshape(-1)
         loss = torch.nn.functional.cross_entropy(logits, y)
         if not need_grads:
             return loss, h_last, *[hs.new_empty(0)] * 6
@@ -116,18 +115,7 @@ class Reference(Backend):
         new = [made.x, made.W_hh, made.b_h, h.T @ dlogits, dlogits.sum(0)]
         return loss, h_last, *added_to(grads, new), made.h0
 
-    def train_steps_(
-        self,
-        ids: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        h: Tensor,
-        lr: float,
-        max_norm: float,
-        cell: str,
-        keep_grads: bool = True,
-    ) -> Tensor:
+    def train_steps_(self, s: TrainSteps) -> Tensor:
         """Steps of training, in place: loss, gradients, d2l's clip, SGD.
 
         The gradients of `rnn_cross_entropy` go to `grads`, are scaled as `clip_grads_` does by
@@ -138,17 +126,16 @@ class Reference(Backend):
         first of the steps.
         """
         losses = []
-        for X, Y in zip(ids, targets, strict=True):
-            loss, h_last, *new, _ = self.rnn_cross_entropy(
-                X.T, Y.T, Params(*params), h, cell, True, False
-            )
-            for grad, value in zip(grads, new, strict=True):
+        for X, Y in zip(s.ids, s.targets, strict=True):
+            call = CrossEntropy(s.cell, X.T, Y.T, Params(*s.params), s.h)
+            loss, h_last, *new, _ = self.rnn_cross_entropy(call, True, False)
+            for grad, value in zip(s.grads, new, strict=True):
                 grad.copy_(value)
-            if max_norm != float("inf"):
-                self.clip_grads_(grads, max_norm, True)
-            for param, grad in zip(params, grads, strict=True):
-                param.sub_(lr * grad)
-            h.copy_(h_last)
+            if s.max_norm != float("inf"):
+                self.clip_grads_(s.grads, s.max_norm, True)
+            for param, grad in zip(s.params, s.grads, strict=True):
+                param.sub_(s.lr * grad)
+            s.h.copy_(h_last)
             losses.append(loss)
         return torch.stack(losses)
 
@@ -173,16 +160,7 @@ class Reference(Backend):
             g.mul_(scale.to(g.device, g.dtype))
         return norm.to(grads[0].dtype)
 
-    def decode(
-        self,
-        first: Tensor,
-        params: Params,
-        h0: Tensor,
-        steps: int,
-        temperature: float,
-        uniforms: Tensor | None,
-        cell: str,
-    ) -> tuple[Tensor, Tensor]:
+    def decode(self, d: Decoding) -> tuple[Tensor, Tensor]:
         """Feed each step's output back as the next input, `steps` times.
 
         h = act(W_xh[id] + h @ W_hh + b_h); logits = h @ W_hq + b_q; the next id is argmax(logits),
@@ -191,18 +169,18 @@ class Reference(Backend):
 
         Returns ids [steps, B] (int64) and h_last [B, H].
         """
-        W_xh, W_hh, b_h, W_hq, b_q = params
-        act = CELLS[cell].activation
-        ids, h, out = first, h0.clone(), []
-        for step in range(steps):
+        W_xh, W_hh, b_h, W_hq, b_q = d.params
+        act = CELLS[d.cell].activation
+        ids, h, out = d.first, d.h0.clone(), []
+        for step in range(d.steps):
             h = act(gather(W_xh, ids) + h @ W_hh + b_h)
             logits = h @ W_hq + b_q
-            if uniforms is None:
+            if d.uniforms is None:
                 ids = logits.argmax(1)
             else:
-                ids = _inverse_cdf(torch.softmax(logits / temperature, 1), uniforms[step])
+                ids = _inverse_cdf(torch.softmax(logits / d.temperature, 1), d.uniforms[step])
             out.append(ids)
-        return (torch.stack(out) if out else first.new_empty((0, first.shape[0]))), h
+        return (torch.stack(out) if out else ids.new_empty((0, ids.shape[0]))), h
 
 
 reference = Reference()

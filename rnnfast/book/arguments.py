@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 
-from rnnfast.arguments import described
+from rnnfast.backends.described import described
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnfast import dispatch, functional, optim
+from rnnfast.backends import TrainSteps
 from rnnfast.backends.reference import reference
 from rnnfast.book import models
 from rnnfast.optim import SGD, gradients
@@ -190,11 +191,11 @@ class Step(Fused):
             return super().train(batches, state, device)
         X, Y = zip(*(self.place(*batch, device) for batch in batches), strict=True)
         h, backend = self._own(state[0], X[0].shape[0]), dispatch.backend_for(self.params[0])
-        arguments = (self.params, self.grads, h, self.lr, self.max_norm, "tanh", self._keeps())
+        arguments = (self.params, self.grads, h, self.lr, self.max_norm, self._keeps())
         before = self.done, self.kept
         self.done, self.kept = True, False  # where Ctrl-C ends the call
         try:
-            losses = backend.train_steps_(X, Y, *arguments)
+            losses = backend.train_steps_(TrainSteps("tanh", X, Y, *arguments))
         except RuntimeError:  # nothing has changed: the step that is to blame will say why
             self.done, self.kept = before
             return super().train(batches, state, device)

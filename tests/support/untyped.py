@@ -6,7 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from rnnfast.backends import Backend, Needs, Params, Recurrence
+from rnnfast.backends import (
+    Backend,
+    CrossEntropy,
+    Decoding,
+    Needs,
+    Params,
+    Recurrence,
+    TrainSteps,
+)
 
 CELLS = ("tanh", "relu")  # by `relu`
 
@@ -53,9 +61,8 @@ def rnn_logits_backward(backend: Backend, *args: Any) -> tuple[Tensor, ...]:
 def rnn_cross_entropy(backend: Backend, *args: Any) -> tuple[Tensor, ...]:
     """ids, targets, five parameters, h0, relu, need_grads, need_h0."""
     ids, targets, *params, h0, relu, need_grads, need_h0 = args
-    return backend.rnn_cross_entropy(
-        ids, targets, Params(*params), h0, CELLS[relu], need_grads, need_h0
-    )
+    call = CrossEntropy(CELLS[relu], ids, targets, Params(*params), h0)
+    return backend.rnn_cross_entropy(call, need_grads, need_h0)
 
 
 def train_step_(
@@ -63,14 +70,15 @@ def train_step_(
 ) -> Tensor:
     """ids and targets [T, B], then params, grads, h, lr, max_norm, relu."""
     *rest, relu = rest
-    args = ([ids.T], [targets.T], *rest, CELLS[relu], keep_grads)
-    return backend.train_steps_(*args)[0]
+    steps = TrainSteps(CELLS[relu], [ids.T], [targets.T], *rest, keep_grads)
+    return backend.train_steps_(steps)[0]
 
 
 def decode(backend: Backend, first: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     """first, five parameters, h0, steps, temperature, uniforms, relu."""
     *params, h0, steps, temperature, uniforms, relu = args
-    return backend.decode(first, Params(*params), h0, steps, temperature, uniforms, CELLS[relu])
+    args = (steps, temperature, uniforms)
+    return backend.decode(Decoding(CELLS[relu], first, Params(*params), h0, *args))
 
 
 def rnn_cross_entropy_grads_(
@@ -78,12 +86,12 @@ def rnn_cross_entropy_grads_(
 ) -> tuple[Tensor, Tensor]:
     """ids, targets, params, grads, h0, relu. The gradients are added to."""
     params, grads, h0, relu = rest
-    args = (ids, targets, Params(*params), h0, CELLS[relu], True, False, grads)
-    loss, h_last, *_ = backend.rnn_cross_entropy(*args)
+    call = CrossEntropy(CELLS[relu], ids, targets, Params(*params), h0)
+    loss, h_last, *_ = backend.rnn_cross_entropy(call, True, False, grads)
     return loss, h_last
 
 
 def train_steps_(backend: Backend, *args: Any, keep_grads: bool = True) -> Tensor:
     """ids and targets [B, T] each, params, grads, h, lr, max_norm, relu."""
     *rest, relu = args
-    return backend.train_steps_(*rest, CELLS[relu], keep_grads)
+    return backend.train_steps_(TrainSteps(CELLS[relu], *rest, keep_grads))

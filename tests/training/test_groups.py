@@ -59,9 +59,9 @@ def calls(monkeypatch):
     sizes = []
     several = native.train_steps_
 
-    def counted(ids, *rest):
-        sizes.append(len(ids))
-        return several(ids, *rest)
+    def counted(steps):
+        sizes.append(len(steps.ids))
+        return several(steps)
 
     monkeypatch.setattr(native, "train_steps_", counted)
     return sizes

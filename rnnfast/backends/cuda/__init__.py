@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from rnnfast.backends import library
+from rnnfast.backends import TrainSteps, library
 from rnnfast.backends.compiled import Compiled
 from rnnfast.backends.cuda import precision
 from rnnfast.cells import CELLS
@@ -125,23 +124,13 @@ class Cuda(Compiled):
         _allow_products()
         return torch.ops.rnnfast if tensor.is_cuda else torch.ops.rnnfast_emulated
 
-    def train_steps_(
-        self,
-        ids: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        h: Tensor,
-        lr: float,
-        max_norm: float,
-        cell: str,
-        keep_grads: bool = True,
-    ) -> Tensor:
+    def train_steps_(self, s: TrainSteps) -> Tensor:
         """`Reference.train_steps_`, without a synchronisation."""
-        rest = (params, grads, h, lr, max_norm, CELLS[cell].code, keep_grads)
-        op = self.ops(h).train_step_.default
-        losses = [op(X.T, Y.T, *rest) for X, Y in zip(ids, targets, strict=True)]
-        torch.autograd.graph.increment_version((*params, *grads, h))
+        cell, ids, targets, *rest, keep_grads = s
+        op, code = self.ops(s.h).train_step_.default, CELLS[cell].code
+        batches = zip(ids, targets, strict=True)
+        losses = [op(X.T, Y.T, *rest, code, keep_grads) for X, Y in batches]
+        torch.autograd.graph.increment_version((*s.params, *s.grads, s.h))
         return torch.stack(losses)
 
 

@@ -19,7 +19,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rnnfast.backends import Backend, Gradients, Needs, Params, Recurrence
+from rnnfast.backends import (
+    Backend,
+    CrossEntropy,
+    Decoding,
+    Gradients,
+    Needs,
+    Params,
+    Recurrence,
+    TrainSteps,
+)
 from rnnfast.backends.reference import added_to
 from rnnfast.backends.triton import checks
 
@@ -106,44 +115,30 @@ class Triton(Backend):
 
     def rnn_cross_entropy(
         self,
-        ids: Tensor,
-        targets: Tensor,
-        params: Params,
-        h0: Tensor,
-        cell: str,
+        c: CrossEntropy,
         need_grads: bool,
         need_h0: bool,
         grads: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
         """`Reference.rnn_cross_entropy`; logits are never written; not differentiable."""
-        checks.check_model(ids, targets, params, h0)
+        ids, params, h0 = c.ids, c.params, c.h0
+        checks.check_model(ids, c.targets, params, h0)
         h_last, empty = torch.empty_like(h0, memory_format=_PLAIN), h0.new_empty(0)
         if not need_grads:
             from rnnfast.backends.triton import cross_entropy
 
             hs = h0.new_empty((*ids.shape, h0.shape[1]))
             W_xh, W_hh, b_h, W_hq, b_q = params
-            _forward(Recurrence(cell, W_xh, ids, W_hh, b_h, h0), hs, h_last)
+            _forward(Recurrence(c.cell, W_xh, ids, W_hh, b_h, h0), hs, h_last)
             readout = (W_hq.contiguous(), b_q.contiguous())
-            loss = cross_entropy.mean(hs.flatten(0, 1), targets, *readout, None, None)
+            loss = cross_entropy.mean(hs.flatten(0, 1), c.targets, *readout, None, None)
             return loss, h_last, *[empty] * 6
         new = [torch.empty_like(p, memory_format=_PLAIN) for p in params]
         grad_h0 = torch.empty_like(h0, memory_format=_PLAIN) if need_h0 else None
-        loss = _gradients(ids, targets, params, h0, cell, h_last, new, grad_h0)
+        loss = _gradients(c, h_last, new, grad_h0)
         return loss, h_last, *added_to(grads, new), empty if grad_h0 is None else grad_h0
 
-    def train_steps_(
-        self,
-        ids: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        h: Tensor,
-        lr: float,
-        max_norm: float,
-        cell: str,
-        keep_grads: bool = True,
-    ) -> Tensor:
+    def train_steps_(self, s: TrainSteps) -> Tensor:
         """`Reference.train_steps_`: eleven launches a step to the largest H, none waited for.
 
         Contiguous tensors are written in place; others, or a gradient that overlaps one, through
@@ -151,8 +146,10 @@ class Triton(Backend):
         """
         from rnnfast.backends.triton import clip_norm
 
-        for X, Y in zip(ids, targets, strict=True):
-            checks.check_model(X.T, Y.T, params, h)
+        batches = [(X.T, Y.T) for X, Y in zip(s.ids, s.targets, strict=True)]
+        params, grads, h = s.params, s.grads, s.h
+        for ids, targets in batches:
+            checks.check_model(ids, targets, params, h)
         for i, (grad, param) in enumerate(zip(grads, params, strict=True)):
             checks.check(h, **{f"grads[{i}]": (grad, param.shape)})
         written = [*params, *grads, h]
@@ -160,10 +157,10 @@ class Triton(Backend):
         work = written if plain else [t.contiguous().clone() for t in written]
         own_params, own_grads, own_h = work[:5], work[5:10], work[10]
         losses = []
-        for X, Y in zip(ids, targets, strict=True):
-            model = Params(*own_params)
-            losses.append(_gradients(X.T, Y.T, model, own_h, cell, own_h, own_grads, None))
-            clip_norm.sgd_(own_params, own_grads, lr, max_norm)
+        for batch in batches:
+            call = CrossEntropy(s.cell, *batch, Params(*own_params), own_h)
+            losses.append(_gradients(call, own_h, own_grads, None))
+            clip_norm.sgd_(own_params, own_grads, s.lr, s.max_norm)
         if not plain:
             for target, value in zip(written, work, strict=True):
                 target.copy_(value)
@@ -179,19 +176,11 @@ class Triton(Backend):
         torch.autograd.graph.increment_version(grads)  # as torch's own in-place operations do
         return norm
 
-    def decode(
-        self,
-        first: Tensor,
-        params: Params,
-        h0: Tensor,
-        steps: int,
-        temperature: float,
-        uniforms: Tensor | None,
-        cell: str,
-    ) -> tuple[Tensor, Tensor]:
+    def decode(self, d: Decoding) -> tuple[Tensor, Tensor]:
         """`Reference.decode`: one launch; above H or V of 4096 several for each step."""
         from rnnfast.backends.triton import generate as kernels
 
+        cell, first, params, h0, steps, temperature, uniforms = d
         B = h0.shape[0]
         checks.check_params(params, h0)
         checks.check_ids(h0, first=(first, (B,)))
@@ -254,11 +243,7 @@ def _backward(
 
 
 def _gradients(
-    ids: Tensor,
-    targets: Tensor,
-    params: Params,
-    h0: Tensor,
-    cell: str,
+    c: CrossEntropy,
     h_last: Tensor,  # may be h0
     grads: Sequence[Tensor],
     grad_h0: Tensor | None,
@@ -266,6 +251,7 @@ def _gradients(
     """The loss; fills h_last, the contiguous grads and, where it is given, grad_h0."""
     from rnnfast.backends.triton import cross_entropy, embedding
 
+    cell, ids, targets, params, h0 = c
     W_xh, W_hh, b_h, W_hq, b_q = (p.contiguous() for p in params)
     grad_W_xh, grad_W_hh, grad_b_h, grad_W_hq, grad_b_q = grads
     (T, B), (H, V) = ids.shape, W_hq.shape
