@@ -38,7 +38,8 @@ def rnn_backward(
     *needs: bool,
 ) -> tuple[Tensor, ...]:
     r = Recurrence(CELLS[relu], hs, ids, W_hh, None, h0)
-    return tuple(backend.rnn_backward(r, V, hs, None, grad_hs, grad_h_last, Needs(*needs)))
+    made = backend.rnn_backward(r, V, hs, None, grad_hs, grad_h_last, Needs(*needs))
+    return made[:4]  # that of leak is for leaky cells
 
 
 def rnn_logits(backend: Backend, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,7 +56,7 @@ def rnn_logits_backward(backend: Backend, *args: Any) -> tuple[Tensor, ...]:
     grads, *readout = backend.rnn_logits_backward(
         backend, r, V, hs, W_hq, grad_logits, grad_hs, grad_h_last, Needs(*needs)
     )
-    return *grads, *readout
+    return *grads[:4], *readout
 
 
 def rnn_cross_entropy(backend: Backend, *args: Any) -> tuple[Tensor, ...]:
