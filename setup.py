@@ -25,6 +25,9 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 BUILD = ROOT / "build" / "native"  # persists, so that ninja compiles only what changed
+# What ninja and its shell read names files from there: whatever the path of the sources holds (a
+# space, a quote, a dollar), neither sees it.
+INCLUDE = f"-I{os.path.relpath(CSRC, BUILD)}"
 
 # Contraction (a * b + c as one FMA) doubles the arithmetic rate and is more exact. -ffast-math is
 # not used: it would break NaN and infinity.
@@ -47,6 +50,17 @@ INSTRUCTION_SETS = {
     "aarch64": {"baseline": ""},  # NEON
 }
 
+# Libraries with a name and no content, to link against. What is linked so asks, when it is loaded,
+# for the library of that name: for the libtorch that `import torch` has loaded before, and for the
+# symbols listed here as the oldest glibc has them, where newer ones have added another version.
+STUBS = {
+    "libtorch.so": (),
+    "libtorch_cpu.so": (),
+    "libm.so.6": ("log",),
+    "libdl.so.2": ("dlopen", "dlsym", "dlerror"),
+}
+OLDEST_GLIBC = {"x86_64": "GLIBC_2.2.5", "aarch64": "GLIBC_2.17"}
+
 # Every other source in csrc/cpu is compiled once per instruction set.
 SHARED_SOURCES = ("isa.cpp", "parallel.cpp", "workspace.cpp")
 
@@ -66,17 +80,18 @@ def instruction_sets() -> dict[str, str]:
 def object_files() -> list[tuple[str, Path, str]]:
     """(object, source, flags), in link order."""
     shared = [
+        *sorted(CSRC.glob("*.cpp")),
         *sorted((CSRC / "ops").glob("*.cpp")),
         *sorted((CSRC / "cuda" / "host").glob("*.cpp")),
         *(CSRC / "cpu" / name for name in SHARED_SOURCES),
     ]
     kernels = sorted(set((CSRC / "cpu").glob("*.cpp")) - set(shared))
-    objects = [(f"{source.stem}.o", source, f"{CXXFLAGS} -I{CSRC}") for source in shared]
+    objects = [(f"{source.stem}.o", source, CXXFLAGS) for source in shared]
     if device_sources():
         embedded = BUILD / "device_sources.cpp"
-        objects.append((f"{embedded.stem}.o", embedded, f"{CXXFLAGS} -I{CSRC}"))
+        objects.append((f"{embedded.stem}.o", embedded, CXXFLAGS))
     for isa, isa_flags in instruction_sets().items():
-        flags = f"{CXXFLAGS} -I{CSRC} {isa_flags} -DRNNFAST_ISA={isa}"
+        flags = f"{CXXFLAGS} {isa_flags} -DRNNFAST_ISA={isa}"
         own = [source for source in kernels if isa != "avx512_bf16" or source.match("*_bf16.cpp")]
         objects += [(f"{source.stem}.{isa}.o", source, flags) for source in own]
     return objects
@@ -106,7 +121,7 @@ def included_name(path: Path) -> str:
 
 
 def write_device_sources(target: Path) -> None:
-    """C++ that defines csrc/cuda/host/sources.h; untouched where it would not change."""
+    """C++ that defines csrc/cuda/host/sources.h."""
     sources = device_sources()
     rows = [
         f'    {{"{included_name(path)}", R"rnnfast({path.read_text(encoding="utf-8")})rnnfast"}},\n'
@@ -117,8 +132,13 @@ def write_device_sources(target: Path) -> None:
         f"const Source kSources[] = {{\n{''.join(rows)}}};\n"
         f"const size_t kNumSources = {len(rows)};\n\n}}  // namespace rnnfast::cuda\n"
     )
-    if not target.exists() or target.read_text(encoding="utf-8") != text:
-        target.write_text(text, encoding="utf-8")
+    write_if_new(target, text)
+
+
+def write_if_new(path: Path, text: str) -> None:
+    """Untouched where it would not change, so that ninja builds nothing anew."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
 
 
 def find_compiler() -> list[str]:
@@ -136,40 +156,72 @@ def find_compiler() -> list[str]:
 
 def write_ninja_file(objects: list[tuple[str, Path, str]], compiler: list[str]) -> None:
     try:
-        from ninja import Writer
+        from ninja import Writer, escape
     except ImportError:
         raise NoNativeLibraryError("the Python package ninja is not installed") from None
-    # Libraries with a name and no content. What is linked against them asks, when it is loaded, for
-    # the libtorch of that name, which `import torch` has loaded before.
-    stubs = ["libtorch.so", "libtorch_cpu.so"]
-    with (BUILD / "build.ninja").open("w") as file:
+    with (BUILD / "build.ninja").open("w", encoding="utf-8") as file:
         ninja = Writer(file)
-        ninja.variable("cxx", shlex.join(compiler))
-        ninja.rule(
-            "compile", "$cxx $flags -MMD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc"
-        )
-        ninja.rule("stub", "$cxx -shared -nostdlib -x c++ /dev/null -Wl,-soname,$out -o $out")
-        ninja.rule("link", f"$cxx -shared -s $in -Wl,--no-as-needed {' '.join(stubs)} -o $out")
+        ninja.variable("cxx", escape(shlex.join(compiler)))
+        compile_one = f"$cxx $flags {INCLUDE} -MMD -MF $out.d -c $in -o $out"
+        ninja.rule("compile", compile_one, depfile="$out.d", deps="gcc")
+        map_and_name = "-Wl,--version-script=$out.map -Wl,-soname,$out"
+        ninja.rule("stub", f"$cxx -shared -nostdlib -ffreestanding -x c $in {map_and_name} -o $out")
+        ninja.rule("link", f"$cxx -shared -s $in -Wl,--no-as-needed {' '.join(STUBS)} -o $out")
         for name, source, flags in objects:
-            ninja.build(name, "compile", str(source), variables={"flags": flags})
-        for stub in stubs:
-            ninja.build(stub, "stub")
-        ninja.build("_C.so", "link", [name for name, _, _ in objects], implicit=stubs)
+            ninja.build(name, "compile", os.path.relpath(source, BUILD), variables={"flags": flags})
+        for stub in STUBS:
+            ninja.build(stub, "stub", f"{stub}.c", implicit=f"{stub}.map")
+        ninja.build("_C.so", "link", [name for name, _, _ in objects], implicit=list(STUBS))
+
+
+def write_stubs() -> None:
+    version = OLDEST_GLIBC[platform.machine()]
+    for stub, symbols in STUBS.items():
+        functions = "".join(f"void {symbol}(void) {{}}\n" for symbol in symbols)
+        write_if_new(BUILD / f"{stub}.c", f"#pragma GCC visibility push(default)\n{functions}")
+        exported = f"global: {'; '.join(symbols)};" if symbols else ""
+        write_if_new(BUILD / f"{stub}.map", f"{version} {{ {exported} local: *; }};\n")
 
 
 def build_library(jobs: int | None) -> Path:
     """Builds the library, or what changed of it, and returns where it is."""
     objects, compiler = object_files(), find_compiler()
-    limit = ["-j", str(jobs)] if jobs else []
-    ninja = [sys.executable, "-m", "ninja", "-C", str(BUILD), *limit]
     BUILD.mkdir(parents=True, exist_ok=True)
     with only_build_here():
         write_ninja_file(objects, compiler)
+        write_stubs()
         if device_sources():
             write_device_sources(BUILD / "device_sources.cpp")
-        if subprocess.run(ninja, check=False).returncode:
-            raise NoNativeLibraryError("its compilation failed (the compiler's messages are above)")
+        run_ninja(["-j", str(jobs)] if jobs else [])
     return BUILD / "_C.so"
+
+
+def run_ninja(options: list[str]) -> None:
+    """Shows what ninja and the compiler say; the first complaint among it is the reason to fail."""
+    lines = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "ninja", "-C", str(BUILD), *options],
+        env={**os.environ, "LC_ALL": "C"},  # English words to look for
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="backslashreplace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.strip())
+    if process.returncode:
+        raise NoNativeLibraryError(f"its compilation failed: {first_complaint(lines)}")
+
+
+def first_complaint(lines: list[str]) -> str:
+    """The first line of the compiler or linker that names an error, else that after a failure."""
+    failed = next((i for i, line in enumerate(lines) if line.startswith("FAILED: ")), 0)
+    said = lines[failed + 2 :] or lines  # without the command
+    words = re.compile(r"error: (?!ld returned)|undefined (reference|symbol)|cannot find")
+    line = next(filter(words.search, said), said[0] if said else "ninja said nothing")
+    return line.replace(f"{os.path.relpath(ROOT, BUILD)}/", "")
 
 
 @contextlib.contextmanager
@@ -198,14 +250,16 @@ def is_required() -> bool:
 
 
 class BuildNative(build_ext):
-    """build_ext that leaves at its target either the library of the present sources or nothing."""
+    """build_ext that leaves the library of the present sources, or the reason why there is none."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split("."))) + ".so"  # no Python ABI in the name: it uses none
 
     def run(self) -> None:
         target = Path(ROOT if self.inplace else self.build_lib, "rnnfast", "_C.so")
+        reason_file = target.with_name("build_error.txt")  # read by rnnfast/backends/library.py
         required = is_required()
+        reason_file.unlink(missing_ok=True)
         try:
             install_library(build_library(self.parallel), target)
         except NoNativeLibraryError as reason:
@@ -213,6 +267,8 @@ class BuildNative(build_ext):
             if required:
                 raise SystemExit(f"rnnfast: the native library was not built: {reason}") from None
             print(f"rnnfast: installing without the native library, on plain torch: {reason}")
+            reason_file.parent.mkdir(parents=True, exist_ok=True)
+            reason_file.write_text(f"{reason}\n", encoding="utf-8")
         except BaseException:
             target.unlink(missing_ok=True)
             raise

@@ -4,23 +4,14 @@
 
 #include <initializer_list>
 #include <optional>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "torch/abi.h"
+#include "words.h"
 
 namespace rnnfast {
-
-template <class... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream message;
-  message << "rnnfast: ";
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
-}
 
 inline std::string dtype_name(int32_t dtype) {
   const std::pair<int32_t, const char*> known[] = {
@@ -37,13 +28,9 @@ inline std::string dtype_name(int32_t dtype) {
 
 template <class Sizes>
 std::string shape_text(const Sizes& sizes) {
-  std::ostringstream text;
-  const char* separator = "[";
-  for (const int64_t size : sizes) {
-    text << separator << size;
-    separator = ", ";
-  }
-  return sizes.size() == 0 ? "[]" : text.str() + "]";
+  std::string text;
+  for (const int64_t size : sizes) text += words(text.empty() ? "[" : ", ", size);
+  return text.empty() ? "[]" : text + "]";
 }
 
 // "float32 [4, 5]"
@@ -101,12 +88,10 @@ enum class Axes { kStepsFirst, kBatchFirst };
 // Where a class number outside [0, V) is, in words.
 [[noreturn]] inline void fail_class(const Tensor& ids, const char* name, int64_t V, int64_t r,
                                     int64_t c, int64_t id) {
-  std::ostringstream where;
-  where << name << "[";
-  if (ids.dim() == 2) where << r << ", ";
-  where << c << "] is " << id;
-  if (id < 0) fail("Class values must be non-negative. ", where.str());
-  fail("Class values must be smaller than num_classes. ", where.str(), ", num_classes is ", V);
+  const std::string row = ids.dim() == 2 ? words(r, ", ") : "";
+  const std::string where = words(name, "[", row, c, "] is ", id);
+  if (id < 0) fail("Class values must be non-negative. ", where);
+  fail("Class values must be smaller than num_classes. ", where, ", num_classes is ", V);
 }
 
 // All class numbers are in [0, V): nothing is read before this is known. One or two dimensions, any

@@ -14,7 +14,7 @@ LIBRARY = Path(__file__).parents[1] / "_C.so"
 def load_error() -> str:
     """Load the library once; why it cannot be used, or an empty string."""
     if not LIBRARY.exists():
-        return "the kernels were not built when rnnfast was installed (no C++ compiler?)"
+        return f"the kernels were not built when rnnfast was installed: {_build_error()}"
     try:
         torch.ops.load_library(str(LIBRARY))
     except OSError as error:
@@ -23,6 +23,14 @@ def load_error() -> str:
 
     fakes.register()
     return ""
+
+
+def _build_error() -> str:
+    """What setup.py left in place of the library."""
+    reason = LIBRARY.with_name("build_error.txt")
+    if not reason.exists():
+        return "nothing has been built here (`pip install .` in the source folder builds them)"
+    return reason.read_text(encoding="utf-8").strip()
 
 
 @functools.cache

@@ -6,6 +6,8 @@ kernels themselves take half a minute of compiler time and are tested elsewhere.
 
 import os
 import platform
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -67,11 +69,8 @@ def pip(command, source, *options, **variables):
 def compiled(done):
     """The objects that a build compiled."""
     words = done.stdout.split()
-    return {word for word, before in zip(words[1:], words, strict=False) if before == "-o"} - {
-        "_C.so",
-        "libtorch.so",
-        "libtorch_cpu.so",
-    }
+    made = {word for word, before in zip(words[1:], words, strict=False) if before == "-o"}
+    return {name for name in made if name.endswith(".o")}
 
 
 def objects_per_set(name):
@@ -110,6 +109,57 @@ def test_a_failed_build_leaves_no_library(source):
     assert not (source / LIBRARY).exists()
 
 
+@pytest.mark.parametrize(
+    "folder", ["deep learning", "Lösung (1)", "it's", '"x"', "$HOME $x;&", "a:b"]
+)
+def test_a_folder_may_have_any_name(source, tmp_path, folder):
+    odd = tmp_path / folder / "source"
+    shutil.copytree(source, odd)
+    assert "schemas.o" in compiled(build(odd, **REQUIRED))
+    assert compiled(build(odd, **REQUIRED)) == set()
+    (odd / "csrc/cpu/shared.h").write_text("constexpr int kShared = 2;\n")
+    assert compiled(build(odd, **REQUIRED)) == set(objects_per_set("sum"))
+
+
+def test_the_compiler_may_have_any_name(source, tmp_path):
+    wrapper = tmp_path / "my $c++ (new)"
+    wrapper.write_text('#!/bin/sh\nexec c++ "$@"\n')
+    wrapper.chmod(0o755)
+    done = build(source, **REQUIRED, CXX=f"{shlex.quote(str(wrapper))} -DNOTHING")
+    assert done.returncode == 0, done.stdout
+    assert f"{shlex.quote(str(wrapper))} -DNOTHING -std=c++20" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("#include <missing.h>", r"csrc/ops/schemas.cpp:1:10: fatal error: missing.h: No such"),
+        ("int a;\nint f() { return b; }", r"csrc/ops/schemas.cpp:2:18: error: 'b' was not decl"),
+        ("void f(); void g() { f(); }", r"undefined (reference|symbol).*f\(\)"),
+    ],
+    ids=["no header", "broken", "no symbol"],
+)
+def test_the_compilers_first_error_stays_with_the_package(source, text, said):
+    (source / "csrc/ops/schemas.cpp").write_text(text)
+    (source / "csrc/cpu/isa.cpp").write_text("#warning of no matter\n")
+    flags = "-Wl,-z,defs" if "g()" in text else ""
+    done = build(source, CXX=f"c++ {flags}", LANGUAGE="de")
+    assert done.returncode == 0, done.stdout
+    reason = (source / "rnnfast" / "build_error.txt").read_text()
+    assert re.match(rf"its compilation failed: .*{said}", reason)
+    call = "functional.rnn(torch.zeros(1, 1).long(), *(torch.zeros(1, 1) for _ in range(3)))"
+    for program in (
+        "import rnnfast; print(rnnfast.explain())",
+        "from rnnfast.program.cli import main; main(['info'])",
+        f"import torch; from rnnfast import functional; {call}",
+    ):
+        shown = run(["-c", program], source).stdout
+        assert re.search(said, shown), shown
+    (source / "csrc/ops/schemas.cpp").write_text("")
+    assert build(source, **REQUIRED).returncode == 0
+    assert not (source / "rnnfast" / "build_error.txt").exists()
+
+
 def test_a_wheel_never_takes_over_a_stale_library(source, tmp_path):
     (source / LIBRARY).write_text("of older sources")
     assert pip("wheel", source, "-w", str(tmp_path), **NO_COMPILER).returncode == 0
@@ -145,7 +195,7 @@ def test_installs_and_runs_without_a_compiler(source, tmp_path):
     done = run(["-c", program], tmp_path, PYTHONPATH=str(target))
     assert done.returncode == 0, done.stdout
     assert str(target) in done.stdout
-    assert "the kernels were not built" in done.stdout
+    assert "the kernels were not built when rnnfast was installed: no C++ compiler" in done.stdout
 
 
 def test_wheel_is_for_the_platform_and_any_python(source, tmp_path):

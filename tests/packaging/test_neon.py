@@ -33,7 +33,15 @@ def _compile(setup_py: dict, sources: list, folder: Path) -> list[Path]:
     objects = []
     for name, source, flags in sources:
         objects.append(folder / name)
-        command = [*COMPILER, *flags.split(), "-c", str(source), "-o", str(objects[-1])]
+        command = [
+            *COMPILER,
+            *flags.split(),
+            f"-I{ROOT / 'csrc'}",
+            "-c",
+            str(source),
+            "-o",
+            str(objects[-1]),
+        ]
         subprocess.run(command, check=True)
     return objects
 
@@ -41,8 +49,7 @@ def _compile(setup_py: dict, sources: list, folder: Path) -> list[Path]:
 def test_every_kernel(setup_py: dict, tmp_path: Path) -> None:
     kernels = [item for item in setup_py["object_files"]() if item[1].parent.name == "cpu"]
     driver = ROOT / "tests" / "support" / "sanitize" / "driver.cpp"
-    flags = f"{setup_py['CXXFLAGS']} -I{ROOT / 'csrc'}"
-    objects = _compile(setup_py, [*kernels, ("driver.o", driver, flags)], tmp_path)
+    objects = _compile(setup_py, [*kernels, ("driver.o", driver, setup_py["CXXFLAGS"])], tmp_path)
     program = tmp_path / "driver"
     subprocess.run(
         [*COMPILER, "-static", "-pthread", *map(str, objects), "-o", program], check=True

@@ -33,13 +33,8 @@ std::string describe(const Driver& driver, Result result) {
   const char *name = nullptr, *text = nullptr;
   driver.error_name(result, &name);
   driver.error_text(result, &text);
-  std::ostringstream words;
-  if (name == nullptr) {
-    words << "CUDA error " << result;
-  } else {
-    words << name << " (" << (text != nullptr ? text : "no description") << ")";
-  }
-  return words.str();
+  if (name == nullptr) return words("CUDA error ", static_cast<int>(result));
+  return words(name, " (", text != nullptr ? text : "no description", ")");
 }
 
 const Driver& driver() {

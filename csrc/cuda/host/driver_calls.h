@@ -1,21 +1,12 @@
 // Calls of the driver: found at first use, checked, on a device of choice.
 #pragma once
 
-#include <sstream>
-#include <stdexcept>
 #include <string>
 
 #include "driver.h"
+#include "words.h"
 
 namespace rnnfast::cuda {
-
-template <class... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream message;
-  message << "rnnfast: ";
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
-}
 
 // "CUDA_ERROR_INVALID_VALUE (invalid argument)"
 std::string describe(const Driver& driver, Result result);

@@ -4,7 +4,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <sstream>
 #include <stdexcept>
 #include <unordered_map>
 
@@ -130,10 +129,8 @@ bool launches_block() {
 }
 
 std::string describe(const Geometry& g) {
-  std::ostringstream text;
-  text << g.grid << " blocks of " << g.block << " threads and " << g.shared_bytes
-       << " bytes of shared memory, in clusters of " << g.cluster;
-  return text.str();
+  return words(g.grid, " blocks of ", g.block, " threads and ", g.shared_bytes,
+               " bytes of shared memory, in clusters of ", g.cluster);
 }
 
 void launch_with(const char* unit, const char* name, const std::string& options, const Geometry& g,
