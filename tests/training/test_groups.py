@@ -202,7 +202,7 @@ def test_minibatches_of_several_sizes_are_trained_one_by_one(calls):
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7])
 def test_groups_have_all_batches_and_say_which_is_last(count):
-    batches = [(torch.tensor([i]), i) for i in range(count)]
+    batches = [(torch.tensor([i]), torch.tensor([i])) for i in range(count)]
     groups = list(training._groups(batches, lambda X: 3))
     assert [batch for group, _ in groups for batch in group] == batches
     assert all(len(group) == 3 for group, _ in groups[:-1])
