@@ -1,0 +1,135 @@
+"""README.md and docs/: every program and command in them runs, and what they say of files is so."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rnnfast.program.cli import main
+from support.texts import skip_without_book
+
+ROOT = Path(__file__).parents[1]
+README, CHINESE = ROOT / "README.md", ROOT / "docs" / "README.zh.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+# Their commands install something: they run in an environment of their own.
+INSTALLING = [README, ROOT / "docs" / "installing.md"]
+# The kernels of an architecture are minutes of work for the compiler.
+SLOW = ("rnnfast build",)
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)#\s]+)")
+_FILE = re.compile(r"[\w./-]+\.(?:py|cpp|h|cuh?|json)\b")
+WRITTEN = {"metrics.json"}  # by a run
+_VARIABLE = re.compile(r'"(RNNFAST_[A-Z_]+)"')
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page that are in one language."""
+    return [code for found, code in _BLOCK.findall(page.read_text("utf-8")) if found == language]
+
+
+def commands(page: Path) -> list[str]:
+    return [line for block in blocks(page, "sh") for line in block.splitlines()]
+
+
+def having(language: str) -> list[Path]:
+    return [page for page in PAGES if page != CHINESE and blocks(page, language)]
+
+
+def name(page: object) -> str | None:
+    return page.stem if isinstance(page, Path) else None
+
+
+@pytest.mark.parametrize("page", having("python"), ids=name)
+def test_programs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page's blocks are one program."""
+    program = "\n".join(blocks(page, "python"))
+    if "time_machine" in program:
+        skip_without_book()
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, page.name, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in having("sh") if page not in INSTALLING], ids=name
+)
+def test_commands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program's, one after the other in one folder."""
+    monkeypatch.chdir(tmp_path)
+    for command in commands(page):
+        if not command.startswith(SLOW):
+            program, *words = shlex.split(command)
+            assert (program, main(words)) == ("rnnfast", 0), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_and_files_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    links = [link for link in _LINK.findall(text) if "://" not in link]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    for file in set(_FILE.findall(_LINK.sub("", text))) - WRITTEN:
+        known = (ROOT / file).exists() if "/" in file else next(ROOT.glob(f"*/**/{file}"), None)
+        missing += [] if known else [file]
+    assert missing == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text("utf-8").split()) <= 800
+
+
+def test_tests_that_the_readme_names_exist() -> None:
+    named = re.findall(r"`(tests/[^`]+)`", README.read_text("utf-8"))
+    assert named
+    assert [path for each in named for path in each.split() if not (ROOT / path).exists()] == []
+
+
+def cases_of(suite: str) -> dict[str, Any]:
+    result = json.loads((ROOT / "bench" / "results" / f"{suite}.json").read_text("utf-8"))
+    cases: dict[str, Any] = result["cases"]
+    return cases
+
+
+def test_figures_of_the_cpu_are_those_of_the_benchmark() -> None:
+    cases = cases_of("cpu")
+    expected = {}
+    for record in cases.values():
+        shape, train = record["shape"], record["ops"]["train"]
+        ours = train["peers"][train["ours"]]
+        expected[f"{shape['hidden']}, {shape['batch']} x {shape['steps']}"] = [
+            f"{ours[ratio]['median']:.1f}" for ratio in ("times_yardstick", "times_best_peer")
+        ]
+    for page in (README, CHINESE):
+        text = page.read_text("utf-8")
+        rows = re.findall(r"^\| (\d+, \d+ x \d+) \| (.+) \| (.+) \|$", text, re.M)
+        assert {shape: figures for shape, *figures in rows} == expected
+
+
+def test_figures_of_the_gpu_are_those_of_the_benchmark() -> None:
+    cases = cases_of("gpu")
+    text = (ROOT / "docs" / "gpu.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.+) \| (.+) \| (.+) \|$", text, re.M)
+    assert len(rows) == 4
+    for H, *figures in rows:
+        for B, figure in zip((1, 32, 256), figures, strict=True):
+            train = cases[f"H{H}_N{B}_T35"]["ops"]["train"]
+            ours = train["peers"][train["ours"]]["times_best_peer"]["median"]
+            assert figure == f"{ours:.2f}", (H, B)
+
+
+def test_the_chinese_readme_has_the_same_code_and_pictures() -> None:
+    english, chinese = README.read_text("utf-8"), CHINESE.read_text("utf-8")
+    for language in ("sh", "python"):
+        assert blocks(CHINESE, language) == blocks(README, language)
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", english)
+    assert re.findall(r"!\[.*?\]\((?:\.\./)?(.*?)\)", chinese) == pictures
+    assert "docs/README.zh.md" in "\n".join(english.splitlines()[:5])
+
+
+def test_the_table_of_variables_is_complete() -> None:
+    sources = [ROOT / "setup.py", *ROOT.glob("rnnfast/**/*.py"), *ROOT.glob("csrc/**/*.cpp")]
+    used = {each for path in sources for each in _VARIABLE.findall(path.read_text("utf-8"))}
+    table = (ROOT / "docs" / "environment.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(RNNFAST_[A-Z_]+)`", table, re.M)) == used
