@@ -88,7 +88,8 @@ def _ratios(result: Result, file: Path) -> None:
         axes.minorticks_off()
         axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        if lines:
+            axes.legend(fontsize=7)
     for axes in panels.flat[len(ops) :]:
         axes.remove()
     for axes in panels[:, 0]:

@@ -56,7 +56,9 @@ class Suite:
     limit: the fewest seconds that the machine, as probed, could take for one call of an op.
     fresh: whether every case gets new processes, so that it finds none of another's memory.
     settle: seconds before a turn, in which thread pools of other processes stop spinning.
+    answer: seconds that a worker may take for one answer.
     seconds: of a whole run; cases that come too late are left out. 0: as long as it takes.
+    reserve: of these, for what comes after the cases.
     """
 
     name: str
@@ -70,4 +72,6 @@ class Suite:
     settle: float = 0.0
     rounds: int = 7
     budget: float = 0.3
+    answer: float = 600.0
     seconds: float = 0.0
+    reserve: float = 0.0

@@ -73,15 +73,21 @@ def test_without_a_gpu_it_says_what_to_do():
     assert "torch sees no CUDA device; --dry rehearses the suite without a GPU" in done.stderr
 
 
-def test_cases_can_be_added_to_a_result_of_the_same_commit(tmp_path):
-    few = ("--only", "one_step", "--peers", "scratch", "--rounds", "1", "--budget", "0")
-    assert run(*few, "--out", str(tmp_path)).returncode == 0
-    assert run(*few, "--out", str(tmp_path), "--add").returncode == 0
+def test_a_result_of_the_same_commit_can_be_resumed(tmp_path):
+    few = ("--only", "one_step", "N1*", "--peers", "scratch", "--ops", "states", "--budget", "0")
+    assert run(*few, "--out", str(tmp_path), "--seconds", "0.001").returncode == 0
     file = tmp_path / "cpu.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "commit": "another"}))
-    done = run(*few, "--out", str(tmp_path), "--add")
+    early = json.loads(file.read_text())
+    assert not early["cases"]
+    assert early["told"] == {"no time left for": "N1_H512, one_step; --resume measures them"}
+    assert run(*few, "--out", str(tmp_path), "--resume").returncode == 0
+    result = json.loads(file.read_text())
+    assert list(result["cases"]) == ["N1_H512", "one_step"]
+    assert not result["told"]
+    file.write_text(json.dumps({**result, "commit": "another"}))
+    done = run(*few, "--out", str(tmp_path), "--resume")
     assert done.returncode == 1
-    assert "--add: the result is of commit another" in done.stderr
+    assert "--resume: the result is of commit another" in done.stderr
 
 
 def test_a_pattern_that_no_case_has_is_refused():
