@@ -27,11 +27,11 @@ from tqdm import tqdm
 
 from bench.harness.clock import clock_for
 from rnnfast import FallbackWarning, dispatch
+from rnnfast.backends import Needs, Recurrence
 from rnnfast.backends.cuda import bridge, choose_recurrence, kernel_table
 from rnnfast.backends.cuda.bridge import Limits, Question
 from rnnfast.backends.cuda.choose_recurrence import CYCLES_PER_US, Choice
 from rnnfast.backends.cuda.kernel_table import OPERATIONS, Variant
-from support import untyped
 
 _BOUNDS = {"TF32": 0.02}  # the largest relative error of products that round more than float32
 _T = (64, 192)  # the difference leaves out what a launch costs
@@ -180,17 +180,17 @@ def _call(
 ) -> Callable[[], list[Tensor]]:
     """The kernel by itself, by the backend that serves the inputs now: no projection beside it."""
     W_hh, x, h0, grad_hs = inputs
-    backend, relu = dispatch.backend_for(h0), nonlinearity == "relu"
+    backend = dispatch.backend_for(h0)
+    r = Recurrence(nonlinearity, x, None, W_hh, None, h0)
     if operation == "rnn_forward":
-        return lambda: list(untyped.rnn_forward(backend, x, None, W_hh, None, h0, relu))
-    hs = torch.relu(x) if relu else torch.tanh(x)
-    needs = (False, False, True)  # the gradient of h0, and none of the weights
+        return lambda: _filled(backend.rnn_forward(r, saves=True))
+    hs = torch.relu(x) if nonlinearity == "relu" else torch.tanh(x)
+    needs = Needs(W_hh=False, b_h=False)
+    return lambda: _filled(backend.rnn_backward(r, 0, hs, None, grad_hs, None, needs))
 
-    def call() -> list[Tensor]:
-        found = untyped.rnn_backward(backend, grad_hs, None, hs, None, 0, W_hh, h0, relu, *needs)
-        return [each for each in found if each.numel()]
 
-    return call
+def _filled(found: tuple[Tensor | None, ...]) -> list[Tensor]:
+    return [each for each in found if each is not None and each.numel()]
 
 
 def _error(got: list[Tensor], exact: list[Tensor]) -> float:
