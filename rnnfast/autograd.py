@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rnnfast import dispatch
-from rnnfast.backends import CrossEntropy, Gradients, Needs, Params, Recurrence
+from rnnfast.backends import Adjoint, CrossEntropy, Gradients, Needs, Params, Recurrence
 from rnnfast.backends.reference import reference
 
 _OPTIONS = len(Recurrence._fields) - 6  # fields of Recurrence after h0
@@ -41,7 +41,7 @@ class RNN(torch.autograd.Function):
         r = Recurrence(ctx.cell, hs, ids, W_hh, None, h0, *ctx.options)
         needed = ctx.needs_input_grad
         needs = Needs(*needed[3:6])
-        made = backend.rnn_backward(r, ctx.V, hs, saved, grad_hs, grad_h_last, needs)
+        made = backend.rnn_backward(Adjoint(r, ctx.V, hs, saved, grad_hs, grad_h_last, needs))
         return None, *_wanted(made, needed), *[None] * (_OPTIONS + 1)
 
 
@@ -66,13 +66,12 @@ class RNNLogits(torch.autograd.Function):
         r = Recurrence(ctx.cell, hs, ids, W_hh, None, h0)
         needed = ctx.needs_input_grad
         needs = Needs(*needed[3:6])
+        call = Adjoint(r, ctx.V, hs, None, grad_hs, grad_h_last, needs)
         if grad_logits is None:
-            made = backend.rnn_backward(r, ctx.V, hs, None, grad_hs, grad_h_last, needs)
+            made = backend.rnn_backward(call)
             grad_W_hq = grad_b_q = None
         else:
-            made, grad_W_hq, grad_b_q = backend.rnn_logits_backward(
-                r, ctx.V, hs, W_hq, grad_logits, grad_hs, grad_h_last, needs
-            )
+            made, grad_W_hq, grad_b_q = backend.rnn_logits_backward(call, W_hq, grad_logits)
         return (
             *(None, *_wanted(made, needed), *[None] * _OPTIONS),
             grad_W_hq if needed[-3] else None,

@@ -59,6 +59,18 @@ class Gradients(NamedTuple):
     leak: Tensor | None = None  # [H], where the cell is leaky
 
 
+class Adjoint(NamedTuple):
+    """One call of the recurrence's backward pass."""
+
+    call: Recurrence  # of x and b_h nothing is read
+    V: int  # rows of the table, where there are ids
+    hs: Tensor  # [T, B, H]
+    saved: Tensor | None  # what rnn_forward gave out as such
+    grad_hs: Tensor | None  # [T, B, H]
+    grad_h_last: Tensor | None  # [B, H]
+    needs: Needs
+
+
 class Params(NamedTuple):
     """The parameters of a character model, in the order of the book."""
 
@@ -168,16 +180,7 @@ class Backend:
         """
         raise NotImplementedError
 
-    def rnn_backward(
-        self,
-        r: Recurrence,  # the call; of x and b_h nothing is read
-        V: int,  # rows of the table, where there are ids
-        hs: Tensor,  # [T, B, H]
-        saved: Tensor | None,  # what rnn_forward gave out as such
-        grad_hs: Tensor | None,  # [T, B, H]
-        grad_h_last: Tensor | None,  # [B, H]
-        needs: Needs,
-    ) -> Gradients:
+    def rnn_backward(self, a: Adjoint) -> Gradients:
         """The adjoint of `rnn_forward`."""
         raise NotImplementedError
 
@@ -193,14 +196,9 @@ class Backend:
 
     def rnn_logits_backward(
         self,
-        r: Recurrence,
-        V: int,
-        hs: Tensor,  # [T, B, H]
+        a: Adjoint,
         W_hq: Tensor,  # [H, V]
         grad_logits: Tensor,  # [T * B, V]
-        grad_hs: Tensor | None,  # [T, B, H]
-        grad_h_last: Tensor | None,  # [B, H]
-        needs: Needs,
     ) -> tuple[Gradients, Tensor, Tensor]:
         """The adjoint of `rnn_logits`: with the gradients of W_hq and b_q."""
         raise NotImplementedError

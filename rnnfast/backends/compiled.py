@@ -10,11 +10,11 @@ from torch import Tensor
 
 from rnnfast.backends import (
     WIDE,
+    Adjoint,
     Backend,
     CrossEntropy,
     Decoding,
     Gradients,
-    Needs,
     Recurrence,
     TrainSteps,
     library,
@@ -37,21 +37,12 @@ class Compiled(Backend):
         hs, h_last = self.ops(r.x).rnn.default(*r[1:6], CELLS[r.cell].code)
         return hs, h_last, None
 
-    def rnn_backward(
-        self,
-        r: Recurrence,
-        V: int,
-        hs: Tensor,
-        saved: Tensor | None,
-        grad_hs: Tensor | None,
-        grad_h_last: Tensor | None,
-        needs: Needs,
-    ) -> Gradients:
+    def rnn_backward(self, a: Adjoint) -> Gradients:
         """`Reference.rnn_backward` as one call; not differentiable."""
-        code = CELLS[r.cell].code
+        r, code = a.call, CELLS[a.call.cell].code
         return Gradients(
-            *self.ops(hs).rnn_backward.default(
-                grad_hs, grad_h_last, hs, r.ids, V, r.W_hh, r.h0, code, *needs
+            *self.ops(a.hs).rnn_backward.default(
+                a.grad_hs, a.grad_h_last, a.hs, r.ids, a.V, r.W_hh, r.h0, code, *a.needs
             )
         )
 
@@ -137,22 +128,15 @@ class Native(Compiled):
         return logits, h_last, hs
 
     def rnn_logits_backward(
-        self,
-        r: Recurrence,
-        V: int,
-        hs: Tensor,
-        W_hq: Tensor,
-        grad_logits: Tensor,
-        grad_hs: Tensor | None,
-        grad_h_last: Tensor | None,
-        needs: Needs,
+        self, a: Adjoint, W_hq: Tensor, grad_logits: Tensor
     ) -> tuple[Gradients, Tensor, Tensor]:
         """`Reference.rnn_logits_backward` as one call; not differentiable."""
-        code = CELLS[r.cell].code
-        *grads, grad_W_hq, grad_b_q = torch.ops.rnnfast.rnn_logits_backward.default(
-            grad_logits, grad_h_last, grad_hs, hs, r.ids, V, r.W_hh, W_hq, r.h0, code, *needs
+        r, code = a.call, CELLS[a.call.cell].code
+        grads = (grad_logits, a.grad_h_last, a.grad_hs)
+        *made, grad_W_hq, grad_b_q = torch.ops.rnnfast.rnn_logits_backward.default(
+            *grads, a.hs, r.ids, a.V, r.W_hh, W_hq, r.h0, code, *a.needs
         )
-        return Gradients(*grads), grad_W_hq, grad_b_q
+        return Gradients(*made), grad_W_hq, grad_b_q
 
     def rnn_cross_entropy(
         self,

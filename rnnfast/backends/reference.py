@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rnnfast.backends import (
+    Adjoint,
     Backend,
     Call,
     CrossEntropy,
@@ -43,18 +44,9 @@ class Reference(Backend):
         """See `reference_recurrence`."""
         return reference_recurrence.forward(r)
 
-    def rnn_backward(
-        self,
-        r: Recurrence,
-        V: int,
-        hs: Tensor,
-        saved: Tensor | None,
-        grad_hs: Tensor | None,
-        grad_h_last: Tensor | None,
-        needs: Needs,
-    ) -> Gradients:
+    def rnn_backward(self, a: Adjoint) -> Gradients:
         """See `reference_recurrence`; itself differentiable (this is the double backward)."""
-        return reference_recurrence.backward(r, V, hs, saved, grad_hs, grad_h_last, needs)
+        return reference_recurrence.backward(*a)
 
     def rnn_logits(
         self, r: Recurrence, W_hq: Tensor, b_q: Tensor, saves: bool = True
@@ -64,25 +56,17 @@ class Reference(Backend):
         return hs.flatten(0, 1) @ W_hq + b_q, h_last, hs
 
     def rnn_logits_backward(
-        self,
-        r: Recurrence,
-        V: int,
-        hs: Tensor,
-        W_hq: Tensor,
-        grad_logits: Tensor,
-        grad_hs: Tensor | None,
-        grad_h_last: Tensor | None,
-        needs: Needs,
+        self, a: Adjoint, W_hq: Tensor, grad_logits: Tensor
     ) -> tuple[Gradients, Tensor, Tensor]:
         """The adjoint of `rnn_logits`, itself differentiable: what `rnn_backward` returns, then
 
         grad_W_hq = sum h_t^T grad_logits_t [H, V] and grad_b_q = sum grad_logits_t [V].
         """
-        through = (grad_logits @ W_hq.T).view_as(hs)
-        if grad_hs is not None:
-            through = through + grad_hs
-        grads = self.rnn_backward(r, V, hs, None, through, grad_h_last, needs)
-        return grads, hs.flatten(0, 1).T @ grad_logits, grad_logits.sum(0)
+        through = (grad_logits @ W_hq.T).view_as(a.hs)
+        if a.grad_hs is not None:
+            through = through + a.grad_hs
+        grads = self.rnn_backward(a._replace(grad_hs=through))
+        return grads, a.hs.flatten(0, 1).T @ grad_logits, grad_logits.sum(0)
 
     def rnn_cross_entropy(
         self,
@@ -111,7 +95,7 @@ class Reference(Backend):
         dlogits /= len(y)
         grad_hs = (dlogits @ W_hq.T).view_as(hs)
         needs = Needs(h0=need_h0)
-        made = self.rnn_backward(r, W_xh.shape[0], hs, None, grad_hs, None, needs)
+        made = self.rnn_backward(Adjoint(r, W_xh.shape[0], hs, None, grad_hs, None, needs))
         new = [made.x, made.W_hh, made.b_h, h.T @ dlogits, dlogits.sum(0)]
         return loss, h_last, *added_to(grads, new), made.h0
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from rnnfast.backends import (
+    Adjoint,
     Backend,
     CrossEntropy,
     Decoding,
@@ -38,7 +39,8 @@ def rnn_backward(
     *needs: bool,
 ) -> tuple[Tensor, ...]:
     r = Recurrence(CELLS[relu], hs, ids, W_hh, None, h0)
-    made = backend.rnn_backward(r, V, hs, None, grad_hs, grad_h_last, Needs(*needs))
+    call = Adjoint(r, V, hs, None, grad_hs, grad_h_last, Needs(*needs))
+    made = backend.rnn_backward(call)
     return made[:4]  # that of leak is for leaky cells
 
 
@@ -53,9 +55,8 @@ def rnn_logits_backward(backend: Backend, *args: Any) -> tuple[Tensor, ...]:
     """The gradients of logits, h_last and hs; hs, ids, V, W_hh, W_hq, h0, relu, three needs."""
     grad_logits, grad_h_last, grad_hs, hs, ids, V, W_hh, W_hq, h0, relu, *needs = args
     r = Recurrence(CELLS[relu], hs, ids, W_hh, None, h0)
-    grads, *readout = backend.rnn_logits_backward(
-        backend, r, V, hs, W_hq, grad_logits, grad_hs, grad_h_last, Needs(*needs)
-    )
+    call = Adjoint(r, V, hs, None, grad_hs, grad_h_last, Needs(*needs))
+    grads, *readout = backend.rnn_logits_backward(call, W_hq, grad_logits)
     return *grads[:4], *readout
 
 

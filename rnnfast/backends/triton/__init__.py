@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from rnnfast.backends import (
+    Adjoint,
     Backend,
     CrossEntropy,
     Decoding,
     Gradients,
-    Needs,
     Params,
     Recurrence,
     TrainSteps,
@@ -79,17 +79,9 @@ class Triton(Backend):
         _forward(r, hs, h_last)
         return hs, h_last, None
 
-    def rnn_backward(
-        self,
-        r: Recurrence,
-        V: int,
-        hs: Tensor,
-        saved: Tensor | None,
-        grad_hs: Tensor | None,
-        grad_h_last: Tensor | None,
-        needs: Needs,
-    ) -> Gradients:
+    def rnn_backward(self, a: Adjoint) -> Gradients:
         """`Reference.rnn_backward`; not differentiable."""
+        r, V, hs, _, grad_hs, grad_h_last, needs = a
         ids, h0 = r.ids, r.h0
         checks.check_recurrence(hs, None, r.W_hh, None, h0)
         T, B, H = hs.shape
