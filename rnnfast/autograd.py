@@ -1,8 +1,8 @@
-"""The autograd Functions over backends that torch cannot differentiate by itself: one per operator.
+"""One autograd Function per operator, for backends that torch cannot differentiate by itself.
 
-Their saved tensors carry version counters and are freed by the backward pass, so that eager's
-errors about both come free. Where the backward pass is itself differentiated, the reference, which
-torch can differentiate, takes over.
+They keep tensors by save_for_backward, so torch raises its own errors when one is changed in place
+or the graph is used twice. Where the backward pass is itself differentiated, the reference takes
+over, since torch can differentiate it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RNN(torch.autograd.Function):
 
 
 class RNNLogits(torch.autograd.Function):
-    """The recurrence with its readout. hs is a result, so that it can be differentiated again."""
+    """The recurrence with its readout. hs is a result, so that second derivatives pass it."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +93,7 @@ def _wanted(made: Gradients, needed: tuple[bool, ...]) -> tuple[Tensor | None, .
 
 
 class RNNCrossEntropy(torch.autograd.Function):
-    """The loss of a minibatch; its gradients are made by the forward pass and handed out once."""
+    """The loss of a minibatch. The forward pass makes its gradients; they are handed out once."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,7 @@ class RNNCrossEntropy(torch.autograd.Function):
         call = CrossEntropy(cell, ids, targets, Params(*params), h0)
         loss, h_last, *grads = backend.rnn_cross_entropy(call, True, ctx.needs_input_grad[7])
         ctx.save_for_backward(ids, targets, *params, h0)
-        # not among the saved tensors: autograd then takes them as .grad without a copy
+        # These are no saved tensors, so that autograd can take them as .grad without a copy.
         ctx.grads, ctx.cell, ctx.backend = grads, cell, backend
         ctx.mark_non_differentiable(h_last)
         return loss, h_last
@@ -137,7 +137,7 @@ def _differentiable_grads(
 def is_differentiated() -> bool:
     """Whether this backward pass runs under create_graph=True; warns of the fallback, once.
 
-    A kernel's result would be a constant to the second derivative: silently wrong.
+    To a second derivative a kernel's result is a constant, which would be silently wrong.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False

@@ -1,7 +1,7 @@
 """Which backend runs, and why not the others.
 
-A backend's `why_not` lists what keeps it from serving a call. The first one that is made for the
-call's device and has no reason runs; else the reference does.
+A backend's `why_not` lists what keeps it from serving a call. The first backend that is made for
+the call's device and lists nothing runs; if there is none, the reference runs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Explanation:
         return "\n".join(lines)
 
 
-# in the order of preference
+# The order is that of preference.
 _BACKENDS: dict[str, Backend] = {each.name: each for each in (cuda, triton, native, reference)}
 
 _forced: ContextVar[str] = ContextVar("rnnfast_backend", default="")
@@ -162,7 +162,7 @@ def choose(
 ) -> str:
     """The name of the backend for a call. Cached: a call costs one look-up after the first.
 
-    By the device as it is: the name of its kind alone takes torch 0.6 us to say.
+    The key is the device itself, since torch takes 0.6 us to name its type.
     """
     call = Call(device.type, dtype, transform, features)
     explanation = _explain(forced, call)

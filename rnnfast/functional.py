@@ -1,7 +1,7 @@
-"""The recurrence and what goes with it as functions.
+"""The recurrence, its losses and generation as functions.
 
-Every call is checked once, by the backend that `dispatch` names or else here, and runs on it;
-`autograd` holds the Functions that make it differentiable.
+Each call is checked once, by the backend that `dispatch` names or else here. `autograd` holds the
+Functions that make it differentiable.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def rnn(
     Returns:
         hs [T, B, H] and h_last [B, H] (its own storage, not a view of hs).
 
-    Differentiable in everything but ids, twice as well (then by the reference). An id selects its
-    row alone: unlike one-hot times W_xh, a NaN in a row that no id names spreads nowhere.
+    The results are differentiable in everything but ids, and twice differentiable, then by the
+    reference. An id selects its row alone: a NaN in a row that no id names spreads nowhere, as it
+    would from one-hot vectors times W_xh.
 
     Raises:
         ValueError: T is 0, or an unknown nonlinearity.
@@ -71,7 +72,7 @@ def rnn_logits(
     """`rnn` under its `readout`: logits [T * B, V] of all steps, and h_last [B, H].
 
     logits_t = h_t @ W_hq + b_q, h_t as in `rnn`. Where the backend can, one call does both, forward
-    and backward, and reads the states out while they are in cache.
+    and backward, and reads the states while they are in cache.
 
     Args:
         inputs, h0, nonlinearity: as in `rnn`.
@@ -108,7 +109,7 @@ def rnn_cross_entropy(
     """The mean cross-entropy of a character model over a minibatch, as one differentiable call.
 
     loss = mean over T * B of -log softmax(h_t @ W_hq + b_q)[target_t], h_t as in `rnn`.
-    The logits are never written; where a gradient is wanted, it is computed along with the loss.
+    The logits are never written. Where gradients are wanted, they are computed with the loss.
 
     Args:
         ids, targets: int64 [T, B], in [0, V).
@@ -117,7 +118,8 @@ def rnn_cross_entropy(
         nonlinearity: "tanh" or "relu".
 
     Returns the loss (0-dim) and h_last [B, H], cut off the graph as truncated backpropagation
-    wants it. Differentiable in h0 and all params, twice as well (then by the reference).
+    wants it. The loss is differentiable in h0 and all params, and twice differentiable, then by the
+    reference.
 
     Raises what `rnn` raises, and RuntimeError for targets that do not fit.
     """
@@ -176,7 +178,7 @@ def train_step_(
     where their common norm is larger (math.inf: never); param -= lr * grad; h becomes the last
     hidden state. Returns the loss before the step (0-dim). To be called under torch.no_grad(), or
     with tensors that require no gradient.
-    keep_grads=False: `grads` is memory to work in, and what it holds afterwards is undefined.
+    With keep_grads=False, `grads` is memory to work in, and undefined afterwards.
 
     Raises what `rnn_cross_entropy` raises; nothing has changed then.
     """
@@ -243,7 +245,7 @@ def _run_layer(
     b_h: Tensor | None,
     nonlinearity: str,
 ) -> tuple[Tensor, Tensor]:
-    """run(backend, call), with its arguments checked."""
+    """Check the arguments, and call run(backend, call) on the backend that serves them."""
     check_nonlinearity(nonlinearity)
     x, ids, bias = _project(inputs, W_xh, b_h)
     backend = dispatch.backend_for(x)
@@ -253,7 +255,7 @@ def _run_layer(
         h0_of_batch = _for_batch(h0, inputs.shape[1])
         return run(backend, Recurrence(nonlinearity, x, ids, W_hh, bias, h0_of_batch))
     except Exception:
-        check_recurrence(inputs, h0, W_hh, x)  # what was refused, in eager's types of error
+        check_recurrence(inputs, h0, W_hh, x)  # names what was refused, by eager's types of error
         raise
 
 
@@ -265,7 +267,7 @@ def _run_checked(
     params: Sequence[Tensor],
     nonlinearity: str,
 ) -> _Result:
-    """run(backend, params, h0 of the batch's size), with its arguments checked."""
+    """Check the arguments, and call run(backend, params, h0 of the batch's size)."""
 
     def check() -> None:
         W_xh, W_hh, *_ = check_params(params)
@@ -280,12 +282,12 @@ def _run_checked(
     try:
         return run(backend, Params(*params), _for_batch(h0, ids.shape[1]))
     except Exception:
-        check()  # what was refused, in eager's types of error
+        check()  # names what was refused, by eager's types of error
         raise
 
 
 def _for_batch(h0: Tensor, B: int) -> Tensor:
-    """[1, H] stands for any batch. What does not fit stays as it is, to be refused."""
+    """Broadcast a state [1, H] over the batch; any other stays as it is, and checks refuse it."""
     return h0 if h0.shape[0] == B or h0.dim() != 2 else h0.expand(B, -1)
 
 
@@ -300,7 +302,7 @@ def _needs_grad(r: Recurrence) -> bool:
 
 
 def _with_own_ids(r: Recurrence) -> Recurrence:
-    """Backward needs the ids as they are now, whatever the caller does to his."""
+    """Copy the ids, which the backward pass needs as they are now: the caller may change them."""
     if r.ids is None:
         return r
     return r._replace(ids=r.ids.clone(memory_format=torch.contiguous_format))
@@ -336,7 +338,7 @@ def _recur_and_read_out(
 def _project(
     inputs: Tensor, W_xh: Tensor, b_h: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """(x, ids, bias) of the operator: a table and ids, or a projection that is ready."""
+    """(x, ids, bias) for the operator: a table with ids, or the inputs' projection without."""
     if W_xh.dim() != 2:
         raise RuntimeError(f"W_xh has shape {tuple(W_xh.shape)}, must be [V, H]")
     ready = b_h is None or b_h.shape == W_xh.shape[1:]

@@ -1,4 +1,4 @@
-"""What follows a backward pass: clipping gradients by their norm, and SGD."""
+"""Clipping gradients by their norm, and SGD."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def clip_grad_norm_(
 
 
 def _backend_for_all(grads: list[Tensor]) -> Backend:
-    """The backend that serves every one of them; the reference where they differ in device."""
+    """The backend that serves all of them; the reference where they differ in device or dtype."""
     if len({g.device for g in grads}) > 1 or {g.layout for g in grads} != {torch.strided}:
         return reference
     backends = {dispatch.backend_for(g) for g in {g.dtype: g for g in grads}.values()}
@@ -72,7 +72,7 @@ class SGD:
         sgd(self.params, self.lr, batch_size)
 
     def note_zeros(self) -> None:
-        """The gradients are zero now: until one changes, no device has to be asked."""
+        """Remember that the gradients are zero: until one changes, no device has to be asked."""
         self._zeros = [(p.grad, p.grad._version) for p in self.params if p.grad is not None]
 
     def finds_zeros(self) -> bool:

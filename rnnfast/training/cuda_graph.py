@@ -14,7 +14,7 @@ SLOTS = 8  # batches that the host may be ahead of the device
 
 
 class CaptureError(RuntimeError):
-    """A step cannot be captured; the words say why."""
+    """A step cannot be captured; the message says why."""
 
 
 class Mark(Protocol):
@@ -123,8 +123,8 @@ class Graph:
     def load(self, X: Tensor, Y: Tensor, V: int) -> bool:
         """Bring a batch, both [B, T], to the buffers; False if an id or a target is not in [0, V).
 
-        One on the host is checked there and copied without waiting. One that is on the device
-        already has to be waited for.
+        A batch on the host is checked there and copied without waiting. A batch on the device has
+        to be waited for.
         """
         if self._device.owns(X) or self._device.owns(Y):
             batch = torch.stack((X.T.to(self._batch.device), Y.T.to(self._batch.device)))
@@ -152,7 +152,7 @@ class Graph:
         if self._replay is None:
             try:
                 self._replay = self._device.capture(self._once)
-            except RuntimeError as error:  # it ran before, so it is the capturing that fails
+            except RuntimeError as error:  # the step ran before, so capturing failed
                 self._once()
                 raise CaptureError(_cause(error)) from error
         self._replay()
@@ -161,7 +161,7 @@ class Graph:
         self._step(*self._batch, self.h)
 
     def _slot(self) -> Tensor:
-        """A buffer on the host that no copy is still to read from."""
+        """A buffer on the host from which no copy reads any more."""
         if not self._free:
             slot, read = self._busy.popleft()
             read.synchronize()
@@ -175,7 +175,7 @@ def _all_below(ids: Tensor, V: int) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    """The first thing that went wrong: the end of a capture that failed fails once more."""
+    """The first error in the chain: ending a failed capture fails again."""
     while error.__context__ is not None:
         error = error.__context__
     return str(error).partition("\n")[0]

@@ -64,13 +64,13 @@ class Kept:
         return False
 
     def give_up(self, reason: str) -> None:
-        """No graphs any more, for as long as the net lives."""
+        """Use no graphs any more, as long as the net lives."""
         self.failure = reason
         self._wait()
         self.graphs.clear()
 
     def _wait(self) -> None:
-        """A graph must not go while it runs."""
+        """Wait for the device: a graph must not be freed while it runs."""
         self.device.mark().synchronize()
 
 
@@ -96,7 +96,7 @@ class GraphedStep:
     """`levels.Step` as one CUDA graph, where a batch allows it; else that step itself."""
 
     name, summary = "graph", "the whole step in one launch of a CUDA graph"
-    gradients_are_seen = True  # what is said of a single batch cannot change a graph
+    gradients_are_seen = True  # ignored here: a graph always writes the gradients
 
     def __init__(self, step: levels.Step) -> None:
         self._step, self._net = step, step.net
@@ -119,16 +119,16 @@ class GraphedStep:
             self._asked, self._place = device, torch.empty(0, device=device).device
         if self._place == self._kept.total.device:
             return X, Y
-        return X.to(self._place), Y.to(self._place)  # which the step will not like
+        return X.to(self._place), Y.to(self._place)  # the step refuses these
 
     def at_once(self, X: Tensor) -> int:
-        """A launch does not wait for the one before: nothing is gained by more than one."""
+        """One: a launch does not wait for the one before, so more of them gain nothing."""
         return 1
 
     def train(
         self, batches: Sequence[tuple[Tensor, Tensor]], state: Any, device: Any
     ) -> tuple[list[Tensor], Any]:
-        """One minibatch."""
+        """Train one minibatch."""
         ((X, Y),) = batches
         mean_loss, state = self(*self.place(X, Y, device), state)
         return [] if mean_loss is None else [mean_loss], state
@@ -148,7 +148,7 @@ class GraphedStep:
         return None, (graph.h,)
 
     def finish(self) -> None:
-        """The parameters get copies of the last gradients: the next epoch overwrites these."""
+        """Give the parameters copies of the last gradients: the next epoch overwrites these."""
         if self._step.done:
             self._step.grads = [grad.clone() for grad in self._kept.grads]
         self._step.finish()
@@ -184,7 +184,7 @@ class GraphedStep:
         return Graph(kept.device, params[0].detach(), T, B, params[1].shape[0], step)
 
     def _is_plain(self, X: Tensor, Y: Tensor, state: Any) -> bool:
-        """Whether a graph's buffers can hold it; of all else the ungraphed step knows more."""
+        """Whether the batch fits a graph's buffers. The ungraphed step reports any other."""
         if X.dim() != 2 or X.shape != Y.shape or not X.numel():
             return False
         if X.dtype != torch.int64 or Y.dtype != torch.int64 or type(state) is not tuple:

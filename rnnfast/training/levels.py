@@ -1,15 +1,15 @@
 """How one minibatch is trained, at four levels of speed; all leave the same behind.
 
-graph    as step, on CUDA: that call and all its kernels replayed by one launch (`graphs`)
-step     loss, gradients, clip and SGD as one call of the backend (`train_step_`), on the CPU that
-         of many minibatches (`train_steps_`)
-loss     the loss and its gradients as one call, then the updater of the caller
-general  as the book does it: net, loss, backward, clip, updater
+graph    the step below, captured on a GPU and replayed by one launch (`graphs`)
+step     loss, gradients, clip and SGD are one call of the backend (`train_step_`); on the CPU one
+         call trains many minibatches (`train_steps_`)
+loss     the loss and its gradients are one call, and the caller's updater follows
+general  net, loss, backward, clip and updater run in turn, as in the book
 
 `choose` finds the fastest level that a net, a loss and an updater allow, and says why not a faster
 one. What can be seen after an epoch does not depend on it: parameters, the last gradients, the
-optimizer. (One trained by `step` takes its gradients anew in each epoch, as zero_grad does. They
-are kept for the last minibatch alone: an error before it leaves None.)
+optimizer. (`step` makes new gradients in each epoch, as zero_grad does, and keeps those of the last
+minibatch alone: after an error before it they are None.)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class General:
     """Any net, loss and updater: the book's own sequence."""
 
     name, summary = "general", "net, loss, backward, clip and updater as the book has them"
-    gradients_are_seen = True  # False: somebody else overwrites them before anyone can look
+    gradients_are_seen = True  # False where the next batch overwrites them
 
     def __init__(
         self, net: Any, loss: Callable[..., Tensor], updater: Any, clip: float | None
@@ -47,7 +47,7 @@ class General:
         self.net, self.loss, self.updater, self.clip = net, loss, updater, clip
 
     def place(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
-        """A minibatch as `__call__` takes it."""
+        """Bring a minibatch to where `__call__` takes it."""
         return X.to(device), Y.to(device)
 
     def at_once(self, X: Tensor) -> int:
@@ -55,7 +55,7 @@ class General:
         return 1
 
     def train(self, batches: Sequence[Batch], state: Any, device: Any) -> Trained:
-        """Minibatches one after another: their losses, and the state after the last."""
+        """Train minibatches in turn; returns their losses and the state after the last."""
         losses, seen = [], self.gradients_are_seen
         for i, batch in enumerate(batches):
             self.gradients_are_seen = seen and i == len(batches) - 1
@@ -91,10 +91,10 @@ class General:
 
 
 class Fused(General):
-    """What the levels below share: kernels that do not know of ignored targets.
+    """What `Loss` and `Step` share: their kernels know no ignored targets (-100).
 
-    On the CPU such a target makes the call raise. A GPU cannot say so at that call, so for one the
-    targets are looked at beforehand, where they lie: on the host, nothing is waited for.
+    On the CPU such a target makes the call raise. A GPU cannot raise at once, so targets for one
+    are checked before they leave the host, where nothing has to be waited for.
     """
 
     ignores = False
@@ -105,14 +105,14 @@ class Fused(General):
         return X, placed
 
     def summed(self) -> float:
-        """... Raises what the GPU's kernels complained about in the meantime."""
+        """Zero, as every loss is returned; raises what the GPU's kernels reported meanwhile."""
         param = self.net.params[0]
         dispatch.backend_for(param).check_errors(param.device)
         return super().summed()
 
 
 class Loss(Fused):
-    """Our net and mean cross-entropy: no logits, one call for the loss and all gradients."""
+    """For our net and mean cross-entropy, one call makes the loss and all gradients."""
 
     name, summary = "loss", "loss and gradients in one call"
 
@@ -133,7 +133,7 @@ class Loss(Fused):
         return loss, (h,)
 
     def _there(self) -> list[Tensor] | None:
-        """Gradients that the call can add to, as a backward pass would: the updater keeps them."""
+        """The existing gradients, to which the call adds as a backward pass does; None if unfit."""
         if isinstance(self.updater, torch.optim.Optimizer):
             return None
         grads = [p.grad for p in self.net.params]
@@ -141,13 +141,13 @@ class Loss(Fused):
         return plain if len(plain) == len(grads) else None
 
     def _accumulate(self, grads: list[Tensor]) -> None:
-        """What autograd would do with new ones, in a tenth of its 50 us."""
+        """Hand new gradients to the parameters in a tenth of the 50 us that autograd takes."""
         for param, grad in zip(self.net.params, grads, strict=True):
             param.grad = grad if param.grad is None else param.grad.add_(grad)
 
 
 class Step(Fused):
-    """... and plain SGD too: the whole step is one call, and the state is carried in place."""
+    """With plain SGD too, the whole step is one call, which carries the state in place."""
 
     name, summary = "step", "loss, gradients, clip and SGD in one call"
 
@@ -178,7 +178,7 @@ class Step(Fused):
         return loss, (h,)
 
     def at_once(self, X: Tensor) -> int:
-        """So many that a call stays below about 0.1 s, in which Ctrl-C waits."""
+        """About 0.1 s of work, since Ctrl-C is only noticed between calls."""
         _, W_hh, _, W_hq, _ = self.params
         if not dispatch.backend_for(W_hh).trains_in_groups:
             return 1
@@ -186,24 +186,24 @@ class Step(Fused):
         return min(64, 2**33 // (flops + 1) + 1)
 
     def train(self, batches: Sequence[Batch], state: Any, device: Any) -> Trained:
-        """... in one call: the way to a kernel and back takes 13 us, 5 % of a step at H = 64."""
+        """Train all in one call, which saves 13 us for each, 5 % of a step at H = 64."""
         if len(batches) == 1 or state[0].requires_grad:
             return super().train(batches, state, device)
         X, Y = zip(*(self.place(*batch, device) for batch in batches), strict=True)
         h, backend = self._own(state[0], X[0].shape[0]), dispatch.backend_for(self.params[0])
         arguments = (self.params, self.grads, h, self.lr, self.max_norm, self._keeps())
         before = self.done, self.kept
-        self.done, self.kept = True, False  # where Ctrl-C ends the call
+        self.done, self.kept = True, False  # holds if Ctrl-C ends the call
         try:
             losses = backend.train_steps_(TrainSteps("tanh", X, Y, *arguments))
-        except RuntimeError:  # nothing has changed: the step that is to blame will say why
+        except RuntimeError:  # nothing has changed; one by one, the step to blame raises
             self.done, self.kept = before
             return super().train(batches, state, device)
         self.kept = self.gradients_are_seen
         return [losses], (h,)
 
     def _own(self, h: Tensor, B: int) -> Tensor:
-        """The state as this object may overwrite it."""
+        """A copy of the state that this object may overwrite."""
         if h is not self.h:
             self.h = h.expand(B, -1).clone()
         return self.h
@@ -336,6 +336,6 @@ def _tells_at_once(tensor: Tensor) -> bool:
 def _has_ignored(Y: Tensor) -> bool:
     """Whether torch's cross-entropy takes what the operators refuse: other dtypes, and -100.
 
-    Asked after a refusal alone: to look beforehand takes 5 us, 2 % of a small step.
+    This is asked after a refusal only, since to look takes 5 us, 2 % of a small step.
     """
     return Y.numel() == 0 or Y.dtype != torch.int64 or bool(Y.min() < 0)
