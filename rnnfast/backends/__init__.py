@@ -1,7 +1,7 @@
-"""The backends: each is one object with the methods of `Backend`, so that it is a row in a table.
+"""Each backend is one object with the methods of `Backend`, so that it is a row in a table.
 
-What a call of the recurrence consists of stands here once, as `Recurrence`. `reference` is the
-specification. Which backend serves a call is the business of `rnnfast.dispatch`.
+What a call consists of is one typed value, defined here once. `reference` is the specification, and
+`rnnfast.dispatch` chooses the backend that serves a call.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Recurrence(NamedTuple):
     # [T] int64 on the CPU, falling, as PackedSequence has it: x is then [N, H], ids [N] and hs
     # [N, H], step t having the rows from sum(batch_sizes[:t]) on. h_last[n] is row n's own last.
     batch_sizes: Tensor | None = None
-    resets: Tensor | None = None  # [T, B] bool: before step t the state of a row becomes zero, ...
-    resets_to_h0: bool = False  # ... or its row of h0
+    resets: Tensor | None = None  # [T, B] bool: before step t the state of a row becomes zero
+    resets_to_h0: bool = False  # it becomes the row of h0 instead
     leak: Tensor | None = None  # [H]: a of a leaky cell
 
     # Both directions of a layer in one call have W_hh [2, H, H], b_h [2, H], h0 and h_last
@@ -42,7 +42,7 @@ class Recurrence(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """Which gradients a backward pass is to make beside that of x."""
+    """Which gradients a backward pass makes besides that of x."""
 
     W_hh: bool = True
     b_h: bool = True
@@ -65,7 +65,7 @@ class Adjoint(NamedTuple):
     call: Recurrence  # of x and b_h nothing is read
     V: int  # rows of the table, where there are ids
     hs: Tensor  # [T, B, H]
-    saved: Tensor | None  # what rnn_forward gave out as such
+    saved: Tensor | None  # the third result of rnn_forward
     grad_hs: Tensor | None  # [T, B, H]
     grad_h_last: Tensor | None  # [B, H]
     needs: Needs
@@ -134,10 +134,10 @@ class Backend:
     dtypes: tuple[torch.dtype, ...] = ()
     # Optional fields of Recurrence that it serves, and "both_directions", where W_hh is [2, H, H].
     features: frozenset[str] = frozenset()
-    # Whether it refuses arguments that do not fit by itself, so that Python need not check them
-    # as well (1.4 us of the 8 of a small call).
+    # Whether it checks its arguments by itself. To check them in Python as well takes 1.4 us of the
+    # 8 of a small call.
     checks_arguments = False
-    # The elements up to which W_hq is taken by `rnn_logits` and its adjoint; 0: it has none.
+    # `rnn_logits` and its adjoint serve a W_hq of at most so many elements; 0: it has neither.
     fused_readout = 0
     is_differentiable = False  # whether torch can differentiate it by itself
     trains_in_groups = False  # whether several minibatches in one call take less time
@@ -170,10 +170,10 @@ class Backend:
         return []
 
     def check_errors(self, device: torch.device) -> None:
-        """Raise what kernels of earlier calls had to complain about."""
+        """Raise the errors that kernels of earlier calls reported."""
 
     def rnn_forward(self, r: Recurrence, saves: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """hs [T, B, H], h_last [B, H] with its own storage, and what a backward pass needs beside.
+        """hs [T, B, H], h_last [B, H] with its own storage, and what else a backward pass needs.
 
         saves: a backward pass may follow. Otherwise a backend may round products as torch's
         setting of the float32 precision allows.
@@ -208,7 +208,7 @@ class Backend:
         c: CrossEntropy,
         need_grads: bool,
         need_h0: bool,
-        grads: Sequence[Tensor] | None = None,  # added to and given out, where there are some
+        grads: Sequence[Tensor] | None = None,  # added to and returned, where given
     ) -> tuple[Tensor, ...]:
         """The mean loss, h_last [B, H], the gradients of the params and of h0."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The operators of `csrc/ops/`: the backend of the CPU, and what CUDA's shares with it."""
+"""The operators of `csrc/ops/` as backends: the CPU's, and what CUDA's shares with it."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ class Native(Compiled):
         """`Reference.rnn_forward` as one call, on the CPU; not differentiable.
 
         Rounded products are 1.8 times as fast from H = 256 on where the CPU has an instruction for
-        them. Without it they would take 1.4 times as long, so nothing is rounded then; nor for
-        fewer than 8 rows in all, which do not pay for rounding W_hh.
+        them, and take 1.4 times as long where it has none, so nothing is rounded there. Fewer than
+        8 rows in all do not pay for rounding W_hh.
         """
         rounds = not saves and _allows_bf16() and _gains_by_bf16(r)
         op = torch.ops.rnnfast.rnn_bf16 if rounds else torch.ops.rnnfast.rnn
@@ -147,7 +147,7 @@ class Native(Compiled):
     ) -> tuple[Tensor, ...]:
         """`Reference.rnn_cross_entropy` as one call that keeps no logits; not differentiable.
 
-        It adds to `grads` where they lie: 5 % of a small step.
+        It adds to `grads` in place, which saves 5 % of a small step.
         """
         if grads is None:
             return super().rnn_cross_entropy(c, need_grads, need_h0)
@@ -166,10 +166,10 @@ class Native(Compiled):
         torch.autograd.graph.increment_version((*params, *grads))
 
     def decoder(self, h0: Tensor) -> Any:
-        """Rounds h and W_hh where allowed, on any CPU.
+        """The operator that rounds h and W_hh where that is allowed, on any CPU.
 
-        A step waits for its weights, of which there is half to read (H = 512: twice as fast with
-        the instruction, 1.7 times without).
+        A step waits for its weights, and rounded ones are half as much to read: at H = 512 it is
+        twice as fast with the instruction, and 1.7 times as fast without.
         """
         ops = torch.ops.rnnfast
         rounds = h0.dtype == torch.float32 and _allows_bf16()
@@ -180,7 +180,7 @@ native = Native()
 
 
 def _allows_bf16() -> bool:
-    """torch's "medium": products of float32 may be of bfloat16."""
+    """Whether torch is set to "medium", which allows products of bfloat16."""
     return torch.get_float32_matmul_precision() == "medium"
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def register() -> None:
-    """Register them all; once in a process.
+    """Register them all, once in a process.
 
     A call with one tensor on "meta" comes here as well, whatever the device of the others.
     """

@@ -14,11 +14,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to: `with replacing(path) as partial: partial.write_bytes(x)`.
 
     When the block ends well, what stands there takes the place of `path` in one step; when it
-    raises, it is removed and `path` stays what it was. Processes and threads that write the same
-    path at once do not meet: the last one to end wins.
+    raises, it is removed and `path` stays what it was. Processes and threads may write the same
+    path at once: the last one to end wins.
 
-    Raises OSError where the file cannot be written: of the same kind and number as the system's,
-    whose own message names no file where a disk is full.
+    Raises OSError where the file cannot be written, of the same kind and number as the system's.
+    The system's own message names no file where a disk is full.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:

@@ -28,7 +28,7 @@ from rnnfast.cells import CELLS
 
 
 class Reference(Backend):
-    """Plain torch operations: they would broadcast some of what does not fit."""
+    """Plain torch operations, which would broadcast some arguments that do not fit."""
 
     name = "reference"
     is_differentiable = True
@@ -45,7 +45,7 @@ class Reference(Backend):
         return reference_recurrence.forward(r)
 
     def rnn_backward(self, a: Adjoint) -> Gradients:
-        """See `reference_recurrence`; itself differentiable (this is the double backward)."""
+        """See `reference_recurrence`; it is itself differentiable, for the double backward."""
         return reference_recurrence.backward(*a)
 
     def rnn_logits(
@@ -58,9 +58,10 @@ class Reference(Backend):
     def rnn_logits_backward(
         self, a: Adjoint, W_hq: Tensor, grad_logits: Tensor
     ) -> tuple[Gradients, Tensor, Tensor]:
-        """The adjoint of `rnn_logits`, itself differentiable: what `rnn_backward` returns, then
+        """The adjoint of `rnn_logits`, itself differentiable.
 
-        grad_W_hq = sum h_t^T grad_logits_t [H, V] and grad_b_q = sum grad_logits_t [V].
+        Returns the gradients that `rnn_backward` makes, grad_W_hq = sum h_t^T grad_logits_t [H, V],
+        and grad_b_q = sum grad_logits_t [V].
         """
         through = (grad_logits @ W_hq.T).view_as(a.hs)
         if a.grad_hs is not None:
@@ -132,7 +133,7 @@ class Reference(Backend):
 
         Returns the norm before the scaling, a 0-dim tensor of the first gradient's dtype.
         """
-        # Apple's GPUs have no float64
+        # Apple's GPUs have no float64.
         wide = torch.float32 if grads[0].device.type == "mps" else torch.float64
         norms = [torch.linalg.vector_norm(g, dtype=wide).to(grads[0].device) for g in grads]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
