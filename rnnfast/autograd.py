@@ -13,36 +13,83 @@ import torch
 from torch import Tensor
 
 from rnnfast import dispatch
-from rnnfast.backends import Adjoint, CrossEntropy, Gradients, Needs, Params, Recurrence
+from rnnfast.backends import (
+    Adjoint,
+    Backend,
+    CrossEntropy,
+    Gradients,
+    Needs,
+    Params,
+    Recurrence,
+)
 from rnnfast.backends.reference import reference
 
 _OPTIONS = len(Recurrence._fields) - 6  # fields of Recurrence after h0
 
 
+def recur(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
+    """hs and h_last of a call, differentiable where a gradient may be wanted."""
+    if not needs_grad(r):
+        hs, h_last, _ = backend.rnn_forward(r, False)
+    elif backend.is_differentiable:
+        hs, h_last, _ = backend.rnn_forward(with_own_ids(r), True)
+    else:
+        hs, h_last, _ = RNN.apply(*with_own_ids(r), backend)  # type: ignore[no-untyped-call]
+    return hs, h_last
+
+
+def needs_grad(r: Recurrence) -> bool:
+    """Whether a gradient of a call may be wanted."""
+    return torch.is_grad_enabled() and (
+        r.x.requires_grad
+        or r.W_hh.requires_grad
+        or r.h0.requires_grad
+        or (r.b_h is not None and r.b_h.requires_grad)
+        or (r.leak is not None and r.leak.requires_grad)
+    )
+
+
+def with_own_ids(r: Recurrence) -> Recurrence:
+    """Copy the ids, which the backward pass needs as they are now: the caller may change them."""
+    if r.ids is None:
+        return r
+    return r._replace(ids=r.ids.clone(memory_format=torch.contiguous_format))
+
+
 class RNN(torch.autograd.Function):
-    """The recurrence over a backend that torch cannot differentiate by itself."""
+    """The recurrence over a backend that torch cannot differentiate by itself.
+
+    What a leaky cell saves is a result, so that it can be differentiated again.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         *fields, backend = args
         r = Recurrence(*fields)
         hs, h_last, saved = backend.rnn_forward(r, True)
-        ctx.save_for_backward(hs, saved, r.ids, r.W_hh, r.h0)
+        ctx.save_for_backward(hs, saved, r.ids, r.W_hh, r.h0, r.leak)
         ctx.set_materialize_grads(False)
-        ctx.cell, ctx.options, ctx.V, ctx.backend = r.cell, r[6:], r.x.shape[0], backend
-        return hs, h_last
+        ctx.cell, ctx.options, ctx.V, ctx.backend = r.cell, r[6:-1], r.x.shape[0], backend
+        return hs, h_last, saved
 
     @staticmethod
-    def backward(
-        ctx: Any, grad_hs: Tensor | None, grad_h_last: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        hs, saved, ids, W_hh, h0 = ctx.saved_tensors
-        backend = reference if is_differentiated() else ctx.backend
-        r = Recurrence(ctx.cell, hs, ids, W_hh, None, h0, *ctx.options)
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hs, saved, ids, W_hh, h0, leak = ctx.saved_tensors
+        grad_hs, grad_h_last, grad_saved = grads
+        fields = (ctx.cell, hs, ids, W_hh, None, h0, *ctx.options, leak)
+        r = Recurrence(*fields)
         needed = ctx.needs_input_grad
-        needs = Needs(*needed[3:6])
-        made = backend.rnn_backward(Adjoint(r, ctx.V, hs, saved, grad_hs, grad_h_last, needs))
-        return None, *_wanted(made, needed), *[None] * (_OPTIONS + 1)
+        adjoint = Adjoint(r, ctx.V, hs, saved, grad_hs, grad_h_last, Needs(*needed[3:6]), grad_saved)
+        made = run_backward(ctx.backend, adjoint)
+        options = [None] * (_OPTIONS - 1)
+        return None, *_wanted(made, needed), *options, made.leak if needed[-2] else None, None
+
+
+def run_backward(backend: Backend, a: Adjoint) -> Gradients:
+    """`Backend.rnn_backward`, by the reference where it is itself differentiated."""
+    if is_differentiated() or a.grad_saved is not None:
+        backend = reference
+    return backend.rnn_backward(a)
 
 
 class RNNLogits(torch.autograd.Function):

@@ -22,6 +22,7 @@ from rnnfast.backends.checks import (
     check_recurrence,
     check_targets,
 )
+from rnnfast.backends.reference_recurrence import gather
 
 _Result = TypeVar("_Result")
 
@@ -34,6 +35,11 @@ def rnn(
     b_h: Tensor | None = None,  # [H]
     *,
     nonlinearity: str = "tanh",
+    resets: Tensor | None = None,  # [T, B]
+    resets_to_h0: bool = False,
+    leak: Tensor | float | None = None,  # [H]
+    noise: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """All hidden states of a plain recurrent network.
 
@@ -45,13 +51,17 @@ def rnn(
         h0: the first hidden state [B, H]; [1, H] is broadcast over the batch.
         W_xh, W_hh, b_h: [V, H], [H, H], and [H] or anything that broadcasts to [B, H], or None.
         nonlinearity: "tanh" or "relu".
+        resets: bool [T, B]; where it is true, h_{t-1} is zero in the step, or h0 with resets_to_h0.
+        leak: a of a leaky cell, h_t = (1 - a) h_{t-1} + a act(...): a number or a tensor [H].
+        noise: the standard deviation of normal noise in act(...), drawn from `generator` (torch's
+            own by default).
 
     Returns:
         hs [T, B, H] and h_last [B, H] (its own storage, not a view of hs).
 
-    The results are differentiable in everything but ids, and twice differentiable, then by the
-    reference. An id selects its row alone: a NaN in a row that no id names spreads nowhere, as it
-    would from one-hot vectors times W_xh.
+    The results are differentiable in all floating point tensors, and twice differentiable, then by
+    the reference. An id selects its row alone: a NaN in a row that no id names spreads nowhere, as
+    it would from one-hot vectors times W_xh.
 
     Raises:
         ValueError: T is 0, or an unknown nonlinearity.
@@ -59,7 +69,20 @@ def rnn(
 
     Source: the notebook's `rnn`; torch.nn.RNN with one layer, its weights transposed.
     """
-    return _run_layer(recur, inputs, h0, W_xh, W_hh, b_h, nonlinearity)
+    if resets is None and leak is None and noise == 0:
+        return _run_layer(autograd.recur, inputs, h0, W_xh, W_hh, b_h, nonlinearity)
+
+    def run(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
+        r = r._replace(resets=resets, resets_to_h0=resets_to_h0)
+        if leak is not None:
+            r = _leaky(r, leak)
+        return autograd.recur(backend, _noisy(r, noise, generator) if noise else r)
+
+    if resets is not None and (resets.shape != inputs.shape[:2] or resets.dtype != torch.bool):
+        expected = f"bool {tuple(inputs.shape[:2])}"
+        raise RuntimeError(f"resets is {resets.dtype} {tuple(resets.shape)}, must be {expected}")
+    asked = ("resets",) * (resets is not None) + ("leak",) * (leak is not None)
+    return _run_layer(run, inputs, h0, W_xh, W_hh, b_h, nonlinearity, asked)
 
 
 def rnn_logits(
@@ -244,11 +267,15 @@ def _run_layer(
     W_hh: Tensor,
     b_h: Tensor | None,
     nonlinearity: str,
+    asked: tuple[str, ...] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Check the arguments, and call run(backend, call) on the backend that serves them."""
+    """Check the arguments, and call run(backend, call) on the backend that serves them.
+
+    asked: what the call asks of `Backend.features`.
+    """
     check_nonlinearity(nonlinearity)
     x, ids, bias = _project(inputs, W_xh, b_h)
-    backend = dispatch.backend_for(x)
+    backend = dispatch.backend_for(x, asked)
     if not backend.checks_arguments:
         check_recurrence(inputs, h0, W_hh, x)
     try:
@@ -291,48 +318,34 @@ def _for_batch(h0: Tensor, B: int) -> Tensor:
     return h0 if h0.shape[0] == B or h0.dim() != 2 else h0.expand(B, -1)
 
 
-def _needs_grad(r: Recurrence) -> bool:
-    return torch.is_grad_enabled() and (
-        r.x.requires_grad
-        or r.W_hh.requires_grad
-        or r.h0.requires_grad
-        or (r.b_h is not None and r.b_h.requires_grad)
-        or (r.leak is not None and r.leak.requires_grad)
-    )
-
-
-def _with_own_ids(r: Recurrence) -> Recurrence:
-    """Copy the ids, which the backward pass needs as they are now: the caller may change them."""
-    if r.ids is None:
-        return r
-    return r._replace(ids=r.ids.clone(memory_format=torch.contiguous_format))
-
-
-def recur(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
-    """hs and h_last, differentiable where a gradient may be wanted."""
-    if not _needs_grad(r):
-        hs, h_last, _ = backend.rnn_forward(r, False)
-    elif backend.is_differentiable:
-        hs, h_last, _ = backend.rnn_forward(_with_own_ids(r), True)
-    else:
-        hs, h_last = autograd.RNN.apply(*_with_own_ids(r), backend)  # type: ignore[no-untyped-call]
-    return hs, h_last
-
-
 def _recur_and_read_out(
     backend: Backend, r: Recurrence, W_hq: Tensor, b_q: Tensor
 ) -> tuple[Tensor, Tensor]:
     small = W_hq.numel() <= backend.fused_readout and b_q.dim() == 1
     if small and not torch.is_autocast_enabled(r.x.device.type):
-        if _needs_grad(r):
-            args = (*_with_own_ids(r), W_hq, b_q, backend)
+        if autograd.needs_grad(r):
+            args = (*autograd.with_own_ids(r), W_hq, b_q, backend)
             logits, h_last, _ = autograd.RNNLogits.apply(*args)  # type: ignore[no-untyped-call]
             return logits, h_last
         if not (torch.is_grad_enabled() and (W_hq.requires_grad or b_q.requires_grad)):
             logits, h_last, _ = backend.rnn_logits(r, W_hq, b_q, False)
             return logits, h_last
-    hs, h_last = recur(backend, r)
+    hs, h_last = autograd.recur(backend, r)
     return readout(hs, W_hq, b_q), h_last
+
+
+def _leaky(r: Recurrence, leak: Tensor | float) -> Recurrence:
+    H = r.W_hh.shape[0]
+    leak = torch.as_tensor(leak, dtype=r.W_hh.dtype, device=r.W_hh.device)
+    if leak.shape not in ((), (H,)):
+        raise RuntimeError(f"leak has shape {tuple(leak.shape)}, must be a number or ({H},)")
+    return r._replace(cell=f"leaky_{r.cell}", leak=leak.expand(H))
+
+
+def _noisy(r: Recurrence, noise: float, generator: torch.Generator | None) -> Recurrence:
+    x = r.x if r.ids is None else gather(r.x, r.ids)
+    drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return r._replace(x=x + noise * drawn, ids=None)
 
 
 def _project(

@@ -69,6 +69,7 @@ class Adjoint(NamedTuple):
     grad_hs: Tensor | None  # [T, B, H]
     grad_h_last: Tensor | None  # [B, H]
     needs: Needs
+    grad_saved: Tensor | None = None  # of `saved`: by a second derivative alone, the reference's
 
 
 class Params(NamedTuple):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rnnfast.autograd import is_differentiated
-from rnnfast.backends import Adjoint, Backend, Needs, Recurrence, reference_recurrence
+from rnnfast.autograd import run_backward
+from rnnfast.backends import Adjoint, Backend, Needs, Recurrence
 from rnnfast.backends.reference_recurrence import gather, scatter_add
 
 
@@ -73,11 +73,8 @@ class _Layer(torch.autograd.Function):
         needs = Needs(any(needed[5::of_direction]), of_direction == 4, needed[2])
         if grad_h_last is not None and D == 1:
             grad_h_last = grad_h_last[0]
-        adjoint = Adjoint(r, W_ih.shape[1], hs, activity, grad_hs, grad_h_last, needs)
-        if is_differentiated() or grad_activity is not None:
-            made = reference_recurrence.backward(*adjoint, grad_activity)
-        else:
-            made = call.backend.rnn_backward(adjoint)
+        args = (W_ih.shape[1], hs, activity, grad_hs, grad_h_last, needs, grad_activity)
+        made = run_backward(call.backend, Adjoint(r, *args))
         dz = made.x.flatten(0, -2)
         if is_table:
             grad_W_ih = dz.T

@@ -1,0 +1,122 @@
+"""functional.rnn with resets, a leak and noise: its equation, gradients of both orders."""
+
+import pytest
+import torch
+
+from rnnfast import FallbackWarning, functional, use_backend
+from rnnfast.backends.compiled import native
+from support import models
+
+pytestmark = pytest.mark.xfail(
+    not native.features >= {"resets", "leak"}, reason="the kernels do not serve it", strict=False
+)
+T, B, V, H = 4, 3, 5, 6
+OPTIONS = {
+    "resets": {"resets": True},
+    "resets to h0": {"resets": True, "resets_to_h0": True},
+    "leak": {"leak": True},
+    "all": {"resets": True, "resets_to_h0": True, "leak": True, "nonlinearity": "relu"},
+}
+
+
+@pytest.fixture(params=OPTIONS)
+def options(request):
+    given = dict(OPTIONS[request.param])
+    if "resets" in given:
+        given["resets"] = torch.rand(T, B) < 0.4
+    if "leak" in given:
+        given["leak"] = torch.rand(H, dtype=torch.float64, requires_grad=True)
+    return given
+
+
+@pytest.fixture(params=[False, True], ids=["ids", "dense"])
+def inputs(request):
+    if request.param:
+        return torch.randn(T, B, V, dtype=torch.float64, requires_grad=True)
+    return torch.randint(V, (T, B))
+
+
+def _leaves():
+    W_xh, W_hh, b_h, *_ = models.params(V, H, torch.float64)
+    return torch.randn(B, H, dtype=torch.float64, requires_grad=True), W_xh, W_hh, b_h
+
+
+def _by_steps(inputs, h0, W_xh, W_hh, b_h, nonlinearity="tanh", leak=None, **resets):
+    act = getattr(torch, nonlinearity)
+    x = inputs if inputs.is_floating_point() else torch.nn.functional.one_hot(inputs, V).double()
+    h, hs = h0, []
+    for t in range(T):
+        if resets:
+            start = h0 if resets.get("resets_to_h0") else torch.zeros_like(h0)
+            h = torch.where(resets["resets"][t, :, None], start, h)
+        a = act(x[t] @ W_xh + h @ W_hh + b_h)
+        h = a if leak is None else (1 - leak) * h + leak * a
+        hs.append(h)
+    return torch.stack(hs), h
+
+
+def test_states_and_gradients_are_those_of_the_equation(backend, inputs, options):
+    leaves = _leaves()
+    wanted = [*leaves, *(t for t in (inputs, options.get("leak")) if t is not None)]
+    wanted = [t for t in wanted if t.requires_grad]
+    results = []
+    for rnn in (functional.rnn, _by_steps):
+        hs, h = rnn(inputs, *leaves, **options)
+        results.append((hs, h, *torch.autograd.grad(hs.sin().sum() + h.sum(), wanted)))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.filterwarnings("default::rnnfast.FallbackWarning")
+def test_double_backward_is_right(backend, options):
+    leak = options.pop("leak", None)
+    leaves, ids = _leaves(), torch.randint(V, (T, B))
+
+    def run(*leaves):
+        given = {} if leak is None else {"leak": leaves[-1]}
+        return functional.rnn(ids, *leaves[:4], **given, **options)
+
+    assert torch.autograd.gradgradcheck(run, leaves if leak is None else (*leaves, leak))
+
+
+def test_noise_is_the_generators(backend, inputs):
+    leaves = _leaves()
+
+    def run():
+        generator = torch.Generator().manual_seed(7)
+        return functional.rnn(inputs, *leaves, noise=0.5, generator=generator)[0]
+
+    assert torch.equal(run(), run())
+    generator = torch.Generator().manual_seed(7)
+    drawn = torch.randn(T, B, H, generator=generator, dtype=torch.float64)
+    x = inputs if inputs.is_floating_point() else torch.nn.functional.one_hot(inputs, V).double()
+    want, _ = functional.rnn(
+        x @ leaves[1] + 0.5 * drawn, leaves[0], torch.eye(H).double(), *leaves[2:]
+    )
+    torch.testing.assert_close(run(), want)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resets": torch.zeros(T, B)}, "resets is torch.float32"),
+        ({"resets": torch.zeros(T, B + 1, dtype=torch.bool)}, "resets is torch.bool"),
+        ({"leak": torch.ones(H + 1)}, "leak has shape"),
+    ],
+)
+def test_bad_options_name_the_argument(backend, options, message):
+    with pytest.raises(RuntimeError, match=message):
+        functional.rnn(torch.randint(V, (T, B)), *_leaves(), **options)
+
+
+def test_a_transform_takes_the_reference(options):
+    h0, *weights = (leaf.detach() for leaf in _leaves())
+    ids, leak = torch.randint(V, (T, B)), options.get("leak")
+    options = {**options, **({} if leak is None else {"leak": leak.detach()})}
+
+    def loss(W_hh):
+        return functional.rnn(ids, h0, weights[0], W_hh, weights[2], **options)[0].sum()
+
+    with pytest.warns(FallbackWarning, match=r"torch\.func"):
+        got = torch.func.grad(loss)(weights[1])
+    with use_backend("reference"):
+        torch.testing.assert_close(got, torch.func.grad(loss)(weights[1]))
