@@ -79,8 +79,9 @@ class RNN(torch.autograd.Function):
         fields = (ctx.cell, hs, ids, W_hh, None, h0, *ctx.options, leak)
         r = Recurrence(*fields)
         needed = ctx.needs_input_grad
-        adjoint = Adjoint(r, ctx.V, hs, saved, grad_hs, grad_h_last, Needs(*needed[3:6]), grad_saved)
-        made = run_backward(ctx.backend, adjoint)
+        needs = Needs(*needed[3:6])
+        args = (ctx.V, hs, saved, grad_hs, grad_h_last, needs, grad_saved)
+        made = run_backward(ctx.backend, Adjoint(r, *args))
         options = [None] * (_OPTIONS - 1)
         return None, *_wanted(made, needed), *options, made.leak if needed[-2] else None, None
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rnnfast import functional
 from rnnfast.backends.checks import StateError
 from rnnfast.book.arguments import DEVICE, FUNCTION, TENSOR, Kind, integer, named
+from rnnfast.nn import RNN
 
 Device = torch.device | str | int | None
 State = tuple[Tensor, ...]
@@ -126,7 +127,8 @@ class RNNModel(nn.Module):
 
     Args:
         rnn_layer: nn.RNN, nn.GRU or nn.LSTM (any depth, one or both directions), or a module with
-            their attributes hidden_size, num_layers and bidirectional.
+            their attributes hidden_size, num_layers and bidirectional. With an rnnfast.nn.RNN it is
+            faster, and no one-hot vectors are made; rnnfast.convert(model) makes nn.RNN one.
         vocab_size: V, the width of the one-hot input and of the readout.
 
     Source: the second notebook's class of that name.
@@ -144,7 +146,9 @@ class RNNModel(nn.Module):
     @named(inputs=TENSOR)
     def forward(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Logits [T * B, V] and the new state, for token ids [B, T]."""
-        X = nn.functional.one_hot(inputs.T.long(), self.vocab_size).to(torch.float32)
+        X = inputs.T.long()
+        if not (isinstance(self.rnn, RNN) and self.rnn.input_size == self.vocab_size):
+            X = nn.functional.one_hot(X, self.vocab_size).to(torch.float32)
         Y, state = self.rnn(X, state)
         return self.linear(Y.reshape(-1, Y.shape[-1])), state
 

@@ -81,7 +81,7 @@ class Triton(Backend):
 
     def rnn_backward(self, a: Adjoint) -> Gradients:
         """`Reference.rnn_backward`; not differentiable."""
-        r, V, hs, _, grad_hs, grad_h_last, needs = a
+        r, V, hs, _, grad_hs, grad_h_last, needs = a[:7]
         ids, h0 = r.ids, r.h0
         checks.check_recurrence(hs, None, r.W_hh, None, h0)
         T, B, H = hs.shape
