@@ -16,17 +16,23 @@ if _BOOK.exists():
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--neon", action="store_true", help="also the ARM kernels, in qemu")
+    parser.addoption("--full", action="store_true", help="also the long sweeps")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::rnnfast.FallbackWarning")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    missing = {}
     if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+        missing["gpu"] = "there is no CUDA device"
+    if not config.getoption("--full"):
+        missing["full"] = "a long sweep: python -m pytest --full"
+    for item in items:
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 # What our operators allocate comes from malloc, which glibc then fills with 0xFE: -1.7e38.

@@ -54,17 +54,24 @@ def test_every_plan_covers_the_batch_and_fits_the_device(operation, limits):
                 assert g.cluster == 1 or limits.compute_capability >= 90
 
 
-def products_of(least_exact, limits=H100):
+def products_of(least_exact, cell=0):
     """Of all that is chosen for some sizes, where this is allowed and all that is more exact."""
     sizes = itertools.product((64, 256, 384, 512, 768, 1024), (1, 32, 128, 256, 1000))
-    asked = (question(*size, least_exact=least_exact) for size in sizes)
-    chosen = [choose_recurrence.decide(each, limits) for each in asked]
+    asked = (question(*size, least_exact=least_exact, cell=cell) for size in sizes)
+    chosen = [choose_recurrence.decide(each, H100) for each in asked]
     return {best.variant.product for best in chosen if best}
 
 
 def test_products_are_as_exact_as_is_asked_for():
-    assert products_of("FFMA") == {"FFMA"}
-    assert products_of("TF32") == {"FFMA", "TF32"}
+    relu = 1
+    assert products_of("FFMA", relu) == {"FFMA"}
+    assert products_of("TF32") == {"FFMA", "2xFP16", "TF32"}
+
+
+def test_a_bounded_state_is_multiplied_in_pairs_where_that_is_faster():
+    assert products_of("FFMA") == {"FFMA", "2xFP16"}
+    assert choose_recurrence.decide(question(512, 1), H100).variant.product == "FFMA"
+    assert choose_recurrence.decide(question(512, 128), H100).variant.product == "2xFP16"
 
 
 def test_a_less_exact_product_is_chosen_where_it_is_faster():
@@ -79,8 +86,10 @@ def test_a_less_exact_product_is_chosen_where_it_is_faster():
 def test_every_row_of_the_table_wins_for_some_call():
     """On the device it was measured on; else it is not worth its kernels."""
     batches = [2**i for i in range(11)]
-    calls = itertools.product({v.hp for v in recurrences()}, batches, OPERATIONS, EXACTNESS)
-    asked = [question(H, B, op, least_exact=product) for H, B, op, product in calls]
+    calls = itertools.product(
+        {v.hp for v in recurrences()}, batches, OPERATIONS, EXACTNESS, kernel_table.CELLS
+    )
+    asked = [question(H, B, op, least_exact=each, cell=cell) for H, B, op, each, cell in calls]
     chosen = [choose_recurrence.decide(each, H100) for each in asked]
     assert {best.variant for best in chosen if best} == set(recurrences())
 

@@ -112,6 +112,13 @@ def question(p: Problem) -> Question:
     return Question("rnn_forward", B, H, V, 32, int(p.relu), 0, precision.least_exact())
 
 
+@pytest.mark.full
+def test_a_large_batch():
+    p = make(2, 64, 250, 5)
+    assert choose_recurrence.chosen(question(p)).variant.unit == "large_batch"
+    check(p)
+
+
 def strided(t):
     return torch.stack((t, t), -1)[..., 0]
 

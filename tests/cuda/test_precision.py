@@ -25,8 +25,8 @@ def test_torch_decides(setting, least):
 
 def test_what_is_more_exact_is_allowed_too():
     assert precision.is_allowed("FFMA", "FFMA")
-    assert precision.is_allowed("3xTF32", "TF32")
-    assert not precision.is_allowed("TF32", "3xTF32")
+    assert precision.is_allowed("2xFP16", "TF32")
+    assert not precision.is_allowed("TF32", "2xFP16")
     assert all(precision.is_allowed(product, "16-bit") for product in precision.EXACTNESS)
 
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cuda/device/decode_shape.h"
+#include "cuda/device/large_batch_shape.h"
 #include "cuda/device/recurrence_shape.h"
 
 namespace rnnfast::cuda {
@@ -25,6 +26,14 @@ bool needs_of_recurrence(const int* m, Needs* needs) {
   return true;
 }
 
+// `m` has the macros in the order of the shape's members.
+bool needs_of_large_batch(const int* m, Needs* needs) {
+  const LargeBatchShape shape{m[0], m[1], m[2], m[3]};
+  if (!shape.is_valid()) return false;
+  *needs = {shape.kThreads, shape.shared_bytes(), 0};
+  return true;
+}
+
 // `m` has the macros in the order of the shape's members, then whether a block holds the tables.
 bool needs_of_decode(const int* m, int64_t H, int64_t V, Needs* needs) {
   const DecodeShape shape{m[0], m[1], m[2], m[3], m[4]};
@@ -42,6 +51,7 @@ extern "C" __attribute__((visibility("default"))) int rnnfast_cuda_needs(
     const char* unit, const int* macros, int64_t H, int64_t V, rnnfast::cuda::Needs* needs) {
   using namespace rnnfast::cuda;
   if (std::strcmp(unit, "recurrence") == 0) return needs_of_recurrence(macros, needs);
+  if (std::strcmp(unit, "large_batch") == 0) return needs_of_large_batch(macros, needs);
   if (std::strcmp(unit, "decode") == 0) return needs_of_decode(macros, H, V, needs);
   return 0;
 }

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from rnnfast.backends.cuda import bridge, precision
 from rnnfast.backends.cuda.bridge import Geometry, Limits, Plan, Question
-from rnnfast.backends.cuda.kernel_table import Variant, padded, table
+from rnnfast.backends.cuda.kernel_table import TANH, Needs, Variant, padded, table
 
 CYCLES_PER_US = 1.9e3  # of the table, whatever the device's clock is
 # How many clusters an H100 runs at once, by their size, of 132 multiprocessors [measured]. Until
@@ -106,10 +106,16 @@ def candidates(question: Question, limits: Limits, known: dict[Variant, int]) ->
             variant.unit != "decode"
             and variant.runs_on(limits.compute_capability)
             and variant.hp == padded(question.H, variant.unit)
-            and precision.is_allowed(variant.product, question.least_exact)
+            and precision.is_allowed(variant.product, _least_exact(question))
             and (choice := fit(variant, question, limits, known.get(variant)))
         ):
             yield choice
+
+
+def _least_exact(question: Question) -> str:
+    """A state that tanh bounds is as near to float64 by 2xFP16 as by torch's own float32."""
+    bounded = question.cell == TANH and question.least_exact == "FFMA"
+    return "2xFP16" if bounded else question.least_exact
 
 
 def by_steps(question: Question, limits: Limits) -> float:
@@ -129,14 +135,17 @@ def fit(
         return None
     if resident is None:
         resident = _assumed(variant, limits)
-    room = (limits.shared_bytes - needs.fixed_bytes) // needs.group_bytes
+    room = _groups(needs, limits)
     if resident < 1 or room < 1:
         return None
     of_group = variant["ROWS"]
     share = -(-question.B // resident)  # rows per cluster if all are to run at once
     groups = min(room, -(-share // of_group))
     used = -(-question.B // (groups * of_group))
+    if variant.cluster > 1:  # fewer rows each, where that takes no further wave
+        used = min(-(-used // resident) * resident, question.B)
     rows = -(-question.B // used)  # as even as it goes
+    used = -(-question.B // rows)
     groups, waves = -(-rows // of_group), -(-used // resident)
     sharing = -(-min(used, resident) * variant.cluster // limits.multiprocessors)
     geometry = Geometry(
@@ -149,6 +158,12 @@ def fit(
     plan = Plan(variant.unit, question.operation, options, geometry, rows)
     step = waves * max(sharing * groups * cycles.issue, cycles.issue + cycles.latency)
     return Choice(variant, plan, resident, waves, step / CYCLES_PER_US, cycles.source)
+
+
+def _groups(needs: Needs, limits: Limits) -> int:
+    """For how many groups of rows a block has room."""
+    room = limits.shared_bytes - needs.fixed_bytes
+    return room // needs.group_bytes if needs.group_bytes else int(room >= 0)
 
 
 def _assumed(variant: Variant, limits: Limits) -> int:

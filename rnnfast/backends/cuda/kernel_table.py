@@ -21,11 +21,13 @@ from rnnfast.backends.cuda import bridge
 # Of the variants in the table, in the order of the members of the unit's shape.
 MACROS = {
     "recurrence": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS", "PRODUCT"),
+    "large_batch": ("HP", "CLUSTER", "ROWS", "PRODUCT"),
     "decode": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS"),
 }
-PRODUCTS = ("FFMA", "TF32")  # RF_PRODUCT
+PRODUCTS = ("FFMA", "TF32", "2xFP16")  # RF_PRODUCT
 OPERATIONS = ("rnn_forward", "rnn_backward")
-CELLS = (0, 1)  # that the kernels have, by their codes in csrc/cells/cells.h
+TANH = 0  # its code in csrc/cells/cells.h
+CELLS = (TANH, 1)  # that the kernels have
 
 _REALS = ("-DRF_REAL=float", "-DRF_REAL=double")
 # The units without variants, and all options that csrc/ launches them with.
@@ -172,7 +174,7 @@ def _decodes(variant: Variant) -> Iterator[Kernels]:
             yield Kernels(variant.unit, options)
 
 
-_OF_UNIT = {"recurrence": _recurrences, "decode": _decodes}
+_OF_UNIT = {"recurrence": _recurrences, "large_batch": _recurrences, "decode": _decodes}
 
 
 @functools.cache

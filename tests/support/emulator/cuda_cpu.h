@@ -118,6 +118,8 @@ void mbarrier_init(Mbarrier* barrier, unsigned count);
 void mbarrier_arrive(Mbarrier* barrier, int expected_bytes);
 bool mbarrier_done(Mbarrier* barrier, unsigned parity);  // yields where it is not
 void store_async(void* to, const void* value, int bytes, void* barrier);
+// cp.async.bulk to another block: reads its source when it arrives, in pieces.
+void copy_bulk(void* to, const void* from, int bytes, void* barrier);
 
 // ---- narrow floats and tensor cores
 unsigned bfloat16(float x);  // round to nearest, ties to even
@@ -141,6 +143,17 @@ struct HalvesB {
 };
 void mma_tf32(float (&d)[4], FloatsA a, FloatsB b);
 void mma_16(bool is_bfloat16, float (&d)[4], HalvesA a, HalvesB b);
+
+// wgmma, performed when the warp waits for it or before, by the throw of a coin. Of B, `tile` rows
+// of core matrices, only the first real_rows are read, and of d only what belongs to them is a
+// number.
+struct CoreMatrices {
+  const unsigned char* at;
+  int along_k;  // bytes from one to the next
+};
+void wgmma(float* d, int tile, const unsigned (&a)[4], CoreMatrices b, int real_rows);
+void wgmma(float* d, int tile, CoreMatrices a, CoreMatrices b, int real_rows);
+void wgmma_wait();
 
 template <class T>
 T from_lane(T value, int source) {
@@ -228,6 +241,8 @@ EMULATOR_ATOMIC T atomicMax(T* at, T value) {
 // ---- arithmetic
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
+inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
+inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
 inline long long min(long long a, long long b) { return a < b ? a : b; }
 inline long long max(long long a, long long b) { return a > b ? a : b; }
 template <class T>

@@ -60,9 +60,11 @@ void deliver(size_t i) {
   if (store.barrier->count <= 0) return report("a store completes on an uninitialised mbarrier");
   TSAN(void* current = __tsan_get_current_fiber(); void* agent = __tsan_create_fiber(0);
        __tsan_switch_to_fiber(agent, 1); __tsan_acquire(store.history);
+       if (store.from) __tsan_read_range(const_cast<unsigned char*>(store.from), store.bytes);
        __tsan_write_range(store.to, store.bytes);)
+  const unsigned char* from = store.from ? store.from : store.data;
   for (int k = 0; k < store.bytes; ++k) {  // not memcpy: the sanitizer would see it read the sender
-    *static_cast<volatile unsigned char*>(store.to + k) = store.data[k];
+    *static_cast<volatile unsigned char*>(store.to + k) = from[k];
   }
   store.barrier->bytes -= store.bytes;
   complete_where_due(store.barrier);
@@ -150,12 +152,9 @@ bool mbarrier_done(Mbarrier* barrier, unsigned parity) {
   return true;
 }
 
-void store_async(void* to, const void* value, int bytes, void* barrier) {
-  if (reinterpret_cast<uintptr_t>(to) % bytes != 0) {
-    fail("an asynchronous store of %d bytes is misaligned", bytes);
-  }
-  Store store;
-  memcpy(store.data, value, bytes);
+namespace {
+
+void send(Store store, void* to, int bytes, void* barrier) {
   store.to = static_cast<unsigned char*>(to);
   store.bytes = bytes;
   store.barrier = static_cast<Mbarrier*>(barrier);
@@ -169,6 +168,30 @@ void store_async(void* to, const void* value, int bytes, void* barrier) {
   under_way.push_back(std::move(store));
   most_under_way = std::max<unsigned long long>(most_under_way, under_way.size());
   if (!random_order) deliver(under_way.size() - 1);
+}
+
+}  // namespace
+
+void store_async(void* to, const void* value, int bytes, void* barrier) {
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0) {
+    fail("an asynchronous store of %d bytes is misaligned", bytes);
+  }
+  Store store{};
+  memcpy(store.data, value, bytes);
+  send(store, to, bytes, barrier);
+}
+
+void copy_bulk(void* to, const void* from, int bytes, void* barrier) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | bytes) % 16 != 0) {
+    fail("a bulk copy of %d bytes is misaligned", bytes);
+  }
+  constexpr int kMostPieces = 4;
+  const int piece = random_order ? (bytes / 16 + kMostPieces - 1) / kMostPieces * 16 : bytes;
+  for (int at = 0; at < bytes; at += piece) {
+    Store store{};
+    store.from = static_cast<const unsigned char*>(from) + at;
+    send(store, static_cast<unsigned char*>(to) + at, std::min(piece, bytes - at), barrier);
+  }
 }
 
 }  // namespace emulator

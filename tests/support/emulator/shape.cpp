@@ -1,4 +1,5 @@
-// RecurrenceShape for the tests: members in its order, as 7 integers.
+// The variants' shapes for the tests: members in their order, as integers.
+#include "large_batch_shape.h"
 #include "recurrence_shape.h"
 
 namespace {
@@ -13,4 +14,10 @@ extern "C" int shape_is_valid(const int* members) { return shape(members).is_val
 
 extern "C" long long shape_shared_bytes(const int* members, int groups) {
   return shape(members).shared_bytes(groups);
+}
+
+// -1: there is no such shape.
+extern "C" int shape_large_batch_bytes(const int* m) {
+  const rnnfast::cuda::LargeBatchShape shape{m[0], m[1], m[2], m[3]};
+  return shape.is_valid() ? shape.shared_bytes() : -1;
 }

@@ -1,0 +1,80 @@
+// What the parts of large_batch.cu share: the variant, the problem, and numbers as float16.
+#pragma once
+
+#include "large_batch_ptx.cuh"
+#include "large_batch_shape.h"
+#include "number_math.cuh"
+#include "params.h"
+
+namespace rnnfast::cuda {
+
+constexpr LargeBatchShape kShape{
+    .hp = RF_HP, .cluster = RF_CLUSTER, .rows = RF_ROWS, .product = RF_PRODUCT};
+static_assert(kShape.is_valid(), "no such variant: see large_batch_shape.h");
+
+constexpr bool kBackward = RF_BACKWARD != 0;
+constexpr int kHp = RF_HP, kCluster = RF_CLUSTER, kHalves = kShape.halves(), kTile = kShape.tile();
+constexpr int kColumns = LargeBatchShape::kColumns;
+constexpr int kThreads = LargeBatchShape::kThreads, kWarps = LargeBatchShape::kWarps;
+constexpr int kSources = kShape.sources();
+constexpr int kStepsOfSource = kColumns / 16;  // the tensor cores' own k
+constexpr unsigned kAllLanes = ~0u;
+
+using Activation = cells::ActivationOf<RF_CELL>::type;
+using Math = NumberMath<float>;
+constexpr bool kBounded = !kBackward && RF_CELL == cells::kTanh;  // what is sent is at most 1
+
+// Both directions as one problem: out_s = f(in_s, out_{s-1} M), with M = W_hh or W_hh^T.
+struct Sequence {
+  int T, B, H, rows;  // rows: of the batch, for a cluster
+  long long V;
+  const long long* ids;
+  long long ids_stride_t, ids_stride_b;
+  const float* in;     // x, or grad_hs (or null)
+  const float* saved;  // backward: hs
+  const float* W_hh;   // M[k][column] lies at W_hh + k * along_k + column * along_column
+  int along_k, along_column;
+  const float* bias;   // forward: b_h or null
+  const float* first;  // h0, or grad_h_last (or null)
+  float* out;          // hs, or dz
+  float* last;         // h_last, or grad_h0; or null
+  long long wait_limit;
+  int* error;
+
+  RF_DEVICE float weight(int k, int column) const {  // H^2 is far below 2^31
+    return W_hh[k * along_k + column * along_column];
+  }
+};
+
+RF_DEVICE void report(int* error, Error code) { atomicCAS(error, int{kErrorNone}, int{code}); }
+
+RF_DEVICE bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }
+
+// The bits of |x|, which are ordered as the values are; 0 where x is not finite, so that infinity
+// takes no bits from the numbers beside it.
+RF_DEVICE unsigned finite_magnitude(float x) {
+  return is_finite(x) ? __float_as_uint(x) & 0x7fffffffu : 0;
+}
+
+// A power of two that brings numbers to 2^14 at most, where float16 has all its bits and room for
+// many products, and its inverse. `largest` is the largest of their finite magnitudes.
+struct Scale {
+  float up, down;
+  RF_DEVICE explicit Scale(unsigned largest) {
+    const unsigned exponent = max(largest >> 23, 14u);  // below, `down` would be subnormal
+    up = __uint_as_float((267 - exponent) << 23);
+    down = __uint_as_float((exponent - 13) << 23);
+  }
+};
+
+// Two floats as float16: high + low has 22 bits of each. low is 0 where high is not finite.
+struct Halves {
+  unsigned high, low;
+  RF_DEVICE explicit Halves(float2 v) : high(to_float16(v)) {
+    const float2 rounded = to_floats(high);
+    low = to_float16(make_float2(is_finite(rounded.x) ? v.x - rounded.x : 0.f,
+                                 is_finite(rounded.y) ? v.y - rounded.y : 0.f));
+  }
+};
+
+}  // namespace rnnfast::cuda

@@ -1,0 +1,96 @@
+// How the blocks of a cluster give each other the new h, and wait for it.
+//
+// h is kept twice, for odd and for even steps; each block has the whole h of its rows. When a block
+// has its slice of h_{s+1} together, it sends it to each other block as one bulk copy. For each of
+// the two buffers and each other block there is one mbarrier, full[buffer][source], whose phase
+// ends when that slice has come. Of the four groups of warps each waits for the slices that it
+// multiplies. There is no other synchronisation between blocks from the first step to the last.
+//
+// Why two buffers suffice. A slice of h_{s+2} overwrites one of h_s in block c. Its sender has
+// waited for all slices of h_{s+1}, that of c among them, which c sends after the barrier of the
+// block behind which all its warps have read h_s. For the same reason the slice of h_s that a block
+// still copies from is not overwritten: the block writes its part of h_{s+2} when it has all of
+// h_{s+1}, and its senders had received h_s before they sent that.
+//
+// Why no phase is missed. No byte of h_{s+2} comes to c before each warp of c has passed that
+// barrier, and so has seen the phase of h_s end: the parity never flips twice under a warp that
+// waits.
+//
+// One lane announces the bytes of h_{s+2} after its own wait for h_s. They may come earlier than
+// that: the phase stays open, for one arrival is missing.
+//
+// What threads write the copies read through another proxy: fence_async() of the writers and then a
+// barrier of the block stand between them, and also before the block's own products.
+//
+// No deadlock: each block sends h_{s+1} unconditionally after its waits for h_s, h_0 lies there
+// from the start, and the blocks of one cluster run at the same time by the rules of the launch.
+// Where a wait passes its limit nevertheless, the warp goes through its remaining steps without
+// waiting or sending, so that all meet at the barriers of the block, and the error is reported.
+#pragma once
+
+#include "large_batch_state.cuh"
+
+namespace rnnfast::cuda {
+
+class Exchange {
+ public:
+  // `last` is the last state that is sent.
+  RF_DEVICE Exchange(const Sequence& p, const State& state, int rank, int last)
+      : state_(state), limit_(p.wait_limit), error_(p.error), rank_(rank), last_(last) {
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < 2 * kCluster; ++i) {
+        mbarrier_init(full(0, i), 1);
+        mbarrier_expect(full(0, i), state.slice_bytes());
+      }
+      mbarrier_init_fence();
+    }
+  }
+
+  // Until the slice of h_s from this block has come.
+  RF_DEVICE void wait(int s, int source) {
+    if (s == 0 || source == rank_) return;
+    Mbarrier* arrived = full(s & 1, source);
+    if (running_ && !is_done(arrived, (s - 1) >> 1 & 1)) running_ = false;
+    const bool announces = threadIdx.x % 128 == 0 && s + 2 <= last_;
+    if (running_ && announces) mbarrier_expect(arrived, state_.slice_bytes());
+  }
+
+  // The slice of h_{s+1}, when all of the block have written it and passed a barrier. Each of the
+  // first warps serves one block; each block begins behind itself, which spreads the traffic.
+  RF_DEVICE void send(int s) const {
+    // Not kept from step to step: W_hh fills the registers.
+    const int warp = keep_in_register(static_cast<int>(threadIdx.x >> 5));
+    if (!running_ || s >= last_ || warp >= kCluster - 1 || threadIdx.x % 32 != 0) return;
+    const unsigned block = (rank_ + 1 + warp) % kCluster;
+    const int buffer = ~s & 1;
+    const unsigned char* slice = state_.slice(buffer, rank_);
+    copy_to_block(in_block(slice, block), slice, state_.slice_bytes(),
+                  in_block(full(buffer, rank_), block));
+  }
+
+ private:
+  RF_DEVICE static Mbarrier* full(int buffer, int source) {
+    return reinterpret_cast<Mbarrier*>(dynamic_shared()) + buffer * kCluster + source;
+  }
+
+  // The same answer for the whole warp, so that it never parts.
+  RF_DEVICE bool is_done(Mbarrier* arrived, unsigned parity) const {
+    if (__all_sync(kAllLanes, mbarrier_done(arrived, parity))) return true;
+    const long long start = clock64();
+    while (!__all_sync(kAllLanes, mbarrier_done(arrived, parity))) {
+      if (__any_sync(kAllLanes, clock64() - start > limit_)) {
+        report(error_, kErrorTimeout);
+        return false;
+      }
+    }
+    return true;
+  }
+
+  const State& state_;
+  long long limit_;
+  int* error_;
+  int rank_, last_;
+  bool running_ = true;
+};
+
+}  // namespace rnnfast::cuda

@@ -1,0 +1,58 @@
+// How a variant of large_batch.cu divides its work, from its macros: for the device and for whoever
+// launches it on the host. No includes: NVRTC compiles this file as well.
+#pragma once
+
+namespace rnnfast::cuda {
+
+// A block has 64 columns of W_hh, a cluster all of them. The members are the macros.
+struct LargeBatchShape {
+  int hp, cluster;  // H rounded up to 64 columns a block
+  int rows;         // of the batch, at most, in a cluster
+  int product;      // 1: as exact as TF32, 2: as exact as float32
+
+  static constexpr int kColumns = 64, kWarps = 16, kThreads = 512;
+  static constexpr int kGroups = 4;  // of four warps, each with its own part of k
+  static constexpr int kBarrierBytes = 256, kMostBytes = 227 * 1024;
+
+  constexpr int sources() const { return cluster / kGroups; }  // blocks that feed a group's part
+
+  // float16 numbers that a factor of a product is the sum of, and the rows of them that the tensor
+  // cores multiply at once.
+  constexpr int halves() const { return product; }
+  constexpr int tile() const {
+    const int needed = halves() * rows;
+    return needed <= 16 ? 16 : needed <= 24 ? 24 : 40;
+  }
+
+  // The registers hold 64 float16 pairs of weights a thread. What is more lies in shared memory.
+  constexpr bool low_in_shared() const { return halves() == 2 && hp > 512; }
+
+  // h is kept as the tensor cores read it: units of 8 k, each with 16 bytes for each half of a row.
+  // An odd number of them spreads the units over all banks of the shared memory.
+  constexpr int unit_bytes(int rows) const { return (halves() * rows | 1) * 16; }
+  // The part of h that a block makes, and a factor for each row.
+  constexpr int slice_bytes(int rows) const {
+    return kColumns / 8 * unit_bytes(rows) + (rows + 3) / 4 * 16;
+  }
+
+  // Floats from one row of partial sums to the next: those that write meet on no bank.
+  constexpr int partials_stride() const { return kColumns + 4 * halves(); }
+
+  // Shared memory: mbarriers, the columns' maxima, low halves of weights, partial sums, h twice,
+  // and what the tensor cores read past the last row.
+  constexpr int maxima_at() const { return kBarrierBytes; }
+  constexpr int low_at() const { return maxima_at() + kColumns * 4; }
+  constexpr int partials_at() const { return low_at() + (low_in_shared() ? hp * kColumns * 2 : 0); }
+  constexpr int state_at() const { return partials_at() + kGroups * rows * partials_stride() * 4; }
+  constexpr int shared_bytes() const {
+    return state_at() + 2 * cluster * slice_bytes(rows) + tile() * 16;
+  }
+
+  constexpr bool is_valid() const {
+    return (cluster == 4 || cluster == 8 || cluster == 16) && hp == kColumns * cluster &&
+           (product == 1 || product == 2) && rows > 0 && halves() * rows <= 40 &&
+           shared_bytes() <= kMostBytes;
+  }
+};
+
+}  // namespace rnnfast::cuda

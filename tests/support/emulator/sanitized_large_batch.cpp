@@ -1,0 +1,36 @@
+// One launch per seed under ThreadSanitizer: no other thread may touch what a thread writes without
+// a barrier or an arrival between them. Compiled with the macros of large_batch.cu.
+#include <cstdio>
+#include <vector>
+
+#include "cuda_cpu.h"
+#include "emulator.h"
+#include "large_batch.cu"
+
+namespace {
+
+using namespace rnnfast::cuda;
+
+void kernel(const void* params) { rnn_forward(*static_cast<const RnnForwardParams*>(params)); }
+
+}  // namespace
+
+int main() {
+  constexpr int T = 4, V = 3, H = kHp - 1, rows = 3, B = rows;
+  std::vector<float> x(V * H, 0.25f), W_hh(H * H, 1.0f / H), b_h(H, 0.5f), h0(B * H, 0.125f);
+  std::vector<float> hs(T * B * H), h_last(B * H);
+  std::vector<long long> ids(T * B, V - 1);
+  int error = 0;
+  const RnnForwardParams params{
+      T,           B,          H,         V,         ids.data(),    B,    1,         x.data(),
+      W_hh.data(), b_h.data(), h0.data(), hs.data(), h_last.data(), rows, 1ll << 40, &error};
+  for (unsigned seed = 0; seed < 2; ++seed) {
+    const EmulatorGeometry geometry{
+        kCluster, kCluster, kThreads, static_cast<unsigned>(kShape.shared_bytes()), seed, 1};
+    if (emulator_launch(kernel, &params, &geometry) != 0) {
+      std::printf("%s\n", emulator_message());
+      return 1;
+    }
+  }
+  return error;
+}
