@@ -5,7 +5,7 @@ h_t = act(W_xh[x_t] + h_{t-1} W_hh + b_h),  logits_t = h_t W_hq + b_q,  mean cro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,8 +25,14 @@ from bench.cases import (
     Stack,
 )
 
-_ACT = {"tanh": np.tanh, "relu": lambda z: np.maximum(z, 0)}
-_SLOPE = {"tanh": lambda h: 1 - h**2, "relu": lambda h: (h > 0).astype(h.dtype)}  # from h = act(z)
+_ACT: dict[str, Callable[[Floats], Floats]] = {
+    "tanh": np.tanh,
+    "relu": lambda z: np.maximum(z, 0),
+}
+_SLOPE: dict[str, Callable[[Floats], Floats]] = {  # at h = act(z)
+    "tanh": lambda h: 1 - h**2,
+    "relu": lambda h: (h > 0).astype(h.dtype),
+}
 
 Named = dict[str, Floats]
 
@@ -49,11 +55,10 @@ class BookTruth:
 
     def of(self, op: str) -> Named:
         """train: the loss, and what clipping and SGD subtract from each parameter."""
-        loss, steps = self._first_step if op in ("train", "forward") else (None, None)
-        if op == "forward":
-            return {"loss": np.array(loss)}
-        if op == "train":
-            return {"loss": np.array(loss), **dict(zip(PARAMETERS, steps, strict=True))}
+        if op in ("train", "forward"):
+            loss, steps = self._first_step
+            taken = dict(zip(PARAMETERS, steps, strict=True)) if op == "train" else {}
+            return {"loss": np.array(loss), **taken}
         if op == "clip":
             return dict(zip(PARAMETERS, _clipped(self._params), strict=True))
         hs = self._hidden_states(self._ids[0])

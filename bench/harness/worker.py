@@ -18,7 +18,6 @@ import numpy as np
 from bench.cases import Case, CharVocab, from_message
 from bench.harness.clock import clock_for
 from bench.harness.protocol import Message, serve
-from bench.peers import Peer
 
 
 class Host:
@@ -27,13 +26,14 @@ class Host:
     def __init__(self, module: str, variant: str, threads: int, device: str) -> None:
         self._name, self._variant = f"bench.peers.{module}", variant
         self._threads, self._device = threads, device
+        self._peer: Any = None  # a Peer
 
     def setup(self, case: Message) -> Message:
         """Make the peer for a case; says which operations it has."""
         self._case = from_message(case)
         module = importlib.import_module(self._name)
         self._calls: dict[str, Callable[[], Any]] = {}
-        self._peer: Peer = None  # the one of the case before may hold much memory
+        self._peer = None  # the one of the case before may hold much memory
         self._peer = module.make(self._variant, self._case.problem(), self._threads, self._device)
         self._clock = clock_for(self._device)
         self._calls = {op: self._call(op) for op in self._case.ops if hasattr(self._peer, op)}

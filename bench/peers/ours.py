@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any
 
@@ -17,13 +16,14 @@ from torch import Tensor, nn
 
 import rnnfast
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, CharVocab, Problem
-from bench.peers.tensors import Result, batches_of, copy, graphed, params_of, with_gradients
+from bench.peers.captured import Captured
+from bench.peers.tensors import batches_of, copy, params_of
 from rnnfast import d2l, functional
 
 try:
     from rnnfast.book import textbook
 except ImportError:  # up to ea4864a the package had no rooms
-    from rnnfast import textbook
+    from rnnfast import textbook  # type: ignore[no-redef,attr-defined]  # of another commit
 
 
 def make(variant: str, problem: Problem, threads: int, device: str) -> Level | Functional:
@@ -132,97 +132,41 @@ class Loop(Level):
         )
 
 
-class Functional:
-    """`rnnfast.functional` on tensors of the device; what is captured is so at its first call."""
+class Functional(Captured):
+    """`rnnfast.functional` on tensors of the device."""
 
     def __init__(self, problem: Problem, device: str, graph: bool) -> None:
-        self._problem, self._device, self._graph = problem, device, graph
-        self._leaves = params_of(problem, grad=True, device=device)
-        self._fixed = params_of(problem, grad=False, device=device)
-        self._trained = params_of(problem, grad=False, device=device)
-        self._grads = [torch.empty_like(p) for p in self._trained]
-        self._batches = [
-            (X.T.contiguous(), Y.T.contiguous()) for X, Y in batches_of(problem, device)
-        ]
-        X, Y = self._batches[0]
-        self._X, self._Y = X.clone(), Y.clone()
-        self._h0 = torch.zeros(X.shape[1], len(self._fixed[1]), device=device)
-        self._h, self._loss = self._h0.clone(), torch.zeros((), device=device)
-        self._first = torch.full((1,), FIRST, device=device)
-
-    def states(self) -> Tensor:
-        return self._states()
-
-    def gradients(self) -> tuple[Tensor, ...]:
-        return self._gradients()
-
-    def clip(self) -> tuple[Tensor, ...]:
-        return self._clip()
-
-    def train(self, steps: int) -> float:
-        step = self._step
-        self._h.zero_()
-        self._loss.zero_()
-        for X, Y in self._batches[:steps]:
-            self._X.copy_(X)
-            self._Y.copy_(Y)
-            step()
-        return self._loss.item() / steps
-
-    def params(self) -> list[Tensor]:
-        return self._trained
-
-    def reset(self) -> None:
-        copy(self._fixed, self._trained)
+        leaves = params_of(problem, grad=True, device=device)
+        trained = params_of(problem, grad=False, device=device)
+        super().__init__(problem, device, graph, leaves, trained)
+        self._X, self._Y = self._X.T.contiguous(), self._Y.T.contiguous()
+        self._batches = [(X.T.contiguous(), Y.T.contiguous()) for X, Y in self._batches]
+        self._grads = [torch.empty_like(p) for p in trained]
+        self._h0 = torch.zeros_like(self._h)
 
     def generate(self) -> list[int]:
-        h0, params = self._h0[:1], tuple(self._fixed)
-        ids, _ = functional.greedy_decode(self._first, h0, params, GENERATED)
+        """All ids in one call."""
+        params, first = tuple(self._leaves), torch.full((1,), FIRST, device=self._device)
+        ids, _ = functional.greedy_decode(first, self._h0[:1], params, GENERATED)
         chosen: list[int] = ids[:, 0].tolist()
         return chosen
 
-    @cached_property
-    def _states(self) -> Callable[[], Tensor]:
-        return self._made(lambda: functional.rnn(self._X, self._h0, *self._fixed[:3])[0])
+    @torch.no_grad()
+    def _states(self) -> Tensor:
+        return functional.rnn(self._X, self._h0, *self._leaves[:3])[0]
 
-    @cached_property
-    def _gradients(self) -> Callable[[], tuple[Tensor, ...]]:
-        grad_hs = torch.from_numpy(self._problem.grad_hs).to(self._device)
+    def _gradients(self) -> tuple[Tensor, ...]:
+        hs, _ = functional.rnn(self._X, self._h0, *self._leaves[:3])
+        return hs.detach(), *torch.autograd.grad(hs, self._leaves[:3], self._grad_hs)
 
-        def call() -> tuple[Tensor, ...]:
-            hs, _ = functional.rnn(self._X, self._h0, *self._leaves[:3])
-            return hs.detach(), *torch.autograd.grad(hs, self._leaves[:3], grad_hs)
+    def _step(self) -> None:
+        params, rates = tuple(self._trained), (LEARNING_RATE, CLIP)
+        loss = functional.train_step_(self._X, self._Y, params, self._grads, self._h, *rates)
+        self._loss.add_(loss)
 
-        return self._made(call)
-
-    @cached_property
-    def _step(self) -> Callable[[], None]:
-        params = tuple(self._trained)
-
-        def call() -> None:
-            loss = functional.train_step_(
-                self._X, self._Y, params, self._grads, self._h, LEARNING_RATE, CLIP
-            )
-            self._loss.add_(loss)
-
-        made = self._made(call)
-        self.reset()  # capturing has trained
-        return made
-
-    @cached_property
-    def _clip(self) -> Callable[[], tuple[Tensor, ...]]:
-        grads = with_gradients(self._leaves)
-
-        def call() -> tuple[Tensor, ...]:
-            rnnfast.clip_grad_norm_(self._leaves, CLIP)
-            return tuple(grads)
-
-        made = self._made(call)
-        copy(self._leaves, grads)  # capturing has clipped
-        return made
-
-    def _made(self, call: Callable[[], Result]) -> Callable[[], Result]:
-        return graphed(call, self._device) if self._graph else call
+    def _clip(self) -> tuple[Tensor, ...]:
+        rnnfast.clip_grad_norm_(self._leaves, CLIP)
+        return tuple(p.grad for p in self._leaves if p.grad is not None)
 
 
 def _net(problem: Problem, device: str) -> rnnfast.RNNModelScratch:

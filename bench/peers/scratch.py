@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Problem
-from bench.peers.tensors import batches_of, copy, params_of, with_gradients
+from bench.peers.tensors import batches_of, copy, params_of
 from rnnfast.book import textbook
 
 
@@ -91,7 +91,9 @@ class Scratch:
 
     @cached_property
     def _clipped(self) -> list[Tensor]:
-        return with_gradients(self._fixed.params)
+        for p in self._fixed.params:
+            p.grad = p.detach().clone()
+        return [p.grad for p in self._fixed.params if p.grad is not None]
 
     def _hidden_states(self) -> Tensor:
         W_xh, W_hh, b_h, *_ = self._fixed.params

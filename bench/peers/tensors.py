@@ -32,14 +32,6 @@ def copy(sources: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
         target.copy_(source)
 
 
-def with_gradients(params: Iterable[Tensor]) -> list[Tensor]:
-    """Give every parameter a gradient equal to itself, for the operation "clip"."""
-    params = list(params)
-    for p in params:
-        p.grad = p.detach().clone()
-    return [p.grad for p in params if p.grad is not None]
-
-
 def graphed(call: Callable[[], Result], device: str) -> Callable[[], Result]:
     """The call as a CUDA graph, its results overwritten by each replay; at a rehearsal, itself."""
     if device == "cpu":

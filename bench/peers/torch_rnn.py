@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +57,7 @@ class CharRNN(nn.Module):
         return [p for p in self.parameters() if p.requires_grad]
 
 
-def as_problem(params: list[nn.Parameter]) -> list[Tensor]:
+def as_problem(params: Sequence[Tensor]) -> list[Tensor]:
     """Transposed as the problem has them."""
     return [p.detach().T if p.dim() == 2 else p.detach() for p in params]
 
