@@ -194,14 +194,14 @@ def explain(
     explanation = _explain(_forced.get(), call)
     backend, H = _BACKENDS[explanation.backend], _hidden_units(example)
     from rnnfast.nn.explain import explain_layers  # both stand above this module
-    from rnnfast.training import levels
+    from rnnfast.training.choose import last_choice
 
     is_module = isinstance(example, torch.nn.Module)
     return dataclasses.replace(
         explanation,
         layers=tuple(explain_layers(example) if is_module else ()),
         variants=tuple(backend.variants(torch.device(device), dtype, H)),
-        training=levels.last_choice(),
+        training=last_choice(),
     )
 
 

@@ -32,7 +32,7 @@ from rnnfast.book.arguments import (
 from rnnfast.book.console import show
 from rnnfast.book.generation import predict_ch8
 from rnnfast.book.meters import Animator, Timer
-from rnnfast.training import levels
+from rnnfast.training import choose, levels
 
 _UPDATER = Kind(
     "an optimizer of torch, or a function called as updater(batch_size=1)",
@@ -101,12 +101,12 @@ def train_epoch_ch8(
     Source: the book's function of that name.
     """
     timer, state, losses = Timer(), None, _LossSum()
-    step, _ = levels.choose(net, loss, updater, clip)
+    step, _ = choose.level_for(net, loss, updater, clip)
     if isinstance(device, str):
         device = torch.device(device)  # once: each .to() would read the name again
     try:
-        at_once = (lambda X: 1) if use_random_iter else step.at_once
-        for batches, is_last in _groups(train_iter, at_once):
+        group_size = (lambda X: 1) if use_random_iter else step.group_size
+        for batches, is_last in _groups(train_iter, group_size):
             step.gradients_are_seen = is_last
             if state is None or use_random_iter:
                 state = net.begin_state(batch_size=batches[0][0].shape[0], device=device)
@@ -117,7 +117,7 @@ def train_epoch_ch8(
     finally:
         step.finish()
     total, tokens = losses.total()
-    total += step.summed()
+    total += step.unreturned_loss()
     if not tokens:
         raise ValueError("train_iter gives no batch: the text is shorter than one batch needs")
     return math.exp(total / tokens), tokens / timer.stop()
@@ -220,10 +220,10 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def _groups(
-    batches: Iterable[Any], at_once: Callable[[Tensor], int]
+    batches: Iterable[Any], group_size: Callable[[Tensor], int]
 ) -> Iterator[tuple[list[Any], bool]]:
     """Batches to be trained together, and whether the last is among them: the one whose gradients
-    the caller will find. at_once(X) is the number of batches like its first.
+    the caller will find. group_size(X) is the number of batches like its first.
 
     One at a time, and always "yes", for an iterable of a foreign kind: it may fill the same tensors
     anew, so that a look at the next batch would change this one.
@@ -235,7 +235,7 @@ def _groups(
         return
     group, size = list(itertools.islice(rest, 1)), 0
     while group:
-        size = size or at_once(group[0][0])
+        size = size or group_size(group[0][0])
         group += itertools.islice(rest, size - len(group))
         following = list(itertools.islice(rest, 1))
         yield group, not following

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,40 +17,11 @@ class CaptureError(RuntimeError):
     """A step cannot be captured; the message says why."""
 
 
-class Mark(Protocol):
-    """A point in the order of the device's work."""
+class Device:
+    """What a graphed step needs of CUDA: every call but `read` returns before its work is done.
 
-    def synchronize(self) -> None:
-        """Wait until the work before it is done."""
-
-
-class Device(Protocol):
-    """What a graphed step needs of CUDA. Every call but `read` returns before its work is done."""
-
-    def staging(self, *shape: int) -> Tensor:
-        """An int64 buffer on the host that the device can copy from by itself."""
-
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        """Copy to a tensor of the device, in the order of its work."""
-
-    def mark(self) -> Mark:
-        """The point behind all work so far."""
-
-    def aside(self) -> AbstractContextManager[None]:
-        """Work on the stream that is used for capturing; ordered with what is around the block."""
-
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record `work` without executing it. Returns what replays it."""
-
-    def owns(self, tensor: Tensor) -> bool:
-        """Whether a tensor lies on the device."""
-
-    def read(self, value: Tensor) -> float:
-        """A number, once all work before is done."""
-
-
-class Cuda:
-    """The real one: pinned memory, events, one side stream, CUDA graphs that share a pool."""
+    It has pinned memory, events, one side stream, and CUDA graphs that share a pool.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -58,18 +29,22 @@ class Cuda:
         self._pool: Any = None
 
     def staging(self, *shape: int) -> Tensor:
+        """An int64 buffer on the host that the device can copy from by itself."""
         return torch.empty(shape, dtype=torch.int64, pin_memory=True)
 
     def copy(self, target: Tensor, source: Tensor) -> None:
+        """Copy to a tensor of the device, in the order of its work."""
         target.copy_(source, non_blocking=True)
 
-    def mark(self) -> Mark:
+    def mark(self) -> torch.cuda.Event:
+        """The point behind all work so far."""
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(self._device))
         return event
 
     @contextmanager
     def aside(self) -> Iterator[None]:
+        """Work on the stream that is used for capturing, ordered with what is around the block."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         try:
@@ -79,6 +54,7 @@ class Cuda:
             current.wait_stream(self._stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record `work` without executing it. Returns what replays it."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device):
             current = torch.cuda.current_stream()
@@ -97,9 +73,11 @@ class Cuda:
         return replay
 
     def owns(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies on the device."""
         return tensor.device == self._device
 
     def read(self, value: Tensor) -> float:
+        """A number, once all work before is done."""
         return value.item()
 
 
@@ -116,7 +94,7 @@ class Graph:
         self._batch = like.new_zeros((2, T, B), dtype=torch.int64)
         self.h = like.new_zeros((B, H))
         self._free = deque(device.staging(2, T, B) for _ in range(SLOTS))
-        self._busy: deque[tuple[Tensor, Mark]] = deque()
+        self._busy: deque[tuple[Tensor, torch.cuda.Event]] = deque()
         self._calls = 0
         self._replay: Callable[[], None] | None = None
 

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from rnnfast import dispatch, functional
-from rnnfast.training import levels
-from rnnfast.training.cuda_graph import CaptureError, Cuda, Device, Graph
+from rnnfast.training import choose, levels
+from rnnfast.training.cuda_graph import CaptureError, Device, Graph
 
 MAX_KEYS = 8  # graphs per net; each holds the temporaries of its step
 SWITCH = "RNNFAST_GRAPH"  # "0": train without graphs
@@ -92,13 +92,13 @@ def why_not(net: Any) -> str:
     return kept.failure if kept else ""
 
 
-class GraphedStep:
-    """`levels.Step` as one CUDA graph, where a batch allows it; else that step itself."""
+class GraphLevel:
+    """`StepLevel` as one CUDA graph, where a batch allows it; else that step itself."""
 
     name, summary = "graph", "the whole step in one launch of a CUDA graph"
     gradients_are_seen = True  # ignored here: a graph always writes the gradients
 
-    def __init__(self, step: levels.Step) -> None:
+    def __init__(self, step: levels.StepLevel) -> None:
         self._step, self._net = step, step.net
         params = self._net.params
         self._backend = dispatch.backend_for(params[0])
@@ -106,14 +106,14 @@ class GraphedStep:
         if kept is None or not kept.fits(params):
             total = params[0].new_zeros((), dtype=torch.float64)
             grads = [torch.empty_like(p) for p in params]
-            kept = Kept(Cuda(total.device), grads, total, torch.zeros_like(total))
+            kept = Kept(Device(total.device), grads, total, torch.zeros_like(total))
             _kept[self._net] = kept
         self._kept = kept
         self._asked: Any = self  # no device yet
         step.grads = kept.grads
         kept.device.copy(kept.total, kept.zero)
 
-    def place(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
+    def to_device(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
         """A batch for the parameters' device stays where it is: `Graph.load` copies it."""
         if device is not self._asked:
             self._asked, self._place = device, torch.empty(0, device=device).device
@@ -121,7 +121,7 @@ class GraphedStep:
             return X, Y
         return X.to(self._place), Y.to(self._place)  # the step refuses these
 
-    def at_once(self, X: Tensor) -> int:
+    def group_size(self, X: Tensor) -> int:
         """One: a launch does not wait for the one before, so more of them gain nothing."""
         return 1
 
@@ -130,13 +130,13 @@ class GraphedStep:
     ) -> tuple[list[Tensor], Any]:
         """Train one minibatch."""
         ((X, Y),) = batches
-        mean_loss, state = self(*self.place(X, Y, device), state)
+        mean_loss, state = self(*self.to_device(X, Y, device), state)
         return [] if mean_loss is None else [mean_loss], state
 
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> tuple[Tensor | None, Any]:
         graph = self._graph(X, Y, state)
         if graph is None or not graph.load(X, Y, self._net.vocab_size):
-            return self._step(*self._step.place(X, Y, self._kept.total.device), state)
+            return self._step(*self._step.to_device(X, Y, self._kept.total.device), state)
         if state[0] is not graph.h:
             self._kept.device.copy(graph.h, state[0].detach())
         try:
@@ -153,9 +153,9 @@ class GraphedStep:
             self._step.grads = [grad.clone() for grad in self._kept.grads]
         self._step.finish()
 
-    def summed(self) -> float:
+    def unreturned_loss(self) -> float:
         """The sum of loss * tokens over the batches whose loss was returned as None; waits."""
-        return self._kept.device.read(self._kept.total) + self._step.summed()
+        return self._kept.device.read(self._kept.total) + self._step.unreturned_loss()
 
     def _graph(self, X: Tensor, Y: Tensor, state: Any) -> Graph | None:
         """The graph for a batch, or None: the first of its key, or one that no graph can serve."""
@@ -202,5 +202,5 @@ class GraphedStep:
         """From the next batch on the step is ungraphed."""
         reason = f"the step could not be captured: {error}"
         self._kept.give_up(reason)
-        levels.note_choice("step", "one launch per kernel", reason)
+        choose.note_choice("step", "one launch per kernel", reason)
         warnings.warn(f"rnnfast trains without a CUDA graph: {reason}", dispatch.FallbackWarning, 3)

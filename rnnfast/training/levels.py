@@ -15,19 +15,14 @@ minibatch alone: after an error before it they are None.)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnnfast import dispatch, functional, optim
 from rnnfast.backends import TrainSteps
-from rnnfast.backends.reference import reference
-from rnnfast.book import models
 from rnnfast.optim import SGD, gradients
-
-if TYPE_CHECKING:
-    from rnnfast.training import graphs
 
 Updater = torch.optim.Optimizer | Callable[..., Any]
 Batch = tuple[Tensor, Tensor]  # X, Y, both [B, T]
@@ -35,7 +30,7 @@ Minibatch = tuple[Tensor, Any]  # mean loss, state
 Trained = tuple[Sequence[Tensor], Any]  # of several: losses, one by one or together; state
 
 
-class General:
+class GeneralLevel:
     """Any net, loss and updater: the book's own sequence."""
 
     name, summary = "general", "net, loss, backward, clip and updater as the book has them"
@@ -46,11 +41,11 @@ class General:
     ) -> None:
         self.net, self.loss, self.updater, self.clip = net, loss, updater, clip
 
-    def place(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
+    def to_device(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
         """Bring a minibatch to where `__call__` takes it."""
         return X.to(device), Y.to(device)
 
-    def at_once(self, X: Tensor) -> int:
+    def group_size(self, X: Tensor) -> int:
         """How many minibatches like this one to hand to `train` together."""
         return 1
 
@@ -61,7 +56,7 @@ class General:
             self.gradients_are_seen = seen and i == len(batches) - 1
             if i > 0:
                 detach(state)
-            loss, state = self(*self.place(*batch, device), state)
+            loss, state = self(*self.to_device(*batch, device), state)
             losses.append(loss)
         return losses, state
 
@@ -85,12 +80,12 @@ class General:
     def finish(self) -> None:
         """Called once after the last minibatch, also when an error ends the epoch."""
 
-    def summed(self) -> float:
+    def unreturned_loss(self) -> float:
         """The sum of loss * tokens over the minibatches whose loss was not returned."""
         return 0.0
 
 
-class Fused(General):
+class FusedLevel(GeneralLevel):
     """What `Loss` and `Step` share: their kernels know no ignored targets (-100).
 
     On the CPU such a target makes the call raise. A GPU cannot raise at once, so targets for one
@@ -99,19 +94,19 @@ class Fused(General):
 
     ignores = False
 
-    def place(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
-        X, placed = super().place(X, Y, device)
+    def to_device(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
+        X, placed = super().to_device(X, Y, device)
         self.ignores = not _tells_at_once(placed) and _has_ignored(Y)
         return X, placed
 
-    def summed(self) -> float:
+    def unreturned_loss(self) -> float:
         """Zero, as every loss is returned; raises what the GPU's kernels reported meanwhile."""
         param = self.net.params[0]
         dispatch.backend_for(param).check_errors(param.device)
-        return super().summed()
+        return super().unreturned_loss()
 
 
-class Loss(Fused):
+class LossLevel(FusedLevel):
     """For our net and mean cross-entropy, one call makes the loss and all gradients."""
 
     name, summary = "loss", "loss and gradients in one call"
@@ -119,20 +114,20 @@ class Loss(Fused):
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
         if state[0].requires_grad or self.ignores:
             return super().__call__(X, Y, state)
-        there = self._there()
+        existing = self._existing_grads()
         try:
             with torch.no_grad():
                 loss, h, *grads = functional.rnn_cross_entropy_grads(
-                    X.T, Y.T, state[0], tuple(self.net.params), grads=there
+                    X.T, Y.T, state[0], tuple(self.net.params), grads=existing
                 )
         except RuntimeError:
             if not _has_ignored(Y):
                 raise
             return super().__call__(X, Y, state)
-        self.update(lambda: None if there else self._accumulate(grads))
+        self.update(lambda: None if existing else self._accumulate(grads))
         return loss, (h,)
 
-    def _there(self) -> list[Tensor] | None:
+    def _existing_grads(self) -> list[Tensor] | None:
         """The existing gradients, to which the call adds as a backward pass does; None if unfit."""
         if isinstance(self.updater, torch.optim.Optimizer):
             return None
@@ -146,7 +141,7 @@ class Loss(Fused):
             param.grad = grad if param.grad is None else param.grad.add_(grad)
 
 
-class Step(Fused):
+class StepLevel(FusedLevel):
     """With plain SGD too, the whole step is one call, which carries the state in place."""
 
     name, summary = "step", "loss, gradients, clip and SGD in one call"
@@ -165,7 +160,7 @@ class Step(Fused):
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
         if state[0].requires_grad or self.ignores:
             return self._take_general(X, Y, state)
-        h, keeps = self._own(state[0], X.shape[0]), self._keeps()
+        h, keeps = self._own_state(state[0], X.shape[0]), self._must_keep_grads()
         try:
             loss = functional.train_step_(
                 X.T, Y.T, self.params, self.grads, h, self.lr, self.max_norm, keep_grads=keeps
@@ -177,7 +172,7 @@ class Step(Fused):
         self.done, self.kept = True, self.gradients_are_seen
         return loss, (h,)
 
-    def at_once(self, X: Tensor) -> int:
+    def group_size(self, X: Tensor) -> int:
         """About 0.1 s of work, since Ctrl-C is only noticed between calls."""
         _, W_hh, _, W_hq, _ = self.params
         if not dispatch.backend_for(W_hh).trains_in_groups:
@@ -189,9 +184,9 @@ class Step(Fused):
         """Train all in one call, which saves 13 us for each, 5 % of a step at H = 64."""
         if len(batches) == 1 or state[0].requires_grad:
             return super().train(batches, state, device)
-        X, Y = zip(*(self.place(*batch, device) for batch in batches), strict=True)
-        h, backend = self._own(state[0], X[0].shape[0]), dispatch.backend_for(self.params[0])
-        arguments = (self.params, self.grads, h, self.lr, self.max_norm, self._keeps())
+        X, Y = zip(*(self.to_device(*batch, device) for batch in batches), strict=True)
+        h, backend = self._own_state(state[0], X[0].shape[0]), dispatch.backend_for(self.params[0])
+        arguments = (self.params, self.grads, h, self.lr, self.max_norm, self._must_keep_grads())
         before = self.done, self.kept
         self.done, self.kept = True, False  # holds if Ctrl-C ends the call
         try:
@@ -202,13 +197,13 @@ class Step(Fused):
         self.kept = self.gradients_are_seen
         return [losses], (h,)
 
-    def _own(self, h: Tensor, B: int) -> Tensor:
+    def _own_state(self, h: Tensor, B: int) -> Tensor:
         """A copy of the state that this object may overwrite."""
         if h is not self.h:
             self.h = h.expand(B, -1).clone()
         return self.h
 
-    def _keeps(self) -> bool:
+    def _must_keep_grads(self) -> bool:
         return self.gradients_are_seen and not isinstance(self.updater, SGD)
 
     def _take_general(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
@@ -233,99 +228,10 @@ class Step(Fused):
             self.updater.note_zeros()
 
 
-def choose(
-    net: Any, loss: Callable[..., Tensor], updater: Updater, clip: float | None
-) -> tuple[General | graphs.GraphedStep, str]:
-    """The fastest level for these, and why it is not a faster one (empty for the device's best)."""
-    level: type[General] = General
-    chosen: graphs.GraphedStep | None = None
-    reason = _why_not_ours(net) or _why_not_mean_cross_entropy(loss)
-    if not reason:
-        level, reason = Loss, _why_not_plain_sgd(updater, net.params)
-        if not reason:
-            from rnnfast.training import graphs  # 4 ms, only where they are needed
-
-            level = Step
-            if graphs.exist_for(net.params[0]) and not (reason := graphs.why_not(net)):
-                chosen = graphs.GraphedStep(Step(net, loss, updater, clip))
-    step = chosen or level(net, loss, updater, clip)
-    note_choice(step.name, step.summary, reason)
-    return step, reason
-
-
-_last_choice = ""
-
-
-def note_choice(name: str, summary: str, reason: str) -> None:
-    """Remember for `explain` how an epoch is trained, and why not faster."""
-    global _last_choice
-    because = f", because {reason}" if reason else ""
-    _last_choice = f"level {name!r}: {summary}{because}"
-
-
-def last_choice() -> str:
-    """How the last epoch was trained; "" before the first."""
-    return _last_choice
-
-
 def detach(state: Any) -> None:
     """Cut the state off the last batch's graph, in place."""
     for s in (state,) if isinstance(state, Tensor) else state:
         s.detach_()
-
-
-def _why_not_ours(net: Any) -> str:
-    if type(net) is not models.RNNModelScratch or net.forward_fn is not models.rnn:
-        return "the net is not RNNModelScratch around rnnfast.rnn"
-    if len({id(p) for p in net.params}) != 5:
-        return "the net has not five parameters of its own"
-    if not all(p.is_leaf and p.requires_grad and p.is_contiguous() for p in net.params):
-        return "a parameter is frozen, computed from others, or strided"
-    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in net.params):
-        return "a parameter has gradient hooks"
-    V, H = net.vocab_size, net.num_hiddens
-    if [tuple(p.shape) for p in net.params] != [(V, H), (H, H), (H,), (H, V), (V,)]:
-        return "the parameters have not the shapes that get_params gives them"
-    if len({(p.dtype, p.device) for p in net.params}) != 1:
-        return "the parameters differ in dtype or device"
-    if dispatch.backend_for(net.params[0]) is reference:
-        return "the reference backend runs, which has no fused kernels"
-    if torch.is_autocast_enabled(net.params[0].device.type):
-        return "autocast is on"
-    return ""
-
-
-def _why_not_mean_cross_entropy(loss: Any) -> str:
-    if type(loss) is not nn.CrossEntropyLoss:
-        return f"the loss is {type(loss).__name__}, not torch's CrossEntropyLoss"
-    plain = loss.weight is None and loss.label_smoothing == 0 and loss.ignore_index == -100
-    if not plain or loss.reduction == "sum":
-        return "the loss is not the plain mean over all targets"
-    if loss._forward_hooks or loss._forward_pre_hooks or loss._backward_hooks:
-        return "the loss has hooks"
-    return ""
-
-
-def _why_not_plain_sgd(updater: Any, params: list[Tensor]) -> str:
-    if isinstance(updater, SGD):
-        same = [id(p) for p in updater.params] == [id(p) for p in params]
-        return "" if same and updater.finds_zeros() else "gradients of before would be added to"
-    if type(updater) is not torch.optim.SGD:
-        return f"the updater is {type(updater).__name__}, not a plain torch.optim.SGD"
-    if len(updater.param_groups) != 1 or "step" in vars(updater) or _has_hooks(updater):
-        return "the optimizer has several parameter groups, hooks or a scheduler"
-    group = updater.param_groups[0]
-    if {id(p) for p in group["params"]} != {id(p) for p in params}:
-        return "the optimizer does not hold just the net's parameters"
-    if any(group[each] for each in ("momentum", "weight_decay", "dampening", "maximize")):
-        return "the optimizer has momentum, weight decay or maximize"
-    if isinstance(group["lr"], Tensor):
-        return "the learning rate is a tensor"
-    return ""
-
-
-def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
 
 
 def _tells_at_once(tensor: Tensor) -> bool:

@@ -22,14 +22,14 @@ from rnnfast.training import graphs
 @contextmanager
 def pretended():
     """CPU tensors train as if they were on a GPU; gives the fake devices, one for each net."""
-    before = graphs.Cuda, graphs.exist_for
-    graphs.Cuda, graphs.exist_for = FakeCuda, lambda tensor: True
+    before = graphs.Device, graphs.exist_for
+    graphs.Device, graphs.exist_for = FakeCuda, lambda tensor: True
     FakeCuda.made = []
     try:
         with ordered():
             yield FakeCuda.made
     finally:
-        graphs.Cuda, graphs.exist_for = before
+        graphs.Device, graphs.exist_for = before
 
 
 _VIEWS = {"aten::detach", "aten::detach_", "aten::alias"}

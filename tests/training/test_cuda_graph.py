@@ -14,7 +14,7 @@ from rnnfast.training import cuda_graph
 
 
 class _TorchCuda:
-    """What `cuda_graph.Cuda` calls of torch.cuda, written down; a stream is its name."""
+    """What `cuda_graph.Device` calls of torch.cuda, written down; a stream is its name."""
 
     def __init__(self, monkeypatch) -> None:
         self.log, self._current = [], "main"
@@ -63,7 +63,7 @@ class _TorchCuda:
 
 def test_the_real_device_orders_streams_and_captures(monkeypatch):
     torch_cuda = _TorchCuda(monkeypatch)
-    device = cuda_graph.Cuda(torch.device("cuda:0"))
+    device = cuda_graph.Device(torch.device("cuda:0"))
     with device.aside():
         torch_cuda.work()
     assert torch_cuda.log == ["side waits for main", "work on side", "main waits for side"]
@@ -79,7 +79,7 @@ def test_the_real_device_orders_streams_and_captures(monkeypatch):
 
 def test_a_capture_that_fails_leaves_the_current_stream(monkeypatch):
     torch_cuda = _TorchCuda(monkeypatch)
-    device = cuda_graph.Cuda(torch.device("cuda:0"))
+    device = cuda_graph.Device(torch.device("cuda:0"))
 
     def failing():
         raise RuntimeError("not permitted while capturing")

@@ -11,7 +11,7 @@ import torch
 
 import rnnfast
 from rnnfast import dispatch, optim, train_epoch_ch8
-from rnnfast.training import graphs, levels
+from rnnfast.training import choose, graphs
 from support import models
 from support.fake_cuda import pretended
 
@@ -101,19 +101,19 @@ def test_the_host_waits_only_for_a_staging_buffer(cuda):
 
 def test_the_level_is_named_and_explained(cuda):
     net, _ = _twins()
-    step, reason = levels.choose(net, LOSS, torch.optim.SGD(net.params, 0.5), 1.0)
+    step, reason = choose.level_for(net, LOSS, torch.optim.SGD(net.params, 0.5), 1.0)
     assert (step.name, reason) == ("graph", "")
     assert "level 'graph': the whole step in one launch" in str(rnnfast.explain(net))
-    step, reason = levels.choose(net, LOSS, torch.optim.SGD(net.params, 0.5, momentum=0.9), 1.0)
+    step, reason = choose.level_for(net, LOSS, torch.optim.SGD(net.params, 0.5, momentum=0.9), 1.0)
     assert step.name == "loss"
     with rnnfast.use_backend("reference"):
-        assert levels.choose(net, LOSS, optim.SGD(net.params, 0.5), 1.0)[0].name == "general"
+        assert choose.level_for(net, LOSS, optim.SGD(net.params, 0.5), 1.0)[0].name == "general"
 
 
 def test_the_switch(cuda, monkeypatch):
     net, _ = _twins()
     monkeypatch.setenv("RNNFAST_GRAPH", "0")
-    step, reason = levels.choose(net, LOSS, optim.SGD(net.params, 0.5), 1.0)
+    step, reason = choose.level_for(net, LOSS, optim.SGD(net.params, 0.5), 1.0)
     assert (step.name, reason) == ("step", "RNNFAST_GRAPH is 0")
 
 
@@ -183,7 +183,7 @@ def test_a_capture_that_fails_is_told_and_changes_no_number(cuda):
     net, twin = _twins()
     mine, its = UPDATERS["optimizer"](net), UPDATERS["optimizer"](twin)
     batches = _batches(8)
-    levels.choose(net, LOSS, mine, 1.0)
+    choose.level_for(net, LOSS, mine, 1.0)
     ended = _EndedError("the capture was invalidated")
     ended.__context__ = RuntimeError("cudaMalloc is not permitted\nand more")
     cuda[0].failing = ended
@@ -191,7 +191,7 @@ def test_a_capture_that_fails_is_told_and_changes_no_number(cuda):
         got = _graphed(net, batches, mine)
     assert got == pytest.approx(_plainly(twin, batches, its), 1e-9)
     _check_equal(net, twin)
-    _, reason = levels.choose(net, LOSS, mine, 1.0)
+    _, reason = choose.level_for(net, LOSS, mine, 1.0)
     assert reason == "the step could not be captured: cudaMalloc is not permitted"
     assert f"level 'step': loss, gradients, clip and SGD in one call, because {reason}" in str(
         rnnfast.explain(net)
@@ -281,7 +281,7 @@ def test_batches_that_are_on_the_device_already(cuda):
     mine, its = UPDATERS["optimizer"](net), UPDATERS["optimizer"](twin)
     batches = _batches(8)
     batches[6][1][0, 0] = -100
-    levels.choose(net, LOSS, mine, 1.0)
+    choose.level_for(net, LOSS, mine, 1.0)
     cuda[0].resident = {id(X) for X, _ in batches}
     assert _graphed(net, batches, mine) == pytest.approx(_plainly(twin, batches, its), 1e-9)
     _check_equal(net, twin)

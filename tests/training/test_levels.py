@@ -7,7 +7,7 @@ import rnnfast
 from rnnfast import functional, optim, train_epoch_ch8
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
-from rnnfast.training import levels
+from rnnfast.training import choose, levels
 from support import models, untyped
 from support.compare import assert_close_to_f64
 
@@ -26,15 +26,15 @@ def _opaque(net):
 def _train(level, net, batches, updater, clip=1.0, use_random_iter=False, epochs=2):
     """Train by one level only; the perplexities."""
     loss = torch.nn.CrossEntropyLoss()
-    original = levels.choose
-    levels.choose = lambda net, loss, updater, clip: (level(net, loss, updater, clip), "")
+    original = choose.level_for
+    choose.level_for = lambda net, loss, updater, clip: (level(net, loss, updater, clip), "")
     try:
         return [
             train_epoch_ch8(net, batches, loss, updater, "cpu", use_random_iter, clip=clip)[0]
             for _ in range(epochs)
         ]
     finally:
-        levels.choose = original
+        choose.level_for = original
 
 
 UPDATERS = {
@@ -49,10 +49,10 @@ UPDATERS = {
 @pytest.mark.parametrize(
     ("level", "updater"),
     [
-        (levels.Loss, "optimizer"),
-        (levels.Loss, "opaque"),
-        (levels.Step, "optimizer"),
-        (levels.Step, "book"),
+        (levels.LossLevel, "optimizer"),
+        (levels.LossLevel, "opaque"),
+        (levels.StepLevel, "optimizer"),
+        (levels.StepLevel, "book"),
     ],
 )
 def test_every_level_leaves_the_same_behind(level, updater, clip, use_random_iter):
@@ -60,7 +60,7 @@ def test_every_level_leaves_the_same_behind(level, updater, clip, use_random_ite
     twin = models.ours(models.copies(net.params))
     batches, make = _batches(), UPDATERS[updater]
     got = _train(level, net, batches, make(net), clip, use_random_iter)
-    want = _train(levels.General, twin, batches, make(twin), clip, use_random_iter)
+    want = _train(levels.GeneralLevel, twin, batches, make(twin), clip, use_random_iter)
     assert got == pytest.approx(want, rel=1e-9)
     for name, p, q in zip(NAMES, net.params, twin.params, strict=True):
         torch.testing.assert_close(p, q, msg=lambda m, name=name: f"{name}: {m}")
@@ -69,7 +69,7 @@ def test_every_level_leaves_the_same_behind(level, updater, clip, use_random_ite
 
 
 def _choose(net, loss=None, updater=None, clip=1.0):
-    step, reason = levels.choose(
+    step, reason = choose.level_for(
         net,
         loss or torch.nn.CrossEntropyLoss(),
         updater or torch.optim.SGD(net.params, 0.5),
@@ -204,7 +204,7 @@ def test_ignored_targets_are_left_out_at_every_level(updater):
     batches[3][1][1, 0] = -100
     loss = torch.nn.CrossEntropyLoss()
     got = train_epoch_ch8(net, batches, loss, make(net), "cpu", False)[0]
-    want = _train(levels.General, twin, batches, make(twin), epochs=1)[0]
+    want = _train(levels.GeneralLevel, twin, batches, make(twin), epochs=1)[0]
     assert got == pytest.approx(want, rel=1e-9)
     for p, q in zip(net.params, twin.params, strict=True):
         torch.testing.assert_close(p, q)
@@ -236,7 +236,7 @@ def test_the_loss_level_adds_to_gradients_as_autograd_does(before):
         net.params[1].grad = net.params[1].grad.T.contiguous().T
     kept = net.params[0].grad
     version = kept._version if kept is not None else None
-    for level, each in ((levels.Loss, net), (levels.General, twin)):
+    for level, each in ((levels.LossLevel, net), (levels.GeneralLevel, twin)):
         torch.manual_seed(2)
         _train(level, each, _batches(1), lambda batch_size: None, clip=None, epochs=1)
     assert kept is None or (net.params[0].grad is kept and kept._version > version)
@@ -287,8 +287,8 @@ def test_the_last_gradients_are_there_whatever_gives_the_batches(kind):
     net, _ = models.pair(V, 64)
     twin = models.ours(models.copies(net.params))
     for each, level, batches in (
-        (net, levels.Step, kind(of_one_row())),
-        (twin, levels.General, of_one_row()),
+        (net, levels.StepLevel, kind(of_one_row())),
+        (twin, levels.GeneralLevel, of_one_row()),
     ):
         _train(level, each, batches, torch.optim.SGD(each.params, 0.5), epochs=1)
     for name, p, q in zip(NAMES, net.params, twin.params, strict=True):
@@ -320,7 +320,7 @@ def test_an_epoch_that_fails_at_once_touches_no_gradient():
 def test_parameters_changed_by_a_step_are_seen_by_version_counters():
     net, _ = models.pair(V, H)
     y, _ = net(torch.randint(V, (B, T)), (torch.zeros(B, H),))
-    _train(levels.Step, net, _batches(1), torch.optim.SGD(net.params, 0.5), epochs=1)
+    _train(levels.StepLevel, net, _batches(1), torch.optim.SGD(net.params, 0.5), epochs=1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
 
