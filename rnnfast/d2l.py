@@ -6,6 +6,7 @@ their programs use.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -173,6 +174,7 @@ def numpy(x: Tensor) -> Any:
 @named(i=integer(0))
 def try_gpu(i: int = 0) -> torch.device:
     """The i-th CUDA device if there is one, else the CPU."""
+    i = operator.index(i)
     return torch.device(f"cuda:{i}" if i < torch.cuda.device_count() else "cpu")
 
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from rnnfast import autograd, dispatch
-from rnnfast.backends import Backend, CrossEntropy, Decoding, Params, Recurrence, TrainSteps
-from rnnfast.backends.checks import (
-    check_broadcasts,
-    check_ids,
-    check_nonlinearity,
-    check_params,
-    check_recurrence,
-    check_targets,
+from rnnfast.backends import (
+    Backend,
+    CrossEntropy,
+    Decoding,
+    Params,
+    Recurrence,
+    TrainSteps,
+    arguments,
 )
 from rnnfast.backends.reference_recurrence import gather
 
@@ -64,6 +64,7 @@ def rnn(
     it would from one-hot vectors times W_xh.
 
     Raises:
+        TypeError: an argument that is no tensor.
         ValueError: T is 0, or an unknown nonlinearity.
         RuntimeError: a dtype, shape or device that does not fit, or an id outside [0, V).
 
@@ -78,9 +79,7 @@ def rnn(
             r = _leaky(r, leak)
         return autograd.recur(backend, _noisy(r, noise, generator) if noise else r)
 
-    if resets is not None and (resets.shape != inputs.shape[:2] or resets.dtype != torch.bool):
-        expected = f"bool {tuple(inputs.shape[:2])}"
-        raise RuntimeError(f"resets is {resets.dtype} {tuple(resets.shape)}, must be {expected}")
+    arguments.check_extras(inputs, W_hh, resets, leak, noise, generator)
     asked = ("resets",) * (resets is not None) + ("leak",) * (leak is not None)
     return _run_layer(run, inputs, h0, W_xh, W_hh, b_h, nonlinearity, asked)
 
@@ -101,24 +100,35 @@ def rnn_logits(
         inputs, h0, nonlinearity: as in `rnn`.
         params: W_xh [V, H], W_hh [H, H], b_h as in `rnn`, W_hq [H, V], b_q [V].
 
-    Differentiable as `rnn` is. Raises what `rnn` raises, and RuntimeError for a readout that does
-    not fit.
+    Differentiable as `rnn` is. Raises what `rnn` raises, RuntimeError for a readout that does not
+    fit, and ValueError for another number of parameters.
     Source: the notebook's `rnn`.
     """
-    W_xh, W_hh, b_h, W_hq, b_q = params
 
     def run(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
         return _recur_and_read_out(backend, r, W_hq, b_q)
 
-    return _run_layer(run, inputs, h0, W_xh, W_hh, b_h, nonlinearity)
+    try:
+        W_xh, W_hh, b_h, W_hq, b_q = params
+        return _run_layer(run, inputs, h0, W_xh, W_hh, b_h, nonlinearity)
+    except Exception:
+        arguments.check_model(params)
+        raise
 
 
 def readout(hs: Tensor, W_hq: Tensor, b_q: Tensor) -> Tensor:
-    """logits = hs @ W_hq + b_q over all steps at once: [T, B, H] to [T * B, V]."""
-    h = hs.flatten(0, 1)
-    if torch.is_autocast_enabled(h.device.type):
-        return h @ W_hq + b_q  # the product is rounded, the sum is not, as in eager
-    return torch.addmm(b_q, h, W_hq)
+    """logits = hs @ W_hq + b_q over all steps at once: [T, B, H] to [T * B, V].
+
+    Raises TypeError for what is no tensor, RuntimeError for shapes and dtypes that do not fit.
+    """
+    try:
+        h = hs.flatten(0, 1)
+        if torch.is_autocast_enabled(h.device.type):
+            return h @ W_hq + b_q  # the product is rounded, the sum is not, as in eager
+        return torch.addmm(b_q, h, W_hq)
+    except Exception:
+        arguments.check_readout(hs, W_hq, b_q)
+        raise
 
 
 def rnn_cross_entropy(
@@ -144,7 +154,7 @@ def rnn_cross_entropy(
     wants it. The loss is differentiable in h0 and all params, and twice differentiable, then by the
     reference.
 
-    Raises what `rnn` raises, and RuntimeError for targets that do not fit.
+    Raises what `rnn_logits` raises, and RuntimeError for targets that do not fit.
     """
 
     def run(backend: Backend, params: Params, h0: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +190,11 @@ def rnn_cross_entropy_grads(
         call = CrossEntropy(nonlinearity, ids, targets, params, h0)
         return backend.rnn_cross_entropy(call, True, False, grads)[:7]
 
-    return _run_checked(run, ids, targets, h0, params, nonlinearity)
+    def check_grads() -> None:
+        if grads is not None:
+            arguments.check_grads(grads, params)
+
+    return _run_checked(run, ids, targets, h0, params, nonlinearity, check_grads)
 
 
 def train_step_(
@@ -203,15 +217,26 @@ def train_step_(
     with tensors that require no gradient.
     With keep_grads=False, `grads` is memory to work in, and undefined afterwards.
 
-    Raises what `rnn_cross_entropy` raises; nothing has changed then.
+    Raises what `rnn_cross_entropy` raises, and RuntimeError where gradients are recorded: autograd
+    would know nothing of the step. Nothing has changed then.
     """
 
     def run(backend: Backend, params: Params, h: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (h, *params)):
+            raise RuntimeError(
+                "params or h require gradients, which train_step_ does not record: it changes them "
+                "in place. Call it under torch.no_grad(), or with detached tensors"
+            )
         batch = ([ids.T], [targets.T])
         steps = TrainSteps(nonlinearity, *batch, params, grads, h, lr, max_norm, keep_grads)
         return backend.train_steps_(steps)[0]
 
-    return _run_checked(run, ids, targets, h, params, nonlinearity)
+    def check_step() -> None:
+        arguments.check_grads(grads, params)
+        arguments.check_number("lr", lr)
+        arguments.check_number("max_norm", max_norm)
+
+    return _run_checked(run, ids, targets, h, params, nonlinearity, check_step, "the state h")
 
 
 @torch.no_grad()
@@ -228,10 +253,12 @@ def greedy_decode(
     h = act(W_xh[id] + h @ W_hh + b_h); id = argmax(h @ W_hq + b_q), the first among equals.
     params are W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V].
 
-    Raises RuntimeError for shapes, dtypes or ids that do not fit, ValueError for steps < 0.
+    Raises TypeError for what is no tensor or no integer, RuntimeError for shapes, dtypes or ids
+    that do not fit, ValueError for steps < 0 and for another number of parameters.
     Source: the second loop of the notebook's `predict_ch8`.
     """
-    return _decode(first, h0, params, steps, 1.0, None, nonlinearity)
+    model = arguments.check_decoding(first, h0, params, steps, nonlinearity)
+    return _decode(Decoding(nonlinearity, first, model, h0, steps, 1.0, None))
 
 
 @torch.no_grad()
@@ -249,14 +276,16 @@ def sample_decode(
 
     Draws all steps * B uniform numbers from `generator` (torch's own by default) beforehand and
     inverts the cumulative distribution, so that the same seed gives the same ids on any backend
-    up to rounding. Raises ValueError for a temperature that is not positive and finite.
+    up to rounding. Raises what `greedy_decode` raises, and ValueError for a temperature that is not
+    positive and finite.
     """
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature is {temperature}, must be positive and finite")
-    shape = (max(steps, 0), first.shape[0])
+    model = arguments.check_decoding(first, h0, params, steps, nonlinearity)
+    arguments.check_sampling(temperature, generator)
     device = h0.device if generator is None else generator.device
+    shape = (steps, first.shape[0])
     uniforms = torch.rand(shape, generator=generator, device=device).to(h0.device)
-    return _decode(first, h0, params, steps, float(temperature), uniforms, nonlinearity)
+    call = Decoding(nonlinearity, first, model, h0, steps, float(temperature), uniforms)
+    return _decode(call)
 
 
 def _run_layer(
@@ -273,16 +302,15 @@ def _run_layer(
 
     asked: what the call asks of `Backend.features`.
     """
-    check_nonlinearity(nonlinearity)
-    x, ids, bias = _project(inputs, W_xh, b_h)
-    backend = dispatch.backend_for(x, asked)
-    if not backend.checks_arguments:
-        check_recurrence(inputs, h0, W_hh, x)
     try:
+        x, ids, bias = _project(inputs, W_xh, b_h)
+        backend = dispatch.backend_for(x, asked)
+        if not backend.checks_arguments:
+            arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
         h0_of_batch = _for_batch(h0, inputs.shape[1])
         return run(backend, Recurrence(nonlinearity, x, ids, W_hh, bias, h0_of_batch))
     except Exception:
-        check_recurrence(inputs, h0, W_hh, x)  # names what was refused, by eager's types of error
+        arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
         raise
 
 
@@ -293,23 +321,22 @@ def _run_checked(
     h0: Tensor,
     params: Sequence[Tensor],
     nonlinearity: str,
+    check_others: Callable[[], None] = lambda: None,
+    state: str = "the state h0",
 ) -> _Result:
     """Check the arguments, and call run(backend, params, h0 of the batch's size)."""
 
     def check() -> None:
-        W_xh, W_hh, *_ = check_params(params)
-        check_ids(ids)
-        check_recurrence(ids, h0, W_hh, W_xh)
-        check_targets(targets, ids)
+        arguments.check_loss(ids, targets, h0, params, nonlinearity, state)
+        check_others()
 
-    check_nonlinearity(nonlinearity)
-    backend = dispatch.backend_for(params[0])
-    if not backend.checks_arguments:
-        check()
     try:
+        backend = dispatch.backend_for(params[0])
+        if not backend.checks_arguments:
+            check()
         return run(backend, Params(*params), _for_batch(h0, ids.shape[1]))
     except Exception:
-        check()  # names what was refused, by eager's types of error
+        check()
         raise
 
 
@@ -335,11 +362,8 @@ def _recur_and_read_out(
 
 
 def _leaky(r: Recurrence, leak: Tensor | float) -> Recurrence:
-    H = r.W_hh.shape[0]
     leak = torch.as_tensor(leak, dtype=r.W_hh.dtype, device=r.W_hh.device)
-    if leak.shape not in ((), (H,)):
-        raise RuntimeError(f"leak has shape {tuple(leak.shape)}, must be a number or ({H},)")
-    return r._replace(cell=f"leaky_{r.cell}", leak=leak.expand(H))
+    return r._replace(cell=f"leaky_{r.cell}", leak=leak.expand(r.W_hh.shape[0]))
 
 
 def _noisy(r: Recurrence, noise: float, generator: torch.Generator | None) -> Recurrence:
@@ -352,43 +376,21 @@ def _project(
     inputs: Tensor, W_xh: Tensor, b_h: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """(x, ids, bias) for the operator: a table with ids, or the inputs' projection without."""
-    if W_xh.dim() != 2:
-        raise RuntimeError(f"W_xh has shape {tuple(W_xh.shape)}, must be [V, H]")
     ready = b_h is None or b_h.shape == W_xh.shape[1:]
     if not inputs.dtype.is_floating_point:
-        check_ids(inputs)
+        arguments.check_ids("inputs", inputs)
         if ready:
             return W_xh, inputs, b_h
         x = torch.nn.functional.embedding(inputs, W_xh)
     else:
-        if inputs.dim() != 3 or inputs.shape[2] != W_xh.shape[0]:
-            raise RuntimeError(
-                f"dense inputs have shape {tuple(inputs.shape)}, must be [T, B, {W_xh.shape[0]}]: "
-                "steps, batch, and as many features as W_xh has rows"
-            )
         x = inputs @ W_xh
         x = x if x.dtype == W_xh.dtype else x.to(W_xh.dtype)  # under autocast it is bfloat16
     if ready or b_h is None:
         return x, None, b_h
-    check_broadcasts(b_h, x)
+    arguments.check_broadcasts("b_h", b_h, (x.shape[1], x.shape[2]))
     return x + b_h, None, None  # [1, H], [B, H] or a scalar: broadcasts as in eager
 
 
-def _decode(
-    first: Tensor,
-    h0: Tensor,
-    params: Sequence[Tensor],
-    steps: int,
-    temperature: float,
-    uniforms: Tensor | None,
-    nonlinearity: str,
-) -> tuple[Tensor, Tensor]:
-    if steps < 0:
-        raise ValueError(f"steps is {steps}, must be at least 0")
-    check_nonlinearity(nonlinearity)
-    model = check_params(params)
-    check_ids(first)
-    check_recurrence(first.unsqueeze(0), h0, model.W_hh, model.W_xh)
-    h0 = h0.expand(first.shape[0], -1)
-    backend = dispatch.backend_for(model.W_xh)
-    return backend.decode(Decoding(nonlinearity, first, model, h0, steps, temperature, uniforms))
+def _decode(call: Decoding) -> tuple[Tensor, Tensor]:
+    h0 = call.h0.expand(call.first.shape[0], -1)
+    return dispatch.backend_for(call.params.W_xh).decode(call._replace(h0=h0))

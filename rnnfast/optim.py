@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnfast import dispatch
-from rnnfast.backends import Backend
+from rnnfast.backends import Backend, arguments
 from rnnfast.backends.reference import reference
 
 
@@ -42,15 +42,22 @@ def clip_grad_norm_(
     float64 and do not overflow. Norms other than 2, and a `foreach` that is given, go to torch.
 
     Returns the total norm before the scaling. Raises RuntimeError for a norm that is not finite
-    when `error_if_nonfinite` is set (nothing has been scaled then).
+    when `error_if_nonfinite` is set (nothing has been scaled then), TypeError for arguments that
+    are no tensors and no numbers.
     """
-    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    if float(norm_type) != 2.0 or foreach is not None or error_if_nonfinite:
-        return torch.nn.utils.clip_grad_norm_(
-            parameters, max_norm, norm_type, error_if_nonfinite, foreach
-        )
-    grads = [p.grad for p in parameters if p.grad is not None]
-    return clip_grads_(grads, float(max_norm), d2l=False)
+    try:
+        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        if float(norm_type) != 2.0 or foreach is not None or error_if_nonfinite:
+            return torch.nn.utils.clip_grad_norm_(
+                parameters, max_norm, norm_type, error_if_nonfinite, foreach
+            )
+        grads = [p.grad for p in parameters if p.grad is not None]
+        return clip_grads_(grads, float(max_norm), d2l=False)
+    except Exception:
+        arguments.check_tensors("parameters", parameters)
+        arguments.check_number("max_norm", max_norm)
+        arguments.check_number("norm_type", norm_type)
+        raise
 
 
 def _backend_for_all(grads: list[Tensor]) -> Backend:
@@ -87,10 +94,16 @@ def sgd(params: Any, lr: float, batch_size: int) -> None:
 
     Source: the book's `sgd` (chapter 3). Raises TypeError for a parameter without a gradient.
     """
-    params = list(dict.fromkeys(params))  # the book's second step finds a gradient of zero
-    grads = grads_of(params, "sgd")
-    with torch.no_grad():
-        sgd_(params, grads, lr / batch_size)
+    try:
+        params = list(dict.fromkeys(params))  # the book's second step finds a gradient of zero
+        grads = grads_of(params, "sgd")
+        with torch.no_grad():
+            sgd_(params, grads, lr / batch_size)
+    except Exception:
+        arguments.check_tensors("params", params)
+        arguments.check_number("lr", lr)
+        arguments.check_number("batch_size", batch_size)
+        raise
 
 
 def gradients(net: Any) -> list[Tensor]:
@@ -105,7 +118,7 @@ def grads_of(params: list[Tensor], caller: str) -> list[Tensor]:
     for index, param in enumerate(params):
         if param.grad is None:
             raise TypeError(
-                f"{caller}: parameter {index} of shape {tuple(param.shape)} has no gradient "
+                f"{caller}: params[{index}] of shape {tuple(param.shape)} has no gradient "
                 "(None); the loss does not depend on it, or backward() was not called"
             )
         grads.append(param.grad)

@@ -218,8 +218,8 @@ def test_bfloat16_falls_back_and_says_so(ids):
         ({"W_hh": torch.zeros(H, H + 1)}, RuntimeError, "W_hh has shape"),
         ({"W_hh": torch.zeros(H, H).double()}, RuntimeError, "dtypes differ"),
         ({"h0": torch.zeros(B, H).double()}, RuntimeError, "dtypes differ"),
-        ({"h0": torch.zeros(H)}, RuntimeError, "the state has shape"),
-        ({"h0": torch.zeros(B + 1, H)}, RuntimeError, "the state has shape"),
+        ({"h0": torch.zeros(H)}, RuntimeError, "the state h0 has shape"),
+        ({"h0": torch.zeros(B + 1, H)}, RuntimeError, "the state h0 has shape"),
         ({"h0": torch.zeros(B, H, device="meta")}, RuntimeError, "devices differ"),
         ({"b_h": torch.zeros(H + 1)}, RuntimeError, "b_h has shape"),
         ({"b_h": torch.zeros(T, B, H)}, RuntimeError, "b_h has shape"),
@@ -281,7 +281,7 @@ def test_decode_refuses_negative_steps_and_wrong_shapes(backend):
     first = torch.tensor([1, 2, 3])
     with pytest.raises(ValueError, match="steps is -1"):
         functional.greedy_decode(first, h0, params, -1)
-    with pytest.raises(RuntimeError, match="parameters do not fit"):
+    with pytest.raises(RuntimeError, match=r"b_q has shape \(4,\), must be \[V\]"):
         functional.greedy_decode(first, h0, [*params[:4], params[4][:-1]], 1)
     with pytest.raises(RuntimeError, match="smaller than num_classes"):
         functional.greedy_decode(torch.tensor([1, V, 3]), h0, params, 1)

@@ -98,8 +98,8 @@ def test_noise_is_the_generators(backend, inputs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resets": torch.zeros(T, B)}, "resets is torch.float32"),
-        ({"resets": torch.zeros(T, B + 1, dtype=torch.bool)}, "resets is torch.bool"),
+        ({"resets": torch.zeros(T, B)}, "resets is a float32"),
+        ({"resets": torch.zeros(T, B + 1, dtype=torch.bool)}, "resets is a bool"),
         ({"leak": torch.ones(H + 1)}, "leak has shape"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ def register() -> None:
     def fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def register(shapes: Callable[..., Any]) -> Callable[..., Any]:
             def checked(*args: Any) -> Any:
-                devices = {str(each.device) for each in args if isinstance(each, Tensor)}
+                devices = {str(each.device) for each in _tensors(args)}
                 if len(devices) > 1:
                     raise RuntimeError(f"{name}: the tensors are on {' and '.join(devices)}")
                 return shapes(*args)
@@ -96,3 +96,12 @@ def register() -> None:
         first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, relu
     ):
         return first.new_empty((steps, first.shape[0])), h0.new_empty(h0.shape)
+
+
+def _tensors(args: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among the arguments, those in lists of tensors as well."""
+    for each in args:
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, (list, tuple)):
+            yield from _tensors(each)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 
-from rnnfast.backends.described import described
+from rnnfast.backends.arguments import described, is_number
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -111,18 +111,14 @@ def _names_device(value: Any) -> bool:
     return True
 
 
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    return True
-
-
-NUMBER = Kind("a number", _is_number)
+NUMBER = Kind("a number", is_number)
 TEXT = instance("a string", str)
 TENSOR = instance("a tensor", torch.Tensor)
 LIST = Kind("a list", lambda value: hasattr(value, "__len__") and hasattr(value, "__getitem__"))
+TEXTS = Kind(
+    "a list of strings",
+    lambda value: LIST.type_fits(value) and all(isinstance(each, str) for each in value),
+)
 ITERABLE = instance("a list or another iterable", Iterable)
 FUNCTION = Kind("a function or another callable", callable)
 DEVICE = Kind(

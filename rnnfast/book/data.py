@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from rnnfast.book import texts
-from rnnfast.book.arguments import ITERABLE, LIST, TENSOR, TEXT, integer, named, optional
+from rnnfast.book.arguments import ITERABLE, LIST, TENSOR, TEXT, TEXTS, integer, named, optional
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -35,7 +35,7 @@ def read_time_machine() -> list[str]:
     return texts.letters(Path(texts.download("time_machine")).read_text("utf-8"))
 
 
-@named(lines=LIST, token=TEXT)
+@named(lines=TEXTS, token=TEXT)
 def tokenize(lines: Sequence[str], token: str = "word") -> list[list[str]]:
     """Each line as the list of its words (`token="word"`) or of its characters ("char").
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnfast import functional
-from rnnfast.backends.checks import StateError
+from rnnfast.backends.arguments import StateError, described
 from rnnfast.book.arguments import DEVICE, FUNCTION, TENSOR, Kind, integer, named
 from rnnfast.nn import RNN
 
@@ -63,8 +63,7 @@ def rnn(inputs: Tensor, state: State, params: Sequence[Tensor]) -> tuple[Tensor,
     parameters of another length.
     Source: the notebook's `rnn`.
     """
-    W_xh, W_hh, b_h, W_hq, b_q = params
-    logits, h_last = functional.rnn_logits(inputs, _only(state), (W_xh, W_hh, b_h, W_hq, b_q))
+    logits, h_last = functional.rnn_logits(inputs, _only(state), params)
     return logits, (h_last,)
 
 
@@ -105,9 +104,14 @@ class RNNModelScratch:
 
     def __call__(self, X: Tensor, state: State) -> tuple[Tensor, Any]:
         """Logits [T * B, V] and the new state, for token ids X [B, T]."""
+        try:
+            ids = X.T
+        except AttributeError:
+            TENSOR.check("X", X)
+            raise
         if self.forward_fn is rnn and self.params[0].shape[0] == self.vocab_size:
-            return rnn(X.T, state, self.params)
-        inputs = nn.functional.one_hot(X.T, self.vocab_size).type(torch.float32)
+            return rnn(ids, state, self.params)
+        inputs = nn.functional.one_hot(ids, self.vocab_size).type(torch.float32)
         return self.forward_fn(inputs, state, self.params)
 
     @named(batch_size=integer(0), device=DEVICE)
@@ -168,8 +172,10 @@ def _only(state: object) -> Tensor:
             f"the state is a bare tensor {tuple(state.shape)}, must be a tuple (H,) of one tensor"
         )
     if not isinstance(state, (tuple, list)):
-        raise TypeError(f"the state is {type(state).__name__}, must be a tuple (H,) of one tensor")
+        raise TypeError(f"the state is {described(state)}, must be a tuple (H,) of one tensor")
     if len(state) != 1:
         raise ValueError(f"the state has {len(state)} tensors, must be a tuple (H,) of one")
-    h: Tensor = state[0]
+    h = state[0]
+    if not isinstance(h, Tensor):
+        raise TypeError(f"the state holds {described(h)}, must be a tuple (H,) of one tensor")
     return h

@@ -59,9 +59,10 @@ _MODULE = instance("a module of torch.nn", nn.Module)
 class EncoderDecoder(nn.Module):
     """An encoder whose outputs become the state that the decoder begins with."""
 
-    @named(encoder=_MODULE, decoder=_MODULE)
     def __init__(self, encoder: Encoder, decoder: Decoder, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        _MODULE.check("encoder", encoder)
+        _MODULE.check("decoder", decoder)
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, enc_X: Tensor, dec_X: Tensor, *args: Any) -> Any:

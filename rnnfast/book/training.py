@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnfast import optim
-from rnnfast.backends.described import described
+from rnnfast.backends.arguments import described
 from rnnfast.book.arguments import (
     DEVICE,
     FUNCTION,

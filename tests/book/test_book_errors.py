@@ -77,7 +77,7 @@ def test_a_minibatch_that_is_no_pair_is_named(net, batch):
     X, Y = batch
     with pytest.raises(ValueError, match="train_iter gives a tuple of 3, must give pairs"):
         epoch(net, [(X, Y, Y)])
-    with pytest.raises(ValueError, match="train_iter gives a int64 tensor of shape"):
+    with pytest.raises(ValueError, match="train_iter gives an int64 tensor of shape"):
         epoch(net, iter([torch.zeros(3, B, T, dtype=torch.int64)]))
     with pytest.raises(TypeError, match="train_iter gives 5, must give pairs"):
         epoch(net, [5])

@@ -390,9 +390,9 @@ def test_loss_compiles_in_one_graph(backend):
 
 def test_bad_targets_are_refused(backend):
     ids, targets, h0, p = _loss_inputs(4, 3, 5, 6, torch.float32)
-    with pytest.raises(RuntimeError, match=r"targets are torch\.int64"):
+    with pytest.raises(RuntimeError, match=r"targets are an int64"):
         functional.rnn_cross_entropy(ids, targets[:2], h0, p)
-    with pytest.raises(RuntimeError, match=r"targets are torch\.int32"):
+    with pytest.raises(RuntimeError, match=r"targets are an int32"):
         functional.rnn_cross_entropy(ids, targets.int(), h0, p)
     for wrong in (5, -1):
         targets[1, 2] = wrong
