@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnfast import dispatch
+from rnnfast import dispatch, sharded
 from rnnfast.backends import Backend, arguments
 from rnnfast.backends.reference import reference
 
@@ -40,10 +40,11 @@ def clip_grad_norm_(
 
     total = sqrt(sum ||g||^2); every g *= min(1, max_norm / (total + 1e-6)). Squares are summed in
     float64 and do not overflow. Norms other than 2, and a `foreach` that is given, go to torch.
+    Gradients may be DTensors, as FSDP2 has them, of any placements but partial sums.
 
     Returns the total norm before the scaling. Raises RuntimeError for a norm that is not finite
-    when `error_if_nonfinite` is set (nothing has been scaled then), TypeError for arguments that
-    are no tensors and no numbers.
+    when `error_if_nonfinite` is set (nothing has been scaled then), and for a partial sum;
+    TypeError for arguments that are no tensors and no numbers.
     """
     try:
         parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
@@ -52,6 +53,8 @@ def clip_grad_norm_(
                 parameters, max_norm, norm_type, error_if_nonfinite, foreach
             )
         grads = [p.grad for p in parameters if p.grad is not None]
+        if sharded.is_sharded(grads):
+            return sharded.clip_grads_(grads, float(max_norm), clip_grads_)
         return clip_grads_(grads, float(max_norm), d2l=False)
     except Exception:
         arguments.check_tensors("parameters", parameters)
