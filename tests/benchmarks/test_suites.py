@@ -67,6 +67,23 @@ def test_the_report_is_made_anew_from_the_file(rehearsed, monkeypatch, capsys):
     assert "| H8, train | us | tokens/s |" in text
 
 
+RESULTS = sorted((ROOT / "bench" / "results").rglob("*pu.json"))
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_committed_results_hold_figures_and_no_samples(file):
+    result = json.loads(file.read_text())
+    assert f"commit {result['commit'][:12]}" in report.summary(result)
+    for record in result["cases"].values():
+        for operation in record["ops"].values():
+            assert operation["ours"] in operation["peers"]
+            for figures in operation["peers"].values():
+                seconds = list(figures["seconds"].values())
+                assert {"q10", "median", "q90"} <= set(figures["seconds"])
+                assert seconds == sorted(seconds)
+                assert not any(isinstance(value, list) for value in figures.values())
+
+
 def test_without_a_gpu_it_says_what_to_do():
     done = run("--suite", "gpu")
     assert done.returncode == 1
