@@ -121,6 +121,21 @@ def check_loss(
     _check_device("targets", targets, "W_xh", model.W_xh)
 
 
+def check_targets(Y: Tensor, count: int, V: int, ignored: int = -100) -> None:
+    """There is a target in [0, V) for each id of a minibatch; errors are of the loss's types."""
+    if Y.numel() != count:
+        raise ValueError(
+            f"Y of a minibatch has shape {tuple(Y.shape)}, must have {count} targets, as many as X "
+            "has ids"
+        )
+    outside = Y[(ignored != Y) & ((Y < 0) | (Y >= V))]
+    if outside.numel():
+        raise IndexError(
+            f"Y of a minibatch has the target {outside[0].item()}, must be in [0, {V}), or "
+            f"{ignored} to be ignored"
+        )
+
+
 def check_decoding(
     first: Tensor,  # [B]
     h0: Tensor,  # [B, H]

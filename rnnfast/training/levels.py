@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnfast import dispatch, functional, optim
-from rnnfast.backends import TrainSteps
+from rnnfast.backends import TrainSteps, arguments
 from rnnfast.optim import SGD, gradients
 
 Updater = torch.optim.Optimizer | Callable[..., Any]
@@ -62,7 +62,12 @@ class GeneralLevel:
 
     def __call__(self, X: Tensor, Y: Tensor, state: Any) -> Minibatch:
         y_hat, state = self.net(X, state)
-        loss = self.loss(y_hat, Y.T.reshape(-1).long()).mean()
+        try:
+            loss = self.loss(y_hat, _flat(Y).long()).mean()
+        except Exception:
+            if type(self.loss) is nn.CrossEntropyLoss:
+                arguments.check_targets(Y, len(y_hat), y_hat.shape[-1], self.loss.ignore_index)
+            raise
         self.update(loss.backward)
         return loss.detach(), state
 
@@ -97,7 +102,15 @@ class FusedLevel(GeneralLevel):
     def to_device(self, X: Tensor, Y: Tensor, device: Any) -> tuple[Tensor, Tensor]:
         X, placed = super().to_device(X, Y, device)
         self.ignores = not _tells_at_once(placed) and _has_ignored(Y)
+        if placed.shape != X.shape and placed.numel() == X.numel() and X.dim() == 2:
+            placed = _flat(placed).reshape(X.shape[1], X.shape[0]).T  # in the order of the loss
         return X, placed
+
+    def check_targets(self, X: Tensor, Y: Tensor) -> None:
+        """Raise what the loss would have raised, where the targets made the call fail."""
+        V = self.net.vocab_size
+        if X.numel() and X.min() >= 0 and X.max() < V:
+            arguments.check_targets(Y, X.numel(), V)
 
     def unreturned_loss(self) -> float:
         """Zero, as every loss is returned; raises what the GPU's kernels reported meanwhile."""
@@ -121,9 +134,10 @@ class LossLevel(FusedLevel):
                     X.T, Y.T, state[0], tuple(self.net.params), grads=existing
                 )
         except RuntimeError:
-            if not _has_ignored(Y):
-                raise
-            return super().__call__(X, Y, state)
+            if _has_ignored(Y):
+                return super().__call__(X, Y, state)
+            self.check_targets(X, Y)
+            raise
         self.update(lambda: None if existing else self._accumulate(grads))
         return loss, (h,)
 
@@ -166,9 +180,10 @@ class StepLevel(FusedLevel):
                 X.T, Y.T, self.params, self.grads, h, self.lr, self.max_norm, keep_grads=keeps
             )
         except RuntimeError:
-            if not _has_ignored(Y):
-                raise
-            return self._take_general(X, Y, state)
+            if _has_ignored(Y):
+                return self._take_general(X, Y, state)
+            self.check_targets(X, Y)
+            raise
         self.done, self.kept = True, self.gradients_are_seen
         return loss, (h,)
 
@@ -186,11 +201,11 @@ class StepLevel(FusedLevel):
             return super().train(batches, state, device)
         X, Y = zip(*(self.to_device(*batch, device) for batch in batches), strict=True)
         h, backend = self._own_state(state[0], X[0].shape[0]), dispatch.backend_for(self.params[0])
-        arguments = (self.params, self.grads, h, self.lr, self.max_norm, self._must_keep_grads())
+        rest = (self.params, self.grads, h, self.lr, self.max_norm, self._must_keep_grads())
         before = self.done, self.kept
         self.done, self.kept = True, False  # holds if Ctrl-C ends the call
         try:
-            losses = backend.train_steps_(TrainSteps("tanh", X, Y, *arguments))
+            losses = backend.train_steps_(TrainSteps("tanh", X, Y, *rest))
         except RuntimeError:  # nothing has changed; one by one, the step to blame raises
             self.done, self.kept = before
             return super().train(batches, state, device)
@@ -237,6 +252,11 @@ def detach(state: Any) -> None:
 def _tells_at_once(tensor: Tensor) -> bool:
     """Whether the call itself raises what its kernels say about a value."""
     return tensor.device.type == "cpu"
+
+
+def _flat(Y: Tensor) -> Tensor:
+    """Targets [B, T] by steps, as the loss takes them: Y.T.reshape(-1) for any number of axes."""
+    return Y.permute(*reversed(range(Y.dim()))).reshape(-1)
 
 
 def _has_ignored(Y: Tensor) -> bool:
