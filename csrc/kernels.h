@@ -23,6 +23,18 @@ struct ThreadPool {
 };
 void set_thread_pool(const ThreadPool& pool);
 
+// How a call of the recurrence goes through time, and which way its weights lie.
+struct RnnOptions {
+  bool transposed = false;  // the product is h W_hh^T; the gradient has the orientation of W_hh
+  bool reverse = false;     // step t follows step t + 1, and h_last is the state after step 0
+  // Sequences of different lengths: how many have a step t, [T], B at first and never more than
+  // before; or null. Arrays [T, B, ...] then hold these rows alone, one step behind the other.
+  const int64_t* batch_sizes = nullptr;
+  // 2: both directions of a layer, the second in reverse. x, hs and their gradients are
+  // [T, B, 2, H], weights and states [2, ...]; there are no ids and no readout.
+  int64_t directions = 1;
+};
+
 // h_t = act(u_t + h_{t-1} W_hh + b_h),  u_t = x[ids_t] (a row of the table) or x_t.
 template <class Real>
 struct RnnForwardArgs {
@@ -41,6 +53,7 @@ struct RnnForwardArgs {
   const Real* W_hq;  // [H, classes]
   const Real* b_q;   // [classes]
   Real* logits;      // [T, B, classes]
+  RnnOptions options;
 };
 
 // dz_t = (grad_hs_t + grad_logits_t W_hq^T + [t = T-1] grad_h_last + dz_{t+1} W_hh^T) act'(hs_t),
@@ -67,6 +80,7 @@ struct RnnBackwardArgs {
   const Real* W_hq;         // [H, classes]
   Real* grad_W_hq;          // [H, classes]
   Real* grad_b_q;           // [classes]
+  RnnOptions options;
 };
 
 // Gradients as runs of equal stride: one for a contiguous tensor, one for each row of another.

@@ -9,7 +9,7 @@
 namespace rnnfast::RNNFAST_ISA {
 
 template <class Real>
-class GradientSums : protected Recurrence<Real> {
+class GradientSums : public Recurrence<Real> {
  protected:
   using Base = Recurrence<Real>;
   using Base::layer_, Base::memory_, Base::num_regions_, Base::regions_, Base::split_;
@@ -19,15 +19,15 @@ class GradientSums : protected Recurrence<Real> {
   // cores.
   static constexpr int64_t kMostGroups = 4;
 
-  // adds: the sums go on top of what their outputs hold.
+  // adds: the sums go on top of what their outputs hold. The rest as in Recurrence.
   template <class Args>
-  GradientSums(const Args& args, bool adds)
-      : Base(args.T, args.B, args.H, args.cell),
+  GradientSums(const Args& args, const Steps& steps, const typename Base::Way& way, bool adds)
+      : Base(args, steps, way),
         V_(args.V),
         ids_(args.ids),
         ids_stride_t_(args.ids_stride_t),
         ids_stride_b_(args.ids_stride_b),
-        by_table_(Inputs<Real>::has_small_table(args)),
+        by_table_(Inputs<Real>::has_small_table(args, steps)),
         groups_(num_regions_ < kMostGroups ? num_regions_ : kMostGroups),
         adds_(adds) {}
 
@@ -46,12 +46,16 @@ class GradientSums : protected Recurrence<Real> {
   // What the backward steps of a region write. copies: of h and dz, for the weight gradient;
   // grad_table: where that of the table goes, at once where no other region adds to it and rows
   // have no padding and are not cut (one row, H = 512: 1 % of a step).
-  void lay_out_backward(Region<Real>& region, bool copies, Real* grad_table) {
+  void lay_out_backward(Region<Real>& region, bool copies, bool transposed, Real* grad_table) {
     if (copies) {
-      const int64_t rows = layer_.T * region.count, h_rows = rows + region.count,
-                    blocks = (layer_.width + kBlock<Real> - 1) / kBlock<Real>;
-      memory_.take(region.h_blocks, h_rows * blocks * kBlock<Real>);
-      memory_.take(region.dz_panels, rows * layer_.width);
+      const int64_t end = region.first + region.count;
+      const int64_t steps = layer_.steps.length(end) - layer_.steps.length(region.first);
+      region.h_copy.rows = steps + region.count;
+      region.dz_copy.rows = region.h_copy.rows - region.rows(layer_, layer_.T - 1);
+      // The gradient has the orientation of W_hh: h stands left, or dz where W_hh is a transpose.
+      (transposed ? region.h_copy : region.dz_copy).in_panels = true;
+      memory_.take(region.h_copy.values, region.h_copy.size(layer_.width));
+      memory_.take(region.dz_copy.values, region.dz_copy.size(layer_.width));
     }
     if (by_table_ && sums_in_place()) region.table_gradient = grad_table;
   }
@@ -78,6 +82,32 @@ class GradientSums : protected Recurrence<Real> {
     for (int64_t v = 0; v < V_; ++v) clear(region.table_gradient + v * layer_.own_stride, columns);
   }
 
+  // A row's last state has a place in the copy of h, so that its dz in that step must be zero.
+  void clear_ended(int64_t worker, int64_t t) const {
+    const Region<Real>& region = this->region_of(worker);
+    const int64_t first = region.rows(layer_, t), end = region.num_states(layer_, t);
+    if (first >= end) return;
+    const Share panels = this->panels_of(worker);
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      const Panel panel(layer_.panels, p);
+      const int64_t stride = region.dz_copy.stride(panel);
+      for (int64_t c = 0; c < panel.vectors * kLanes<Real>; c += kLanes<Real>) {
+        Real* to = region.dz_copy.column(panel, c) + (region.state_row(t) + first) * stride;
+        for (int64_t n = first; n < end; ++n, to += stride) store(to, Vec<Real>{});
+      }
+    }
+  }
+
+  // What bias_run still holds goes to bias_gradient: in a region of ragged sequences nobody may
+  // have had a step 0, which does it.
+  void flush_bias(int64_t worker) const {
+    const Region<Real>& region = this->region_of(worker);
+    if (region.bias_gradient == nullptr) return;
+    const Share columns = this->columns_of(worker);
+    for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>)
+      store(region.bias_gradient + c, load(region.bias_gradient + c) + load(region.bias_run + c));
+  }
+
   static void clear(Real* row, Share columns) {
     std::memset(row + columns.begin, 0,
                 static_cast<size_t>(columns.end - columns.begin) * sizeof(Real));
@@ -93,7 +123,7 @@ class GradientSums : protected Recurrence<Real> {
     const Share members = share_of(split_.workers, group, groups_);
     // where h is read as it lies, what the worker has of it
     const Share rows =
-        this->region_of(worker).h_blocks == nullptr
+        this->region_of(worker).h_copy.values == nullptr
             ? this->rows_of_W(worker)
             : share_of(layer_.H, worker - members.begin, members.end - members.begin, kTileRows);
     const Share regions = split_.by_rows ? members : Share{worker, worker + 1};
@@ -105,7 +135,10 @@ class GradientSums : protected Recurrence<Real> {
   }
 
   WeightGradient<Real> recurrent_gradient(const Region<Real>& region, Real* out) const {
-    const int64_t K = layer_.T * region.count;
+    const int64_t K = region.state_row(layer_.T);
+    if (region.h_copy.in_panels) {
+      return {K, region.dz_copy.on_the_left(), 0, region.h_copy.on_the_right(), layer_.panels, out};
+    }
     return {K, region.all_h(layer_), 0, region.all_dz(layer_), layer_.panels, out};
   }
 
@@ -184,13 +217,16 @@ class GradientSums : protected Recurrence<Real> {
 
   void scatter_vector(const Region<Real>& region, const Panel& panel, int64_t c,
                       Real* grad_column) const {
-    const RightMatrix<Real> all_dz = region.all_dz(layer_);
-    const int64_t left = panel.columns_left - c, stride = all_dz.stride(panel);
-    const Real* dz = all_dz.at(0, panel) + c;
+    const int64_t left = panel.columns_left - c;
+    const Real* all_dz = region.dz_copy.values == nullptr ? region.dz + panel.column + c
+                                                          : region.dz_copy.column(panel, c);
+    const int64_t stride =
+        region.dz_copy.values == nullptr ? layer_.stride : region.dz_copy.stride(panel);
     for (int64_t t = 0; t < layer_.T; ++t) {
-      for (int64_t n = 0; n < region.count; ++n, dz += stride) {
-        Real* sum =
-            grad_column + ids_[t * ids_stride_t_ + (region.first + n) * ids_stride_b_] * layer_.H;
+      const int64_t* ids = layer_.steps.ids_of(t, ids_, ids_stride_t_, ids_stride_b_);
+      const Real* dz = all_dz + region.state_row(t) * stride;
+      for (int64_t n = 0; n < region.rows(layer_, t); ++n, dz += stride) {
+        Real* sum = grad_column + ids[(region.first + n) * ids_stride_b_] * layer_.H;
         store_first(sum, left, load_first(sum, left) + load(dz));
       }
     }

@@ -1,4 +1,5 @@
 // The layer backward: dz_t for all steps, and from it every gradient.
+#include "directions.h"
 #include "gradient_sums.h"
 #include "isa.h"
 #include "readout_gradient.h"
@@ -8,13 +9,14 @@ namespace rnnfast::RNNFAST_ISA {
 namespace {
 
 template <class Real>
-class Backward : GradientSums<Real> {
+class Backward : public GradientSums<Real> {
   using Base = GradientSums<Real>;
   using Base::by_table_, Base::layer_, Base::memory_, Base::split_;
 
  public:
   explicit Backward(const RnnBackwardArgs<Real>& args)
-      : Base(args, false),
+      : Base(args, Steps(args.T, args.B, args.options),
+             {!args.options.transposed, args.options.directions}, false),
         args_(args),
         readout_(args.classes),
         W_hh_{args.grad_W_hh, nullptr, args.H * args.H},
@@ -25,17 +27,22 @@ class Backward : GradientSums<Real> {
                    });
   }
 
-  void run() const {
-    run_team(split_.workers, [&](const Team& team) {
-      team.each([&](int64_t worker) { prepare(worker); });
+  static void run(const Directions<Backward>& all) {
+    const Backward& first = all.first();
+    const bool needs_h0 = first.args_.grad_h0 != nullptr;
+    run_team(all.workers(), [&](const Team& team) {
+      all.each(team, [](const Backward& pass, int64_t worker) { pass.prepare(worker); });
       team.sync();
-      this->each_step(team, args_.T - 1, -1, -1,
-                      [&](int64_t worker, int64_t t) { step(worker, t); });
-      if (args_.grad_h0 != nullptr) team.each([&](int64_t worker) { initial_state(worker); });
-      if (this->groups_share_regions()) team.sync();
-      team.each([&](int64_t worker) { sum_weights(worker); });
+      all.each_step(team, first.args_.T - 1, -1, -1,
+                    [](const Backward& pass, int64_t worker, int64_t t) { pass.step(worker, t); });
+      all.each(team, [&](const Backward& pass, int64_t worker) {
+        if (needs_h0) pass.initial_states(worker, 0);
+        pass.finish_steps(worker);
+      });
+      if (first.groups_share_regions()) team.sync();
+      all.each(team, [](const Backward& pass, int64_t worker) { pass.sum_weights(worker); });
       team.sync();
-      team.each([&](int64_t worker) { add_up(worker); });
+      all.each(team, [](const Backward& pass, int64_t worker) { pass.add_up(worker); });
     });
   }
 
@@ -43,6 +50,7 @@ class Backward : GradientSums<Real> {
   bool reads_out() const { return args_.grad_W_hq != nullptr; }
 
   void lay_out_shared() {
+    this->lay_out_products();
     this->lay_out(W_hh_);
     if (!reads_out()) return;
     readout_.lay_out(memory_, layer_, split_.workers);
@@ -50,7 +58,7 @@ class Backward : GradientSums<Real> {
   }
 
   void lay_out_region(Region<Real>& region) {
-    this->lay_out_backward(region, true, args_.grad_x);
+    this->lay_out_backward(region, true, args_.options.transposed, args_.grad_x);
     if (reads_out()) readout_.lay_out(memory_, layer_, region);
     if (by_table_) {
       region.slots_stride = region.count;
@@ -59,44 +67,72 @@ class Backward : GradientSums<Real> {
   }
 
   void prepare(int64_t worker) const {
-    this->pack_columns(layer_, args_.W_hh, worker);
+    this->pack_weights(layer_, args_.W_hh, worker);
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
-    this->copy_to_blocks(args_.h0, 1, 0, worker);
-    this->copy_to_blocks(args_.hs, args_.T, 1, worker);
+    this->copy_states(args_.h0, args_.hs, worker);
     this->clear_sums(worker);
+    if (layer_.steps.are_ragged()) clear_dz(worker);
     if (reads_out()) {
       readout_.prepare(layer_, args_.W_hq, worker, split_.workers);
       readout_.copy(args_.grad_logits, layer_, region,
                     this->share_in_region(args_.T * region.count, worker), worker);
     }
     if (by_table_) {
-      Inputs<Real>::copy_ids(args_.ids, args_.ids_stride_t, args_.ids_stride_b, args_.T, region,
+      Inputs<Real>::copy_ids(args_.ids, args_.ids_stride_t, args_.ids_stride_b, layer_, region,
                              rows);
     }
   }
 
+  // Rows that have no step yet have no dz either: it is read as that of their next step.
+  void clear_dz(int64_t worker) const {
+    const Region<Real>& region = this->region_of(worker);
+    for (int64_t row = 0; row < region.kept_dz * region.count; ++row)
+      this->clear(region.dz + row * layer_.stride, this->columns_of(worker));
+  }
+
   void step(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
-    this->multiply_backward(layer_, args_.W_hh, worker, t);
+    if (t < args_.T - 1) {
+      if (args_.grad_h0 != nullptr && layer_.steps.are_ragged()) initial_states(worker, t + 1);
+      multiply_row(worker, t + 1);
+    }
     const DenseGradients<Real> dense{args_.grad_hs, args_.grad_h_last,
                                      args_.ids == nullptr ? args_.grad_x : nullptr};
     const ReadoutGradient<Real> readout = readout_.of_state(region);
-    this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
+    this->each_tile(worker, t, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
                BackwardTile<Real>{layer_, region, t, row, panel, dense,
                                   reads_out() ? &readout : nullptr});
     });
+    this->clear_ended(worker, t);
+    if (t > 0 || args_.grad_h0 != nullptr) {
+      this->multiply_columns(layer_, args_.W_hh, worker, region.dz_at(layer_, t), t);
+    }
   }
 
-  void initial_state(int64_t worker) const {
-    this->multiply_backward(layer_, args_.W_hh, worker, -1);
+  void multiply_row(int64_t worker, int64_t t) const {
+    if (!this->multiplies_rows(layer_)) return;
+    this->fetch_dz(worker, t);
+    const Real* dz = this->region_of(worker).dz_at(layer_, t);
+    Base::multiply_row(layer_, args_.W_hh, worker, dz);
+  }
+
+  // grad_h0 of the rows whose first step is t.
+  void initial_states(int64_t worker, int64_t t) const {
+    if (t == 0) multiply_row(worker, 0);
     const Region<Real>& region = this->region_of(worker);
     const DenseGradients<Real> dense{.h0 = args_.grad_h0};
-    this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
-      run_tile(rows, panel.vectors,
-               BackwardTile<Real>{layer_, region, -1, row, panel, dense, nullptr});
-    });
+    this->each_tile(worker, region.rows(layer_, t - 1), region.rows(layer_, t),
+                    [&](const Panel& panel, int64_t row, int rows) {
+                      run_tile(
+                          rows, panel.vectors,
+                          BackwardTile<Real>{layer_, region, t - 1, row, panel, dense, nullptr});
+                    });
+  }
+
+  void finish_steps(int64_t worker) const {
+    if (layer_.steps.are_ragged()) this->flush_bias(worker);
   }
 
   void sum_weights(int64_t worker) const {
@@ -130,7 +166,7 @@ class Backward : GradientSums<Real> {
 
 template <class Real>
 void rnn_backward(const RnnBackwardArgs<Real>& args) {
-  Backward<Real>(args).run();
+  run_directions<Backward<Real>>(args);
 }
 
 template void rnn_backward<float>(const RnnBackwardArgs<float>&);

@@ -1,6 +1,7 @@
 // The layer forward with h and W_hh rounded to bfloat16 for their product: twice the arithmetic
 // rate where the CPU multiplies such numbers, and half the memory to read. All else is float32, the
 // states that come out among it.
+#include "directions.h"
 #include "inputs.h"
 #include "isa.h"
 #include "tile_sizes.h"
@@ -20,25 +21,20 @@ struct RoundedForwardTile : ForwardTile<float> {
   template <int Rows, int Vectors>
   void run() const {
     Tile<float, Rows, Vectors> tile;
-    const int32_t* slot = region.slots + t * region.slots_stride + row;
-    const float* inputs = region.inputs + panel.column;
-    tile.each([&](int i, int j, int c) {
-      tile.at[i][j] = load(inputs + slot[i] * layer.own_stride + c);
-    });
+    load_inputs(tile);
     tile.multiply(depth_of<Pair>(layer.H), before, pairs_stride, W);
     activate(tile);
     tile.store_rows(after + panel.column / 2, pairs_stride);
-    tile.store_rows(hs + (t * layer.B + region.first + row) * layer.H + panel.column, layer.H,
-                    panel.columns_left);
+    store_hs(tile);
   }
 };
 
-class RoundedForward : Recurrence<float> {
+class RoundedForward : public Recurrence<float> {
  public:
   explicit RoundedForward(const RnnForwardArgs<float>& args)
-      : Recurrence(args.T, args.B, args.H, args.cell),
+      : Recurrence(args, Steps(args.T, args.B), {false, 1}),
         args_(args),
-        inputs_(args, args.x, layer_.own_stride, is_cut()),
+        inputs_(args, args.x, layer_, is_cut()),
         // a cache line more: rows a power of two apart evict each other
         stride_(layer_.width / 2 + 64 / static_cast<int64_t>(sizeof(Pair))) {
     allocate(
@@ -48,7 +44,7 @@ class RoundedForward : Recurrence<float> {
         },
         [&](Region<float>& region) {
           memory_.take(region.h, 2 * region.count * stride_);
-          inputs_.lay_out(memory_, args.T, region);
+          inputs_.lay_out(memory_, region);
         },
         [&](Region<float>& region, int64_t first) {
           inputs_.lay_out_rows(memory_, region, first);
@@ -59,7 +55,10 @@ class RoundedForward : Recurrence<float> {
     run_team(split_.workers, [&](const Team& team) {
       team.each([&](int64_t worker) { prepare(worker); });
       team.sync();
-      each_step(team, 0, args_.T, 1, [&](int64_t worker, int64_t t) { step(worker, t); });
+      Directions<RoundedForward>(*this, nullptr)
+          .each_step(
+              team, 0, args_.T, 1,
+              [](const RoundedForward& pass, int64_t worker, int64_t t) { pass.step(worker, t); });
       team.each([&](int64_t worker) { copy_last_state(worker, args_.hs, args_.h_last); });
     });
   }
@@ -83,13 +82,13 @@ class RoundedForward : Recurrence<float> {
         store_pairs(state(region, 0, n) + c / 2, load_first(h0 + c, args_.H - c));
       }
     }
-    inputs_.prepare(args_.T, region, rows, columns_looked_after(worker));
+    inputs_.prepare(region, rows, columns_looked_after(worker));
   }
 
   void step(int64_t worker, int64_t t) const {
     const Region<float>& region = region_of(worker);
     inputs_.prepare_step(t, region, columns_of(worker));
-    each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
+    each_tile(worker, t, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
                RoundedForwardTile{{layer_, region, t, row, panel, args_.hs},
                                   W_ + depth_of<Pair>(args_.H) * panel.column,

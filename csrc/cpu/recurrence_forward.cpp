@@ -1,4 +1,5 @@
 // The layer forward: h_t = act(u_t + h_{t-1} W_hh + b_h) for all steps, and its readout.
+#include "directions.h"
 #include "inputs.h"
 #include "isa.h"
 #include "readout.h"
@@ -9,37 +10,40 @@ namespace rnnfast::RNNFAST_ISA {
 namespace {
 
 template <class Real>
-class Forward : Recurrence<Real> {
+class Forward : public Recurrence<Real> {
   using Base = Recurrence<Real>;
   using Base::layer_, Base::memory_, Base::split_;
 
  public:
   explicit Forward(const RnnForwardArgs<Real>& args)
-      : Base(args.T, args.B, args.H, args.cell),
+      : Base(args, Steps(args.T, args.B, args.options),
+             {args.options.transposed, args.options.directions}),
         args_(args),
-        inputs_(args, args.x, layer_.own_stride, this->is_cut()),
+        inputs_(args, args.x, layer_, this->is_cut()),
         readout_(args.H, args.classes) {
     this->allocate([&] { lay_out_shared(); },
                    [&](Region<Real>& region) {
                      if (this->is_cut()) region.kept_h = args.T + 1;
-                     inputs_.lay_out(memory_, args.T, region);
+                     inputs_.lay_out(memory_, region);
                    },
                    [&](Region<Real>& region, int64_t first) {
                      this->take_h(region, first);
+                     this->take_product(region);
                      inputs_.lay_out_rows(memory_, region, first);
                    });
   }
 
-  void run() const {
-    run_team(split_.workers, [&](const Team& team) {
-      team.each([&](int64_t worker) { prepare(worker); });
+  static void run(const Directions<Forward>& all) {
+    run_team(all.workers(), [&](const Team& team) {
+      all.each(team, [](const Forward& pass, int64_t worker) { pass.prepare(worker); });
       team.sync();
-      this->each_step(team, 0, args_.T, 1, [&](int64_t worker, int64_t t) { step(worker, t); });
-      if (this->is_cut()) {
-        team.each([&](int64_t worker) { copy_states(worker); });
+      all.each_step(team, 0, all.first().args_.T, 1,
+                    [](const Forward& pass, int64_t worker, int64_t t) { pass.step(worker, t); });
+      if (all.first().is_cut()) {
+        all.each(team, [](const Forward& pass, int64_t worker) { pass.copy_cut_states(worker); });
         team.sync();
       }
-      team.each([&](int64_t worker) { finish(worker); });
+      all.each(team, [](const Forward& pass, int64_t worker) { pass.finish(worker); });
     });
   }
 
@@ -51,24 +55,27 @@ class Forward : Recurrence<Real> {
   }
 
   void prepare(int64_t worker) const {
-    this->pack_rows(layer_, args_.W_hh, worker);
-    this->multiply_forward(layer_, args_.W_hh, worker, args_.h0, 0);
+    this->pack_weights(layer_, args_.W_hh, worker);
+    this->multiply_columns(layer_, args_.W_hh, worker, args_.h0, 0);
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
     this->copy_initial_state(args_.h0, worker);
-    inputs_.prepare(args_.T, region, rows, this->columns_looked_after(worker));
+    inputs_.prepare(region, rows, this->columns_looked_after(worker));
     readout_.prepare(args_.W_hq, args_.b_q, worker, split_.workers);
   }
 
   void step(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
     inputs_.prepare_step(t, region, this->columns_of(worker));
+    if (this->multiplies_rows(layer_)) {
+      this->multiply_row(layer_, args_.W_hh, worker, this->whole_h(worker, t));
+    }
     Real* const hs = this->is_cut() ? nullptr : args_.hs;
-    this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
+    this->each_tile(worker, t, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors, ForwardTile<Real>{layer_, region, t, row, panel, hs});
     });
     if (t + 1 < args_.T) {
-      this->multiply_forward(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
+      this->multiply_columns(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
     }
     if (split_.by_rows) {
       read_out(region.h_at(layer_, t + 1), layer_.h_stride,
@@ -77,10 +84,10 @@ class Forward : Recurrence<Real> {
   }
 
   // The worker's columns of h_1 to h_T to hs.
-  void copy_states(int64_t worker) const {
+  void copy_cut_states(int64_t worker) const {
     for (int64_t t = 0; t < args_.T; ++t) {
       this->copy_columns(this->region_of(worker).h_at(layer_, t + 1), this->rows_of_W(worker),
-                         args_.hs + t * args_.H);
+                         args_.hs + layer_.at(t, 0));
     }
   }
 
@@ -114,7 +121,7 @@ class Forward : Recurrence<Real> {
 
 template <class Real>
 void rnn_forward(const RnnForwardArgs<Real>& args) {
-  Forward<Real>(args).run();
+  run_directions<Forward<Real>>(args);
 }
 
 template void rnn_forward<float>(const RnnForwardArgs<float>&);

@@ -1,146 +1,19 @@
-// One step of the recurrence, forward and backward, as a tile task; and how a call is shared out to
-// workers.
+// One step of the recurrence, forward and backward, as a tile task.
 #pragma once
 
-#include <array>
-
 #include "cells/cells.h"
+#include "layer.h"
 #include "math.h"
-#include "parallel.h"
-#include "weight_gradient.h"
 
 namespace rnnfast::RNNFAST_ISA {
 
-// Who computes what. By rows, each worker takes batch rows through all steps on its own, with no
-// barrier; by columns, all work on each step together and meet after it: for batches too small to
-// be split.
-struct Split {
-  int64_t workers;
-  bool by_rows;
-
-  template <class Real>
-  static Split of(int64_t T, int64_t B, int64_t H) {
-    constexpr int64_t kFewestRows = 4;  // below, a tile loads more than it multiplies
-    constexpr int64_t kFlopsPerBarrier =
-        64 * 1024;  // about 1 us, against 0.1 to 0.5 us for a barrier
-    const int64_t threads = num_threads(), vectors = padded<Real>(H) / kLanes<Real>;
-    const int64_t step_flops = 2 * B * H * H;
-    const int64_t rows =
-        at_most(at_most(threads, B / kFewestRows), T * step_flops / kFlopsPerBarrier);
-    const int64_t columns = at_most(at_most(threads, vectors), step_flops / kFlopsPerBarrier);
-    return columns > rows ? Split{columns, false} : Split{rows, true};
-  }
-
- private:
-  static int64_t at_most(int64_t n, int64_t limit) {
-    return n > limit ? (limit > 1 ? limit : 1) : n;
-  }
-};
-
-// What all workers share.
-template <class Real>
-struct Layer {
-  int64_t T, B, H;
-  int cell;  // looked up at run time, once per tile: no second copy of every tile size
-  Panels panels;
-  int64_t width;       // H, padded
-  int64_t stride;      // of rows in dz: a cache line more, as rows a power of two apart evict each
-                       // other
-  int64_t h_stride;    // of rows in h
-  int64_t own_stride;  // of rows in what a worker keeps for its columns: inputs, table_gradient
-  Real* W = nullptr;   // packed: W_hh forward, its transpose backward; null for a single row, ...
-  // ... whose product h_t W_hh is the sum of these, [2][num_products][products_stride], the first
-  // or the second for even and odd t
-  Real* products = nullptr;
-  int64_t num_products = 0, products_stride = 0;
-
-  Layer(int64_t T, int64_t B, int64_t H, int cell, const Split& split)
-      : T(T),
-        B(B),
-        H(H),
-        cell(cell),
-        panels(Panels::of<Real>(H, split.by_rows ? 1 : split.workers)),
-        width(padded<Real>(H)),
-        stride(with_gap(width)),
-        h_stride(stride),
-        own_stride(width) {}
-
-  static int64_t with_gap(int64_t columns) {
-    return columns + 64 / static_cast<int64_t>(sizeof(Real));
-  }
-
-  Real* product(int64_t t, int64_t i) const {
-    return products + ((t & 1) * num_products + i) * products_stride;
-  }
-
-  // tile += (rows of h_t, from h on) W_hh, in a panel of columns
-  template <class TileOfAnySize>
-  RNNFAST_INLINE void multiply(TileOfAnySize& tile, const Real* h, const Panel& panel,
-                               int64_t t) const {
-    if (products == nullptr) {
-      tile.multiply(H, h, h_stride, W + H * panel.column);
-    } else if constexpr (TileOfAnySize::kRows == 1) {
-      for (int64_t i = 0; i < num_products; ++i) {
-        tile.add_rows(product(t, i) + panel.column, 0, tile.kColumns);
-      }
-    }
-  }
-};
-
-// Batch rows [first, first + count) at all time steps, as one worker sees them: its own, or
-// everybody's in a split by columns.
-template <class Real>
-struct Region {
-  int64_t first = 0, count = 0;
-  int64_t kept_h = 2, kept_dz = 2;  // steps of them: the last 2, or all T + 1
-  Real* h = nullptr;                // [kept_h][count][h_stride]
-  Real* dz = nullptr;               // [kept_dz][count][stride]
-  Real* product = nullptr;  // [width]: of a single row, dz_{t+1} W_hh^T in the worker's columns
-  // Copies for the weight gradient, of blocks of (T + 1) * count rows and of panels of T * count;
-  // or null, where h and dz themselves serve.
-  Real* h_blocks = nullptr;
-  Real* dz_panels = nullptr;
-  Real* dlogits = nullptr;   // panels of T * count rows: of the readout, or null
-  Real* inputs = nullptr;    // [*][own_stride]: u + b_h; row n takes, at step t, ...
-  int32_t* slots = nullptr;  // ... inputs[slots[t * slots_stride + n]]
-  int64_t slots_stride = 0;
-  Real* table_gradient =
-      nullptr;  // [V][own_stride]: dz added to row slots[t * slots_stride + n], or null
-  Real* bias_gradient = nullptr;  // [width]: sum of dz, or null
-  Real* bias_run = nullptr;       // [width]: the same over the last few steps
-
-  RNNFAST_INLINE Real* h_at(const Layer<Real>& layer, int64_t t) const {
-    return h + slot(t, kept_h) * count * layer.h_stride;
-  }
-  RNNFAST_INLINE Real* dz_at(const Layer<Real>& layer, int64_t t) const {
-    return dz + slot(t, kept_dz) * count * layer.stride;
-  }
-  // Where row `row` of step t lies in the copy of h, for each vector of a tile. Looked up together:
-  // after a store the compiler would do it anew for the next (H = 64: 0.7 % of a step).
-  template <class TileOfAnySize>
-  RNNFAST_INLINE std::array<Real*, TileOfAnySize::kVectors> blocks_at(const Layer<Real>& layer,
-                                                                      int64_t t, int64_t row,
-                                                                      const Panel& panel) const {
-    std::array<Real*, TileOfAnySize::kVectors> blocks;
-    const int64_t rows = (layer.T + 1) * count, first = t * count + row;
-    RNNFAST_UNROLL for (int j = 0; j < TileOfAnySize::kVectors; ++j) {
-      blocks[j] = h_blocks + in_blocks<Real>(rows, first, panel.column + j * kLanes<Real>);
-    }
-    return blocks;
-  }
-  // The rows that a weight gradient is made of.
-  LeftMatrix<Real> all_h(const Layer<Real>& layer) const {
-    return h_blocks != nullptr ? LeftMatrix<Real>::in_blocks(h_blocks, (layer.T + 1) * count)
-                               : LeftMatrix<Real>::as_it_lies(h, layer.h_stride);
-  }
-  RightMatrix<Real> all_dz(const Layer<Real>& layer) const {
-    return dz_panels != nullptr ? RightMatrix<Real>::in_panels(dz_panels, layer.T * count)
-                                : RightMatrix<Real>::as_it_lies(dz, layer.stride);
-  }
-
- private:
-  static int64_t slot(int64_t t, int64_t kept) { return kept == 2 ? t & 1 : t; }
-};
+// The tile's rows go to a copy, from its row `row` on.
+template <class Real, int Rows, int Vectors>
+RNNFAST_INLINE void store_copy(const Tile<Real, Rows, Vectors>& tile, const Copy<Real>& copy,
+                               int64_t row, const Panel& panel) {
+  const Places<Real, Vectors> to(copy, row, panel);
+  tile.each([&](int i, int j, int) { store(to.vectors[j] + i * to.stride, tile.at[i][j]); });
+}
 
 // h_{t+1} = act(u_t + h_t W_hh + b_h) for some rows and one panel of columns.
 template <class Real>
@@ -154,20 +27,35 @@ struct ForwardTile {
   template <int Rows, int Vectors>
   void run() const {
     Tile<Real, Rows, Vectors> tile;
+    load_inputs(tile);
+    if (layer.W != nullptr) {
+      tile.multiply(layer.H, region.h_at(layer, t) + row * layer.h_stride, layer.h_stride,
+                    layer.W + layer.H * panel.column);
+    } else {
+      region.add_ready_product(tile, layer, t, panel);
+    }
+    activate(tile);
+    tile.store_rows(region.h_at(layer, t + 1) + row * layer.h_stride + panel.column, layer.h_stride,
+                    tile.kColumns);
+    if (region.h_copy.values != nullptr) {
+      store_copy(tile, region.h_copy, region.state_row(t + 1) + row, panel);
+    }
+    if (hs != nullptr) store_hs(tile);
+  }
+
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void load_inputs(TileOfAnySize& tile) const {
     const int32_t* slot = region.slots + t * region.slots_stride + row;
     const Real* inputs = region.inputs + panel.column;
     tile.each([&](int i, int j, int c) {
       tile.at[i][j] = load(inputs + slot[i] * layer.own_stride + c);
     });
-    layer.multiply(tile, region.h_at(layer, t) + row * layer.h_stride, panel, t);
-    activate(tile);
-    tile.store_rows(region.h_at(layer, t + 1) + row * layer.h_stride + panel.column, layer.h_stride,
-                    tile.kColumns);
-    if (region.h_blocks != nullptr) store_blocks(tile);
-    if (hs != nullptr) {
-      tile.store_rows(hs + (t * layer.B + region.first + row) * layer.H + panel.column, layer.H,
-                      panel.columns_left);
-    }
+  }
+
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void store_hs(const TileOfAnySize& tile) const {
+    tile.store_rows(hs + layer.at(t, region.first + row) + panel.column, layer.array_stride,
+                    panel.columns_left);
   }
 
   template <class TileOfAnySize>
@@ -178,12 +66,6 @@ struct ForwardTile {
       });
     });
   }
-
-  template <class TileOfAnySize>
-  RNNFAST_INLINE void store_blocks(const TileOfAnySize& tile) const {
-    const auto blocks = region.template blocks_at<TileOfAnySize>(layer, t + 1, row, panel);
-    tile.each([&](int i, int j, int) { store(blocks[j] + i * kBlock<Real>, tile.at[i][j]); });
-  }
 };
 
 // The layer's own arrays in the backward direction.
@@ -192,7 +74,7 @@ struct DenseGradients {
   const Real* hs = nullptr;      // [T, B, H] in, or null
   const Real* h_last = nullptr;  // [B, H] in, or null
   Real* x = nullptr;             // [T, B, H] out: dz itself, or null
-  Real* h0 = nullptr;            // [B, H] out, of step -1
+  Real* h0 = nullptr;            // [B, H] out, or null
 };
 
 // What reaches h from a readout h W_hq + b_q: dlogits W_hq^T.
@@ -205,8 +87,8 @@ struct ReadoutGradient {
 };
 
 // dz_t = (dh_t + dz_{t+1} W_hh^T) act'(h_{t+1}) for some rows and one panel, where dh_t is what
-// reaches h from outside: grad_hs_t, grad_h_last at the last step, the readout. Of step -1, what
-// reaches h0.
+// reaches h from outside: grad_hs_t, grad_h_last at a row's last step, the readout. Where dense.h0
+// is given, dz_{t+1} W_hh^T goes there instead: of rows that begin with step t + 1.
 template <class Real>
 struct BackwardTile {
   const Layer<Real>& layer;
@@ -221,27 +103,35 @@ struct BackwardTile {
     Tile<Real, Rows, Vectors> tile;
     tile.clear();
     const int64_t batch_row = region.first + row;
-    if (dense.hs != nullptr && t >= 0) {
-      tile.add_rows(dense.hs + (t * layer.B + batch_row) * layer.H + panel.column, layer.H,
+    if (dense.hs != nullptr) {
+      tile.add_rows(dense.hs + layer.at(t, batch_row) + panel.column, layer.array_stride,
                     panel.columns_left);
     }
-    if (dense.h_last != nullptr && t == layer.T - 1) {
-      tile.add_rows(dense.h_last + batch_row * layer.H + panel.column, layer.H, panel.columns_left);
-    }
+    if (dense.h_last != nullptr) add_last(tile);
     add_products(tile);
-    if (t < 0) {
+    if (dense.h0 != nullptr) {
       tile.store_rows(dense.h0 + batch_row * layer.H + panel.column, layer.H, panel.columns_left);
       return;
     }
     times_derivative(tile);
     tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride,
                     tile.kColumns);
-    if (region.dz_panels != nullptr) {
-      tile.store_rows(region.dz_panels + layer.T * region.count * panel.column +
-                          (t * region.count + row) * tile.kColumns,
-                      tile.kColumns, tile.kColumns);
+    if (region.dz_copy.values != nullptr) {
+      store_copy(tile, region.dz_copy, region.state_row(t) + row, panel);
     }
     add_to_inputs(tile);
+  }
+
+  // grad_h_last of the rows that have no further step.
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void add_last(TileOfAnySize& tile) const {
+    const int64_t go_on = region.rows(layer, t + 1) - row;
+    if (go_on >= tile.kRows) return;
+    const Real* h_last = dense.h_last + (region.first + row) * layer.H + panel.column;
+    tile.each([&](int i, int j, int c) {
+      if (i < go_on) return;
+      tile.at[i][j] += load_first(h_last + i * layer.H + c, panel.columns_left - c);
+    });
   }
 
   // tile += dlogits_t W_hq^T + dz_{t+1} W_hh^T. What the readout sends back is more rows of the
@@ -249,15 +139,13 @@ struct BackwardTile {
   template <class TileOfAnySize>
   RNNFAST_INLINE void add_products(TileOfAnySize& tile) const {
     const int64_t of_readout = readout != nullptr ? readout->panels.count : 0;
-    const bool recurs = t < layer.T - 1, is_ready = region.product != nullptr;
+    const bool recurs = t < layer.T - 1, is_ready = layer.W == nullptr;
     for (int64_t p = 0; p < of_readout + (recurs && !is_ready ? 1 : 0); ++p) {
       const Product product =
           p < of_readout ? product_of_readout(p, tile.kColumns) : product_of_state();
       tile.multiply(product.K, product.a, product.stride, product.b);
     }
-    if constexpr (TileOfAnySize::kRows == 1) {
-      if (recurs && is_ready) tile.add_rows(region.product + panel.column, 0, tile.kColumns);
-    }
+    if (recurs && is_ready) region.add_ready_product(tile, layer, t + 1, panel);
   }
 
   // Rows of length K, and a packed panel.
@@ -285,9 +173,10 @@ struct BackwardTile {
   // The derivative of the activation, from its result alone.
   template <class TileOfAnySize>
   RNNFAST_INLINE void times_derivative(TileOfAnySize& tile) const {
-    if (region.h_blocks != nullptr) {
-      const auto blocks = region.template blocks_at<TileOfAnySize>(layer, t + 1, row, panel);
-      times_derivative(tile, [&](int i, int j) { return load(blocks[j] + i * kBlock<Real>); });
+    if (region.h_copy.values != nullptr) {
+      const Places<Real, TileOfAnySize::kVectors> h(region.h_copy, region.state_row(t + 1) + row,
+                                                    panel);
+      times_derivative(tile, [&](int i, int j) { return load(h.vectors[j] + i * h.stride); });
     } else {
       const Real* h = region.h_at(layer, t + 1) + row * layer.h_stride + panel.column;
       times_derivative(
@@ -319,8 +208,8 @@ struct BackwardTile {
       });
     }
     if (dense.x != nullptr) {
-      tile.store_rows(dense.x + (t * layer.B + region.first + row) * layer.H + panel.column,
-                      layer.H, panel.columns_left);
+      tile.store_rows(dense.x + layer.at(t, region.first + row) + panel.column, layer.array_stride,
+                      panel.columns_left);
     }
     if (region.bias_gradient != nullptr) add_to_bias(tile);
   }

@@ -1,5 +1,6 @@
 // Layer, readout and mean cross-entropy in one call, with all gradients; and the whole training
 // step, which goes on to clip them and to move the parameters.
+#include "directions.h"
 #include "gradient_sums.h"
 #include "gram.h"
 #include "isa.h"
@@ -21,7 +22,7 @@ struct Tally {
 };
 
 template <class Real>
-class TrainStep : GradientSums<Real> {
+class TrainStep : public GradientSums<Real> {
   using Base = GradientSums<Real>;
   using Base::layer_, Base::memory_, Base::split_;
 
@@ -29,9 +30,9 @@ class TrainStep : GradientSums<Real> {
 
  public:
   TrainStep(const CrossEntropyArgs<Real>& args, bool moves_parameters)
-      : Base(args, args.adds_gradients),
+      : Base(args, Steps(args.T, args.B), {false, 1}, args.adds_gradients),
         args_(args),
-        inputs_(args, args.W_xh, layer_.own_stride, this->is_cut()),
+        inputs_(args, args.W_xh, layer_, this->is_cut()),
         readout_(args.H, args.V),
         one_hots_{static_cast<Real>(args.T * args.B), readout_.width, nullptr},
         readout_backward_(args.V),
@@ -47,18 +48,19 @@ class TrainStep : GradientSums<Real> {
                    });
   }
 
-  int64_t workers() const { return split_.workers; }
-
   void run(const Team& team) const {
     team.each([&](int64_t worker) { prepare(worker); });
     team.sync();
-    this->each_step(team, 0, args_.T, 1,
-                    [&](int64_t worker, int64_t t) { forward_step(worker, t); });
+    const Directions<TrainStep> all(*this, nullptr);
+    all.each_step(team, 0, args_.T, 1, [](const TrainStep& pass, int64_t worker, int64_t t) {
+      pass.forward_step(worker, t);
+    });
     team.each([&](int64_t worker) { finish_forward(worker); });
     if (!wants_gradients()) return;
     if (!split_.by_rows) team.sync();
-    this->each_step(team, args_.T - 1, -1, -1,
-                    [&](int64_t worker, int64_t t) { backward_step(worker, t); });
+    all.each_step(team, args_.T - 1, -1, -1, [](const TrainStep& pass, int64_t worker, int64_t t) {
+      pass.backward_step(worker, t);
+    });
     if (args_.grad_h0 != nullptr) team.each([&](int64_t worker) { initial_state(worker); });
   }
 
@@ -171,6 +173,7 @@ class TrainStep : GradientSums<Real> {
     }
     if (!wants_gradients()) return;
     backward_layer_ = layer_;
+    backward_layer_.transposed = true;
     if (!this->is_single_row()) memory_.take(backward_layer_.W, args_.H * layer_.width);
     readout_backward_.lay_out(memory_, layer_, split_.workers);
     if (norm_first_) gram_.lay_out(memory_, (args_.T + 1) * args_.B, split_.workers);
@@ -181,36 +184,38 @@ class TrainStep : GradientSums<Real> {
   void lay_out_region(Region<Real>& region) {
     if (norm_first_) region.kept_dz = args_.T + 1;
     if (norm_first_ || !split_.by_rows) region.kept_h = args_.T + 1;
-    inputs_.lay_out(memory_, args_.T, region);
+    inputs_.lay_out(memory_, region);
     if (!wants_gradients()) return;
-    this->lay_out_backward(region, !norm_first_, args_.grad_W_xh);
+    this->lay_out_backward(region, !norm_first_, false, args_.grad_W_xh);
     readout_backward_.lay_out(memory_, layer_, region);
   }
 
   void prepare(int64_t worker) const {
-    this->pack_rows(layer_, args_.W_hh, worker);
-    this->multiply_forward(layer_, args_.W_hh, worker, args_.h0, 0);
+    this->pack_weights(layer_, args_.W_hh, worker);
+    this->multiply_columns(layer_, args_.W_hh, worker, args_.h0, 0);
     readout_.prepare(args_.W_hq, args_.b_q, worker, split_.workers);
     if (worker == split_.workers - 1) one_hots_.prepare();
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
     this->copy_initial_state(args_.h0, worker);
-    inputs_.prepare(args_.T, region, rows, this->columns_looked_after(worker));
+    inputs_.prepare(region, rows, this->columns_looked_after(worker));
     if (!wants_gradients()) return;
-    this->pack_columns(backward_layer_, args_.W_hh, worker);
+    this->pack_weights(backward_layer_, args_.W_hh, worker);
     readout_backward_.prepare(layer_, args_.W_hq, worker, split_.workers);
-    if (region.h_blocks != nullptr) this->copy_to_blocks(args_.h0, 1, 0, worker);
+    if (region.h_copy.values != nullptr) {
+      this->copy_state(args_.h0 + region.first * args_.H, args_.H, 0, {0, region.count}, worker);
+    }
     this->clear_sums(worker);
   }
 
   void forward_step(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
     inputs_.prepare_step(t, region, this->columns_of(worker));
-    this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
+    this->each_tile(worker, t, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors, ForwardTile<Real>{layer_, region, t, row, panel, nullptr});
     });
     if (t + 1 < args_.T) {
-      this->multiply_forward(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
+      this->multiply_columns(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
     }
     if (split_.by_rows)
       read_out(worker, {t * region.count, (t + 1) * region.count}, region.h_at(layer_, t + 1));
@@ -278,20 +283,28 @@ class TrainStep : GradientSums<Real> {
 
   void backward_step(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
-    this->multiply_backward(backward_layer_, args_.W_hh, worker, t);
+    if (t + 1 < args_.T) multiply_dz(worker, t + 1);
     const DenseGradients<Real> none;
     const ReadoutGradient<Real> readout = readout_backward_.of_state(region);
-    this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
+    this->each_tile(worker, t, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
                BackwardTile<Real>{backward_layer_, region, t, row, panel, none, &readout});
     });
   }
 
+  // A single row's product for the step before t.
+  void multiply_dz(int64_t worker, int64_t t) const {
+    if (!this->is_single_row()) return;
+    this->fetch_dz(worker, t);
+    this->multiply_row(backward_layer_, args_.W_hh, worker,
+                       this->region_of(worker).dz_at(layer_, t));
+  }
+
   void initial_state(int64_t worker) const {
-    this->multiply_backward(backward_layer_, args_.W_hh, worker, -1);
+    multiply_dz(worker, 0);
     const Region<Real>& region = this->region_of(worker);
     const DenseGradients<Real> dense{.h0 = args_.grad_h0};
-    this->each_tile(worker, [&](const Panel& panel, int64_t row, int rows) {
+    this->each_tile(worker, 0, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
                BackwardTile<Real>{backward_layer_, region, -1, row, panel, dense, nullptr});
     });

@@ -4,6 +4,8 @@
 // write them twice (one row, H = 512: 1 % of a training step).
 #pragma once
 
+#include <array>
+
 #include "panels.h"
 #include "parallel.h"
 
@@ -12,13 +14,6 @@ namespace rnnfast::RNNFAST_ISA {
 // Columns of a block: a matrix that stands left is kept in [block][row][kBlock].
 template <class Real>
 constexpr int64_t kBlock = kLanes<Real> > kTileRows ? kLanes<Real> : kTileRows;
-
-// Where element (row, column) of blocks of `rows` rows lies: for the steps that write and read
-// them, with distances that the compiler knows (1 % of a step of many rows).
-template <class Real>
-RNNFAST_INLINE int64_t in_blocks(int64_t rows, int64_t row, int64_t column) {
-  return (column / kBlock<Real> * rows + row) * kBlock<Real> + column % kBlock<Real>;
-}
 
 // A matrix that stands left: in blocks, or as it lies.
 template <class Real>
@@ -50,6 +45,48 @@ struct RightMatrix {
   }
   RNNFAST_INLINE const Real* at(int64_t row, const Panel& panel) const {
     return values + column_stride * panel.column + row * stride(panel);
+  }
+};
+
+// A copy of h or dz in the order in which the weight gradient reads it: in panels where it stands
+// right, else in blocks.
+template <class Real>
+struct Copy {
+  Real* values = nullptr;
+  int64_t rows = 0;
+  bool in_panels = false;
+
+  // How many elements it has for a matrix whose rows are `width` long.
+  int64_t size(int64_t width) const {
+    return rows * (in_panels ? width : (width + kBlock<Real> - 1) / kBlock<Real> * kBlock<Real>);
+  }
+
+  // Where the vector from column c of a panel on lies in row 0, and how far apart its rows are.
+  RNNFAST_INLINE Real* column(const Panel& panel, int64_t c) const {
+    if (in_panels) return values + rows * panel.column + c;
+    const int64_t column = panel.column + c;
+    return values + column / kBlock<Real> * rows * kBlock<Real> + column % kBlock<Real>;
+  }
+  RNNFAST_INLINE int64_t stride(const Panel& panel) const {
+    return in_panels ? panel.vectors * kLanes<Real> : kBlock<Real>;
+  }
+
+  LeftMatrix<Real> on_the_left() const { return LeftMatrix<Real>::in_blocks(values, rows); }
+  RightMatrix<Real> on_the_right() const { return RightMatrix<Real>::in_panels(values, rows); }
+};
+
+// Where a tile lies in a copy, from a row on: vector j of row i at vectors[j] + i * stride. Looked
+// up together: after each store the compiler would look them up anew.
+template <class Real, int Vectors>
+struct Places {
+  std::array<Real*, Vectors> vectors;
+  int64_t stride;
+
+  RNNFAST_INLINE Places(const Copy<Real>& copy, int64_t row, const Panel& panel)
+      : stride(copy.stride(panel)) {
+    RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) {
+      vectors[j] = copy.column(panel, j * kLanes<Real>) + row * stride;
+    }
   }
 };
 

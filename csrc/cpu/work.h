@@ -12,11 +12,25 @@ namespace rnnfast::RNNFAST_ISA {
 
 template <class Real>
 class Recurrence {
+ public:
+  int64_t workers() const { return split_.workers; }
+  bool splits_rows() const { return split_.by_rows; }
+
  protected:
-  Recurrence(int64_t T, int64_t B, int64_t H, int cell)
-      : split_(Split::of<Real>(T, B, H)),
-        layer_(T, B, H, cell, split_),
-        sums_(Panels::of<Real>(H, 1, kVectorsOfSums)),
+  // Whether the pass multiplies by the transpose of W_hh, and how many directions of a layer run at
+  // the same time, their states side by side in the arrays.
+  struct Way {
+    bool transposed;
+    int64_t directions;
+  };
+
+  // Takes T, B, H and cell from the arguments of a call.
+  template <class Args>
+  Recurrence(const Args& args, const Steps& steps, const Way& way)
+      : split_(Split::of<Real>(args.T, steps.length(args.B) / args.T, args.H, way.directions)),
+        layer_(steps, args.T, args.B, args.H, args.cell, way.directions * args.H, way.transposed,
+               split_),
+        sums_(Panels::of<Real>(args.H, 1, kVectorsOfSums)),
         num_regions_(split_.by_rows ? split_.workers : 1) {
     if (!is_cut()) return;
     int64_t widest = 0;
@@ -27,21 +41,23 @@ class Recurrence {
     layer_.h_stride = layer_.own_stride = layer_.with_gap(widest);
   }
 
-  // Asks for the memory of both passes: what all share; what those who work on a region share; and
-  // rows(region, first), what a worker has for its columns of it, the first of them `first`. Each
-  // region is on pages of its own, and each worker's part of a row that is cut.
+  // Lays out the workspace: `shared()` for all workers, `region(r)` for the workers of one region,
+  // and `rows(r, first)` for one worker's columns of it, from column `first` on. Each region is on
+  // pages of its own, and so is each worker's part of a row that is cut.
   template <class LayOutShared, class LayOutRegion, class LayOutRows>
   void allocate(const LayOutShared& shared, const LayOutRegion& region, const LayOutRows& rows) {
     const auto lay_out = [&] {
       memory_.take(regions_, split_.workers);
+      layer_.steps.lay_out(memory_);
       if (!is_single_row()) memory_.take(layer_.W, layer_.H * layer_.width);
       shared();
       for (int64_t i = 0; i < num_regions_; ++i) {
         memory_.start_page();
-        const Share batch_rows = share_of(layer_.B, i, num_regions_);
+        const Share batch_rows = batch_rows_of(i);
         Region<Real> laid_out;
         laid_out.first = batch_rows.begin;
         laid_out.count = batch_rows.end - batch_rows.begin;
+        if (layer_.steps.are_ragged()) memory_.take(laid_out.state_rows, layer_.T + 2);
         region(laid_out);
         if (!is_cut()) rows(laid_out, int64_t{0});
         const Share members = split_.by_rows ? Share{i, i + 1} : Share{0, split_.workers};
@@ -59,11 +75,21 @@ class Recurrence {
     lay_out();
     memory_.allocate();
     lay_out();
+    layer_.steps.prepare();
+    for (int64_t i = 0; layer_.steps.are_ragged() && i < num_regions_; ++i)
+      count_states(regions_[i]);
   }
 
   // The region's rows of h, from column `first` on.
   void take_h(Region<Real>& region, int64_t first) {
     memory_.take(region.h, region.kept_h * region.count * layer_.h_stride, first);
+  }
+
+  // What multiply_row() needs.
+  void take_product(Region<Real>& region) {
+    if (!multiplies_rows(layer_)) return;
+    memory_.take(region.product, layer_.width);
+    memory_.take(region.whole, is_cut() ? layer_.width : 0);
   }
 
   Region<Real>& region_of(int64_t worker) const { return regions_[worker]; }
@@ -74,6 +100,20 @@ class Recurrence {
   // the worker that is about to write them (H = 512, two workers: the layer's forward call took 5 %
   // longer where their cores are close and 22 % where they are far, its backward call 2 and 6 %).
   bool is_cut() const { return is_single_row() && !split_.by_rows; }
+
+  // The batch rows of a region: as many steps as in any other.
+  Share batch_rows_of(int64_t region) const {
+    if (!layer_.steps.are_ragged()) return share_of(layer_.B, region, num_regions_);
+    return {layer_.steps.rows_of_length(region, num_regions_),
+            layer_.steps.rows_of_length(region + 1, num_regions_)};
+  }
+
+  void count_states(const Region<Real>& region) const {
+    region.state_rows[0] = 0;
+    for (int64_t s = 0; s <= layer_.T; ++s) {
+      region.state_rows[s + 1] = region.state_rows[s] + region.num_states(layer_, s);
+    }
+  }
 
   // A worker's share of n things of its region: all of them, or its part where all work on one
   // region.
@@ -97,68 +137,69 @@ class Recurrence {
                           : columns_of(worker);
   }
 
-  // Calls f(panel, first row, rows) for each tile of the worker's in one step.
+  // Calls f(panel, first row, rows) for each tile of the worker's in rows [first, end) of its
+  // region.
   template <class F>
-  void each_tile(int64_t worker, const F& f) const {
+  void each_tile(int64_t worker, int64_t first, int64_t end, const F& f) const {
+    if (first >= end) return;
     const Share panels = panels_of(worker);
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       const Panel panel(layer_.panels, p);
-      each_row_block(region_of(worker).count, [&](int64_t row, int rows) { f(panel, row, rows); });
+      each_row_block(end - first, [&](int64_t row, int rows) { f(panel, first + row, rows); });
     }
   }
 
-  // Runs step(worker, t) for each t: on its own, or together with a barrier after each step.
-  template <class Step>
-  void each_step(const Team& team, int64_t first, int64_t end, int64_t increment,
-                 const Step& step) const {
-    if (split_.by_rows) {
-      team.each([&](int64_t worker) {
-        for (int64_t t = first; t != end; t += increment) step(worker, t);
-      });
-      return;
-    }
-    for (int64_t t = first; t != end; t += increment) {
-      team.each([&](int64_t worker) { step(worker, t); });
-      team.sync();
-    }
+  // ... in one step.
+  template <class F>
+  void each_tile(int64_t worker, int64_t t, const F& f) const {
+    each_tile(worker, 0, region_of(worker).rows(layer_, t), f);
   }
 
   // A single row takes its products from W_hh as it lies, see single_row.h; more rows from a packed
-  // copy. Two of these three functions pack a worker's share; the others act for a single row only.
+  // copy.
   bool is_single_row() const { return layer_.B == 1; }
 
-  void pack_rows(const Layer<Real>& layer, const Real* W_hh, int64_t worker) const {
+  // The worker's share of the packed copy.
+  void pack_weights(const Layer<Real>& layer, const Real* W_hh, int64_t worker) const {
     if (is_single_row()) return;
     const Share panels = share_of(layer.panels.count, worker, split_.workers);
     for (int64_t p = panels.begin; p < panels.end; ++p) {
-      pack(W_hh, layer.H, layer.H, Panel(layer.panels, p), layer.W);
+      const Panel panel(layer.panels, p);
+      if (layer.transposed) {
+        pack_transposed(W_hh, layer.H, layer.H, panel, layer.W);
+      } else {
+        pack(W_hh, layer.H, layer.H, panel, layer.W);
+      }
     }
   }
 
-  void pack_columns(const Layer<Real>& layer, const Real* W_hh, int64_t worker) const {
-    if (is_single_row()) return;
-    const Share panels = share_of(layer.panels.count, worker, split_.workers);
-    for (int64_t p = panels.begin; p < panels.end; ++p) {
-      pack_transposed(W_hh, layer.H, layer.H, Panel(layer.panels, p), layer.W);
-    }
-  }
-
-  // The worker's part of h_t W_hh, from its own columns of h_t.
-  void multiply_forward(const Layer<Real>& layer, const Real* W_hh, int64_t worker, const Real* h,
+  // A single row's product with W_hh, of its h or dz of step t. Without a transpose each worker
+  // multiplies its own columns of the row, as soon as it has them ...
+  void multiply_columns(const Layer<Real>& layer, const Real* W_hh, int64_t worker, const Real* row,
                         int64_t t) const {
-    if (!is_single_row()) return;
-    add_rows_times(h, W_hh, sums_, rows_of_W(worker), t % 2 != 0, layer.product(t, worker));
+    if (!is_single_row() || layer.transposed) return;
+    add_rows_times(row, W_hh, sums_, rows_of_W(worker), t % 2 != 0, layer.product(t, worker));
   }
 
-  // The worker's columns of dz_{t+1} W_hh^T.
-  void multiply_backward(const Layer<Real>& layer, const Real* W_hh, int64_t worker,
-                         int64_t t) const {
-    if (!is_single_row() || t == layer.T - 1) return;
-    fetch_dz(worker, t + 1);
+  // ... with a transpose the whole row, from which it makes its own columns of the product.
+  void multiply_row(const Layer<Real>& layer, const Real* W_hh, int64_t worker,
+                    const Real* row) const {
     const Region<Real>& region = region_of(worker);
     const Share rows = rows_of_W(worker);
-    dot_rows(region.dz_at(layer, t + 1), W_hh, layer.H, layer.H, rows, region.product);
+    dot_rows(row, W_hh, layer.H, layer.H, rows, region.product);
     for (int64_t i = rows.end; i < columns_of(worker).end; ++i) region.product[i] = 0;
+  }
+  bool multiplies_rows(const Layer<Real>& layer) const {
+    return is_single_row() && layer.transposed;
+  }
+
+  // h_t of a single row with the others' columns, where the row is cut.
+  const Real* whole_h(int64_t worker, int64_t t) const {
+    const Region<Real>& region = region_of(worker);
+    if (!is_cut()) return region.h_at(layer_, t);
+    for (int64_t other = 0; other < split_.workers; ++other)
+      copy_columns(regions_[other].h_at(layer_, t), columns_of(other), region.whole);
+    return region.whole;
   }
 
   // The others' columns of dz_t, where the row is cut.
@@ -181,46 +222,74 @@ class Recurrence {
     return {columns.begin, columns.end < layer_.H ? columns.end : layer_.H};
   }
 
-  // h0 in the worker's columns
+  // h0 in the worker's columns. Of ragged sequences in both places for h: where time runs backwards
+  // some begin in any step, and find their first state there.
   void copy_initial_state(const Real* h0, int64_t worker) const {
     const Region<Real>& region = region_of(worker);
-    const Share columns = columns_of(worker);
-    for (int64_t n = 0; n < region.count; ++n) {
-      const Real* from = h0 + (region.first + n) * layer_.H;
-      Real* to = region.h + n * layer_.h_stride;
-      for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>)
-        store(to + c, load_first(from + c, layer_.H - c));
-    }
-  }
-
-  // The worker's rows of hs [T, B, H] at the last step.
-  void copy_last_state(int64_t worker, const Real* hs, Real* h_last) const {
-    const Share rows = share_of(layer_.B, worker, split_.workers);
-    const Real* last = hs + (layer_.T - 1) * layer_.B * layer_.H;
-    std::memcpy(h_last + rows.begin * layer_.H, last + rows.begin * layer_.H,
-                static_cast<size_t>((rows.end - rows.begin) * layer_.H) * sizeof(Real));
-  }
-
-  // The worker's part of h [steps, B, H] goes to its region's copy of h, from step `first` on.
-  void copy_to_blocks(const Real* h, int64_t steps, int64_t first, int64_t worker) const {
-    const Region<Real>& region = region_of(worker);
-    // Locals: a field would be read anew after each store (a backward call of many rows: 8 %).
-    const Share columns = columns_of(worker);
-    const int64_t B = layer_.B, H = layer_.H, count = region.count, rows = (layer_.T + 1) * count;
-    Real* const to = region.h_blocks;
-    for (int64_t t = 0; t < steps; ++t) {
-      for (int64_t n = 0; n < count; ++n) {
-        const Real* from = h + (t * B + region.first + n) * H;
-        const int64_t row = (first + t) * count + n;
-        for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>) {
-          store(to + in_blocks<Real>(rows, row, c), load_first(from + c, H - c));
-        }
+    for (int64_t t = 0; t < (layer_.steps.are_ragged() ? 2 : 1); ++t) {
+      for (int64_t n = 0; n < region.count; ++n) {
+        copy_padded(h0 + (region.first + n) * layer_.H, columns_of(worker),
+                    region.h_at(layer_, t) + n * layer_.h_stride);
       }
     }
   }
 
+  // Columns of a row, zeros in the padding.
+  void copy_padded(const Real* from, Share columns, Real* to) const {
+    for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>)
+      store(to + c, load_first(from + c, layer_.H - c));
+  }
+
+  // The worker's rows of hs [T, B, H], each at the last step that it has.
+  void copy_last_state(int64_t worker, const Real* hs, Real* h_last) const {
+    const Share rows =
+        split_.by_rows ? batch_rows_of(worker) : share_of(layer_.B, worker, split_.workers);
+    for (int64_t t = layer_.T - 1, n = rows.begin; n < rows.end; --t) {
+      const int64_t end = layer_.steps.rows(t) < rows.end ? layer_.steps.rows(t) : rows.end;
+      if (n < end) copy_rows(hs + layer_.at(t, n), end - n, h_last + n * layer_.H);
+      n = n < end ? end : n;
+    }
+  }
+
+  // Rows of an array [T, B, H] without what lies between them.
+  void copy_rows(const Real* from, int64_t rows, Real* to) const {
+    const int64_t length = layer_.array_stride == layer_.H ? rows * layer_.H : layer_.H;
+    for (int64_t i = 0; i < rows * layer_.H; i += length, from += layer_.array_stride)
+      std::memcpy(to + i, from, static_cast<size_t>(length) * sizeof(Real));
+  }
+
+  // The states before the first step, and those after each, in the worker's columns of the copy of
+  // h. The state before a row's first step is h0.
+  void copy_states(const Real* h0, const Real* hs, int64_t worker) const {
+    const Region<Real>& region = region_of(worker);
+    for (int64_t s = 0; s <= layer_.T; ++s) {
+      const int64_t old = region.rows(layer_, s - 1), rows = region.num_states(layer_, s);
+      if (s > 0) {
+        copy_state(hs + layer_.at(s - 1, region.first), layer_.array_stride, s, {0, old}, worker);
+      }
+      copy_state(h0 + (region.first + old) * layer_.H, layer_.H, s, {old, rows}, worker);
+    }
+  }
+
+  // Rows of h [B, H] as the states [rows) before step s.
+  void copy_state(const Real* h, int64_t h_stride, int64_t s, Share rows, int64_t worker) const {
+    const Region<Real>& region = region_of(worker);
+    const Share panels = panels_of(worker);
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      const Panel panel(layer_.panels, p);
+      const int64_t stride = region.h_copy.stride(panel);
+      for (int64_t c = 0; c < panel.vectors * kLanes<Real>; c += kLanes<Real>) {
+        Real* to = region.h_copy.column(panel, c) + (region.state_row(s) + rows.begin) * stride;
+        const Real* from = h + panel.column + c;
+        for (int64_t n = rows.begin; n < rows.end; ++n, to += stride, from += h_stride)
+          store(to, load_first(from, panel.columns_left - c));
+      }
+    }
+  }
+
+  // What the products of a single row need.
   void lay_out_products() {
-    if (!is_single_row()) return;
+    if (!is_single_row() || layer_.transposed) return;
     constexpr int64_t kPage = 4096 / static_cast<int64_t>(sizeof(Real));
     layer_.num_products = split_.workers;
     layer_.products_stride = (layer_.width + kPage - 1) / kPage * kPage;

@@ -13,12 +13,24 @@ namespace rnnfast {
 
 namespace {
 
-// The sizes of a call, and its ids as the kernels take them.
-struct Shape : RecurrenceSizes {
-  Classes ids;
+// The sizes of a call, and its ids and options as the kernels take them.
+struct Problem : RecurrenceSizes {
+  Classes classes;
+  RnnOptions options;
 
-  Shape(const RecurrenceSizes& sizes, const std::optional<Tensor>& ids) : RecurrenceSizes(sizes) {
-    if (ids) this->ids = Classes(*ids, "ids", T, B, V);
+  Problem(const RecurrenceSizes& sizes, const std::optional<Tensor>& ids,
+          RecurrenceOptions& options)
+      : RecurrenceSizes(sizes) {
+    if (ids) classes = is_ragged ? Classes(*ids, "ids", V) : Classes(*ids, "ids", T, B, V);
+    if (options.resets) fail("resets is given; the CPU's kernels do not know it yet");
+    if (options.leak) fail("leak is given; the CPU's kernels do not know it yet");
+    make_contiguous(options.batch_sizes);
+    this->options = {
+        .transposed = options.transposed,
+        .reverse = options.reverse,
+        .batch_sizes = data_or_null<int64_t>(options.batch_sizes),
+        .directions = directions,
+    };
   }
 
   template <class Args>
@@ -27,14 +39,15 @@ struct Shape : RecurrenceSizes {
     args.B = B;
     args.H = H;
     args.V = V;
-    args.ids = ids.values;
-    args.ids_stride_t = ids.stride_t;
-    args.ids_stride_b = ids.stride_b;
+    args.ids = classes.values;
+    args.ids_stride_t = classes.stride_t;
+    args.ids_stride_b = classes.stride_b;
+    args.options = options;
   }
 };
 
 template <class Real>
-RnnForwardArgs<Real> forward_arguments(const Shape& n, const Tensor& x, const Tensor& W_hh,
+RnnForwardArgs<Real> forward_arguments(const Problem& n, const Tensor& x, const Tensor& W_hh,
                                        const std::optional<Tensor>& b_h, const Tensor& h0,
                                        int64_t cell, const Tensor& hs, const Tensor& h_last) {
   RnnForwardArgs<Real> args{};
@@ -54,9 +67,11 @@ struct StateGradients {
   std::optional<Tensor> hs, h_last;
 };
 
-Shape backward_shape(StateGradients& grads, const Tensor& hs, const std::optional<Tensor>& ids,
-                     int64_t V, const Tensor& W_hh, const Tensor& h0) {
-  const Shape n(backward_sizes(grads.hs, grads.h_last, hs, ids, V, W_hh, h0), ids);
+Problem backward_problem(StateGradients& grads, const Tensor& hs, const std::optional<Tensor>& ids,
+                         int64_t V, const Tensor& W_hh, const Tensor& h0,
+                         RecurrenceOptions& options) {
+  const Problem n(backward_sizes(grads.hs, grads.h_last, hs, ids, V, W_hh, h0, options), ids,
+                  options);
   make_all_contiguous(grads.hs, grads.h_last);
   return n;
 }
@@ -67,17 +82,17 @@ struct Needs {
 
 // The gradients of the recurrence's own arguments.
 struct RecurrenceGradients {
-  RecurrenceGradients(const Shape& n, const std::optional<Tensor>& ids, const Needs& needs)
-      : x(ids ? empty({n.V, n.H}, n.dtype) : empty({n.T, n.B, n.H}, n.dtype)),
-        W_hh(needs.W_hh, {n.H, n.H}, n.dtype),
-        b_h(needs.b_h, {n.H}, n.dtype),
-        h0(needs.h0, {n.B, n.H}, n.dtype) {
+  RecurrenceGradients(const Problem& n, const std::optional<Tensor>& ids, const Needs& needs)
+      : x(ids ? empty({n.V, n.H}, n.dtype) : empty(n.array(), n.dtype)),
+        W_hh(needs.W_hh, n.W_hh(), n.dtype),
+        b_h(needs.b_h, n.b_h(), n.dtype),
+        h0(needs.h0, n.state(), n.dtype) {
     // No sequence: the kernel has no worker that would clear the table's gradient.
     if (n.B == 0 && ids) fill_with_zeros(x);
   }
 
   template <class Real>
-  RnnBackwardArgs<Real> arguments(const Shape& n, const StateGradients& grads, const Tensor& hs,
+  RnnBackwardArgs<Real> arguments(const Problem& n, const StateGradients& grads, const Tensor& hs,
                                   const Tensor& W_hh_value, const Tensor& h0_value,
                                   int64_t cell) const {
     RnnBackwardArgs<Real> args{};
@@ -99,32 +114,46 @@ struct RecurrenceGradients {
   OptionalOutput W_hh, b_h, h0;
 };
 
-}  // namespace
-
+// Forward, in the kernel of forward_kernel<kRounds>.
 template <bool kRounds>
-std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
-                               std::optional<Tensor> b_h, Tensor h0, int64_t cell) {
+std::tuple<Tensor, Tensor> run_forward(Tensor x, const std::optional<Tensor>& ids, Tensor W_hh,
+                                       std::optional<Tensor> b_h, Tensor h0, int64_t cell,
+                                       RecurrenceOptions options) {
   const int32_t dtype = kRounds ? require_float(x, "x") : require_real(x, "x");
-  const Shape n(forward_sizes(x, ids, W_hh, b_h, h0, dtype), ids);
+  const Problem n(forward_sizes(x, ids, W_hh, b_h, h0, dtype, options), ids, options);
   make_all_contiguous(x, W_hh, b_h, h0);
 
-  Tensor hs = empty({n.T, n.B, n.H}, dtype), h_last = empty({n.B, n.H}, dtype);
+  Tensor hs = empty(n.array(), dtype), h_last = empty(n.state(), dtype);
   with_real(dtype, [&]<class Real>() {
     forward_kernel<kRounds, Real>()(forward_arguments<Real>(n, x, W_hh, b_h, h0, cell, hs, h_last));
   });
   return {std::move(hs), std::move(h_last)};
 }
 
-template std::tuple<Tensor, Tensor> rnn<false>(Tensor, std::optional<Tensor>, Tensor,
-                                               std::optional<Tensor>, Tensor, int64_t);
-template std::tuple<Tensor, Tensor> rnn<true>(Tensor, std::optional<Tensor>, Tensor,
-                                              std::optional<Tensor>, Tensor, int64_t);
+}  // namespace
+
+std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
+                               std::optional<Tensor> b_h, Tensor h0, int64_t cell, bool transposed,
+                               bool reverse, std::optional<Tensor> batch_sizes,
+                               std::optional<Tensor> resets, bool resets_to_h0,
+                               std::optional<Tensor> leak, std::optional<Tensor> saved) {
+  return run_forward<false>(std::move(x), ids, std::move(W_hh), std::move(b_h), std::move(h0), cell,
+                            {transposed, reverse, std::move(batch_sizes), std::move(resets),
+                             resets_to_h0, std::move(leak), std::move(saved)});
+}
+
+std::tuple<Tensor, Tensor> rnn_bf16(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
+                                    std::optional<Tensor> b_h, Tensor h0, int64_t cell) {
+  return run_forward<true>(std::move(x), ids, std::move(W_hh), std::move(b_h), std::move(h0), cell,
+                           {});
+}
 
 std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                               std::optional<Tensor> b_h, Tensor W_hq, Tensor b_q,
                                               Tensor h0, int64_t cell) {
   const int32_t dtype = require_real(x, "x");
-  const Shape n(forward_sizes(x, ids, W_hh, b_h, h0, dtype), ids);
+  RecurrenceOptions none;
+  const Problem n(forward_sizes(x, ids, W_hh, b_h, h0, dtype), ids, none);
   require_rank(W_hq, "W_hq", 2, "[H, V]");
   const int64_t classes = W_hq.size(1);
   require(W_hq, "W_hq", dtype, "[H, V]", {n.H, classes});
@@ -132,7 +161,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> id
   make_all_contiguous(x, W_hh, b_h, W_hq, b_q, h0);
 
   Tensor logits = empty({n.T * n.B, classes}, dtype);
-  Tensor hs = empty({n.T, n.B, n.H}, dtype), h_last = empty({n.B, n.H}, dtype);
+  Tensor hs = empty(n.array(), dtype), h_last = empty(n.state(), dtype);
   with_real(dtype, [&]<class Real>() {
     auto args = forward_arguments<Real>(n, x, W_hh, b_h, h0, cell, hs, h_last);
     args.classes = classes;
@@ -144,14 +173,17 @@ std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> id
   return {std::move(logits), std::move(h_last), std::move(hs)};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> grad_hs,
-                                                        std::optional<Tensor> grad_h_last,
-                                                        Tensor hs, std::optional<Tensor> ids,
-                                                        int64_t V, Tensor W_hh, Tensor h0,
-                                                        int64_t cell, bool need_W_hh, bool need_b_h,
-                                                        bool need_h0) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(
+    std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
+    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, bool need_W_hh,
+    bool need_b_h, bool need_h0, bool transposed, bool reverse, std::optional<Tensor> batch_sizes,
+    std::optional<Tensor> resets, bool resets_to_h0, std::optional<Tensor> leak,
+    std::optional<Tensor> saved) {
+  RecurrenceOptions options{transposed,        reverse,      std::move(batch_sizes),
+                            std::move(resets), resets_to_h0, std::move(leak),
+                            std::move(saved)};
   StateGradients grads{std::move(grad_hs), std::move(grad_h_last)};
-  const Shape n = backward_shape(grads, hs, ids, V, W_hh, h0);
+  const Problem n = backward_problem(grads, hs, ids, V, W_hh, h0, options);
   make_all_contiguous(hs, W_hh, h0);
 
   RecurrenceGradients out(n, ids, {need_W_hh, need_b_h, need_h0});
@@ -167,7 +199,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(
     std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor W_hq, Tensor h0, int64_t cell,
     bool need_W_hh, bool need_b_h, bool need_h0) {
   StateGradients grads{std::move(grad_hs), std::move(grad_h_last)};
-  const Shape n = backward_shape(grads, hs, ids, V, W_hh, h0);
+  RecurrenceOptions none;
+  const Problem n = backward_problem(grads, hs, ids, V, W_hh, h0, none);
   require_rank(W_hq, "W_hq", 2, "[H, V]");
   const int64_t classes = W_hq.size(1);
   require(W_hq, "W_hq", n.dtype, "[H, V]", {n.H, classes});

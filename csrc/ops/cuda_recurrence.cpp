@@ -99,11 +99,27 @@ void backward(const Call& call, const Backward& b) {
 
 namespace {
 
+// These kernels know none of the options.
+void require_none(const RecurrenceOptions& options) {
+  if (options.transposed) fail("transposed is true; on CUDA it must be false");
+  if (options.reverse) fail("reverse is true; on CUDA it must be false");
+  if (options.batch_sizes) fail("batch_sizes is given; on CUDA it must be None");
+  if (options.resets) fail("resets is given; on CUDA it must be None");
+  if (options.leak) fail("leak is given; on CUDA it must be None");
+}
+
 std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
-                               std::optional<Tensor> b_h, Tensor h0, int64_t cell) {
+                               std::optional<Tensor> b_h, Tensor h0, int64_t cell, bool transposed,
+                               bool reverse, std::optional<Tensor> batch_sizes,
+                               std::optional<Tensor> resets, bool resets_to_h0,
+                               std::optional<Tensor> leak, std::optional<Tensor> saved) {
   const Call call(x, "x");
+  require_none({transposed, reverse, std::move(batch_sizes), std::move(resets), resets_to_h0,
+                std::move(leak), std::move(saved)});
   const int32_t dtype = require_real(x, "x");
-  const auto [T, B, H, V, _] = forward_sizes(x, ids, W_hh, b_h, h0, dtype);
+  const RecurrenceSizes n = forward_sizes(x, ids, W_hh, b_h, h0, dtype);
+  const int64_t T = n.T, B = n.B, H = n.H, V = n.V;
+  if (n.directions == 2) fail("W_hh is ", describe(W_hh), "; on CUDA it must be [H, H]");
   if (ids) require_at_least(V, "V, the number of rows of x,", 1);
   call.require_here(ids, "ids");
   call.require_here(W_hh, "W_hh");
@@ -119,14 +135,19 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
   return {std::move(hs), std::move(h_last)};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> grad_hs,
-                                                        std::optional<Tensor> grad_h_last,
-                                                        Tensor hs, std::optional<Tensor> ids,
-                                                        int64_t V, Tensor W_hh, Tensor h0,
-                                                        int64_t cell, bool need_W_hh, bool need_b_h,
-                                                        bool need_h0) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(
+    std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
+    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, bool need_W_hh,
+    bool need_b_h, bool need_h0, bool transposed, bool reverse, std::optional<Tensor> batch_sizes,
+    std::optional<Tensor> resets, bool resets_to_h0, std::optional<Tensor> leak,
+    std::optional<Tensor> saved) {
   const Call call(hs, "hs");
-  const auto [T, B, H, _, dtype] = backward_sizes(grad_hs, grad_h_last, hs, ids, V, W_hh, h0);
+  require_none({transposed, reverse, std::move(batch_sizes), std::move(resets), resets_to_h0,
+                std::move(leak), std::move(saved)});
+  const RecurrenceSizes n = backward_sizes(grad_hs, grad_h_last, hs, ids, V, W_hh, h0);
+  const int64_t T = n.T, B = n.B, H = n.H;
+  const int32_t dtype = n.dtype;
+  if (n.directions == 2) fail("W_hh is ", describe(W_hh), "; on CUDA it must be [H, H]");
   if (ids) require_at_least(V, "V", 1);
   call.require_here(grad_hs, "grad_hs");
   call.require_here(grad_h_last, "grad_h_last");
@@ -167,7 +188,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(std::optional<Tensor> gr
 
 void implement(Library library) {
   library.impl<rnn>("rnn")
+      .impl<plain_rnn<rnn>>("rnn.plain")
       .impl<rnn_backward>("rnn_backward")
+      .impl<plain_rnn_backward<rnn_backward>>("rnn_backward.plain")
       .impl<rnn_cross_entropy>("rnn_cross_entropy")
       .impl<train_step>("train_step_")
       .impl<train_steps>("train_steps_")

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "cells/cells.h"
 #include "torch/abi.h"
@@ -9,9 +10,12 @@
 
 namespace rnnfast {
 
-struct RecurrenceSizes {
-  int64_t T, B, H, V;  // V: rows of the table; unused without ids
-  int32_t dtype;
+// The arguments that rnn and rnn_backward have beyond those of every other operator.
+struct RecurrenceOptions {
+  bool transposed = false, reverse = false;
+  std::optional<Tensor> batch_sizes, resets;
+  bool resets_to_h0 = false;
+  std::optional<Tensor> leak, saved;
 };
 
 // The cell's code as the kernels take it.
@@ -20,29 +24,99 @@ inline int cell_of(int64_t code) {
   fail("cell is ", code, "; it must be 0 (tanh) or 1 (relu)");
 }
 
+// Of a call in one direction or both; with batch_sizes, arrays hold the N rows of all steps.
+struct RecurrenceSizes {
+  int64_t T, B, H, V;  // V: rows of the table; unused without ids
+  int32_t dtype;
+  int64_t directions, N;
+  bool is_ragged;
+
+  Shape array() const {
+    const int64_t width = directions * H;
+    const bool both = directions == 2;
+    if (is_ragged) return {both ? "[N, 2 H]" : "[N, H]", {N, width}};
+    return {both ? "[T, B, 2 H]" : "[T, B, H]", {T, B, width}};
+  }
+  Shape ids() const { return is_ragged ? Shape{"[N]", {N}} : Shape{"[T, B]", {T, B}}; }
+  Shape state() const { return of_each("[B, H]", "[2, B, H]", {B, H}); }
+  Shape W_hh() const { return of_each("[H, H]", "[2, H, H]", {H, H}); }
+  Shape b_h() const { return of_each("[H]", "[2, H]", {H}); }
+
+ private:
+  Shape of_each(const char* one, const char* both, std::initializer_list<int64_t> sizes) const {
+    if (directions == 1) return {one, sizes};
+    return Shape{both, sizes}.of(directions);
+  }
+};
+
+// Sets T, B and N from batch_sizes.
+inline void measure_steps(RecurrenceSizes& n, const Tensor& batch_sizes) {
+  if (batch_sizes.device_type() != aoti_torch_device_type_cpu()) {
+    fail("batch_sizes is not on the CPU; it must be");
+  }
+  require_rank(batch_sizes, "batch_sizes", 1, "[T]");
+  n.T = batch_sizes.size(0);
+  require_at_least(n.T, "T, the number of steps,", 1);
+  require(batch_sizes, "batch_sizes", aoti_torch_dtype_int64(), "[T]", {n.T});
+  const auto* sizes = batch_sizes.data<const int64_t>();
+  const int64_t stride = batch_sizes.stride(0);
+  n.is_ragged = true;
+  n.B = sizes[0];
+  n.N = 0;
+  for (int64_t t = 0, before = n.B; t < n.T; before = sizes[t++ * stride]) {
+    const int64_t size = sizes[t * stride];
+    if (size < 1 || size > before) {
+      fail("batch_sizes[", t, "] is ", size, "; it must be at least 1 and at most ", before);
+    }
+    n.N += size;
+  }
+}
+
+// `steps` has one row for each row of each step: x, hs or ids.
+inline RecurrenceSizes measure(const Tensor& steps, const char* name, bool has_columns,
+                               const Tensor& W_hh, bool has_ids, const RecurrenceOptions& options) {
+  RecurrenceSizes n{};
+  n.directions = W_hh.dim() == 3 ? 2 : 1;
+  if (has_ids && n.directions == 2) {
+    fail("W_hh is ", describe(W_hh), "; it must be [H, H] where ids are given");
+  }
+  if (options.batch_sizes) {
+    require_rank(steps, name, has_columns ? 2 : 1, has_columns ? "[N, H]" : "[N]");
+    measure_steps(n, *options.batch_sizes);
+  } else {
+    require_rank(steps, name, has_columns ? 3 : 2, has_columns ? "[T, B, H]" : "[T, B]");
+    n.T = steps.size(0);
+    n.B = steps.size(1);
+    n.N = n.T * n.B;
+  }
+  return n;
+}
+
 inline void require_weights(const RecurrenceSizes& n, const Tensor& W_hh,
                             const std::optional<Tensor>& b_h, const Tensor& h0) {
   require_at_least(n.T, "T, the number of steps,", 1);
   require_at_least(n.H, "H, the number of hidden units,", 1);
-  require(W_hh, "W_hh", n.dtype, "[H, H]", {n.H, n.H});
-  require(b_h, "b_h", n.dtype, "[H]", {n.H});
-  require(h0, "h0", n.dtype, "[B, H]", {n.B, n.H});
+  require(W_hh, "W_hh", n.dtype, n.W_hh());
+  require(b_h, "b_h", n.dtype, n.b_h());
+  require(h0, "h0", n.dtype, n.state());
 }
 
 // Of a forward call, whose arguments fit, but for the values of ids.
 inline RecurrenceSizes forward_sizes(const Tensor& x, const std::optional<Tensor>& ids,
                                      const Tensor& W_hh, const std::optional<Tensor>& b_h,
-                                     const Tensor& h0, int32_t dtype) {
+                                     const Tensor& h0, int32_t dtype,
+                                     const RecurrenceOptions& options = {}) {
+  RecurrenceSizes n = ids ? measure(*ids, "ids", false, W_hh, true, options)
+                          : measure(x, "x", true, W_hh, false, options);
+  if (ids) require_rank(x, "x", 2, "[V, H]");
+  n.H = x.size(x.dim() - 1) / n.directions;
+  n.V = x.size(0);
+  n.dtype = dtype;
   if (ids) {
-    require_rank(x, "x", 2, "[V, H]");
-    require_rank(*ids, "ids", 2, "[T, B]");
+    require(*ids, "ids", aoti_torch_dtype_int64(), n.ids());
   } else {
-    require_rank(x, "x", 3, "[T, B, H]");
+    require(x, "x", dtype, n.array());
   }
-  const Tensor& steps = ids ? *ids : x;
-  const int64_t T = steps.size(0), B = steps.size(1);
-  require(ids, "ids", aoti_torch_dtype_int64(), "[T, B]", {T, B});
-  const RecurrenceSizes n{T, B, x.size(x.dim() - 1), x.size(0), dtype};
   require_weights(n, W_hh, b_h, h0);
   return n;
 }
@@ -51,15 +125,19 @@ inline RecurrenceSizes forward_sizes(const Tensor& x, const std::optional<Tensor
 inline RecurrenceSizes backward_sizes(const std::optional<Tensor>& grad_hs,
                                       const std::optional<Tensor>& grad_h_last, const Tensor& hs,
                                       const std::optional<Tensor>& ids, int64_t V,
-                                      const Tensor& W_hh, const Tensor& h0) {
+                                      const Tensor& W_hh, const Tensor& h0,
+                                      const RecurrenceOptions& options = {}) {
   const int32_t dtype = require_real(hs, "hs");
-  require_rank(hs, "hs", 3, "[T, B, H]");
   require_at_least(V, "V", 0);
-  const RecurrenceSizes n{hs.size(0), hs.size(1), hs.size(2), V, dtype};
+  RecurrenceSizes n = measure(hs, "hs", true, W_hh, ids.has_value(), options);
+  n.H = hs.size(hs.dim() - 1) / n.directions;
+  n.V = V;
+  n.dtype = dtype;
+  require(hs, "hs", dtype, n.array());
   require_weights(n, W_hh, std::nullopt, h0);
-  require(grad_hs, "grad_hs", dtype, "[T, B, H]", {n.T, n.B, n.H});
-  require(grad_h_last, "grad_h_last", dtype, "[B, H]", {n.B, n.H});
-  require(ids, "ids", aoti_torch_dtype_int64(), "[T, B]", {n.T, n.B});
+  require(grad_hs, "grad_hs", dtype, n.array());
+  require(grad_h_last, "grad_h_last", dtype, n.state());
+  require(ids, "ids", aoti_torch_dtype_int64(), n.ids());
   return n;
 }
 

@@ -150,10 +150,21 @@ Library define_operators(const char* name_space) {
   Library library = Library::define(name_space);
   library
       .def(
-          "rnn(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, int cell) "
+          "rnn(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, int cell, "
+          "bool transposed=False, bool reverse=False, Tensor? batch_sizes=None, "
+          "Tensor? resets=None, bool resets_to_h0=False, Tensor? leak=None, "
+          "Tensor(a!)? saved=None) -> (Tensor hs, Tensor h_last)")
+      .def(
+          "rnn.plain(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, int cell) "
           "-> (Tensor hs, Tensor h_last)")
       .def(
           "rnn_backward(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
+          "Tensor W_hh, Tensor h0, int cell, bool need_W_hh, bool need_b_h, bool need_h0, "
+          "bool transposed=False, bool reverse=False, Tensor? batch_sizes=None, "
+          "Tensor? resets=None, bool resets_to_h0=False, Tensor? leak=None, Tensor? saved=None) "
+          "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0)")
+      .def(
+          "rnn_backward.plain(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
           "Tensor W_hh, Tensor h0, int cell, bool need_W_hh, bool need_b_h, bool need_h0) "
           "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0)")
       .def(
@@ -202,9 +213,11 @@ struct Registration {
     set_thread_pool(kTorchThreads);
     define_operators("rnnfast");
     Library::implement("rnnfast", "CPU")
-        .impl<rnn<false>>("rnn")
-        .impl<rnn<true>>("rnn_bf16")
+        .impl<rnn>("rnn")
+        .impl<plain_rnn<rnn>>("rnn.plain")
+        .impl<rnn_bf16>("rnn_bf16")
         .impl<rnn_backward>("rnn_backward")
+        .impl<plain_rnn_backward<rnn_backward>>("rnn_backward.plain")
         .impl<rnn_logits>("rnn_logits")
         .impl<rnn_logits_backward>("rnn_logits_backward")
         .impl<clip_grads>("clip_grads_")

@@ -78,10 +78,16 @@ inline void fill_with_zeros(const Tensor& tensor) {
             [&]<class Real>() { std::fill_n(tensor.data<Real>(), tensor.numel(), Real{0}); });
 }
 
+inline Tensor empty(const Shape& shape, int32_t dtype) {
+  return empty(shape.sizes, shape.dims, dtype);
+}
+
 // An output that may not be wanted: then 0 elements, and a null pointer for the kernel.
 struct OptionalOutput {
   OptionalOutput(bool wanted, std::initializer_list<int64_t> sizes, int32_t dtype)
       : wanted(wanted), tensor(wanted ? empty(sizes, dtype) : empty({0}, dtype)) {}
+  OptionalOutput(bool wanted, const Shape& shape, int32_t dtype)
+      : wanted(wanted), tensor(wanted ? empty(shape, dtype) : empty({0}, dtype)) {}
 
   template <class Real>
   Real* data() const {
@@ -104,6 +110,12 @@ struct Classes {
     values = ids.data<const int64_t>();
     stride_t = ids.stride(steps_first ? 0 : 1);
     stride_b = ids.stride(steps_first ? 1 : 0);
+  }
+
+  // One after the other, of sequences of different lengths.
+  Classes(const Tensor& ids, const char* name, int64_t V)
+      : values(ids.data<const int64_t>()), stride_t(ids.stride(0)), stride_b(ids.stride(0)) {
+    require_classes(ids, name, V);
   }
 
   const int64_t* values = nullptr;

@@ -46,20 +46,44 @@ inline void require_rank(const Tensor& tensor, const char* name, int64_t rank, c
   fail(name, " is ", describe(tensor), "; it must have ", rank, " dimensions, ", shape);
 }
 
-inline void require(const Tensor& tensor, const char* name, int32_t dtype, const char* shape,
-                    std::initializer_list<int64_t> sizes) {
-  bool same = tensor.dtype() == dtype && tensor.dim() == static_cast<int64_t>(sizes.size());
-  for (size_t i = 0; same && i < sizes.size(); ++i) {
-    same = tensor.size(static_cast<int64_t>(i)) == sizes.begin()[i];
+// The shape that an argument must have, and how the documentation writes it: "[B, H]".
+struct Shape {
+  static constexpr int kMostDims = 4;
+
+  const char* text;
+  int64_t dims = 0, sizes[kMostDims] = {};
+
+  Shape(const char* text, std::initializer_list<int64_t> sizes) : text(text) {
+    for (const int64_t size : sizes) this->sizes[dims++] = size;
   }
+  const int64_t* begin() const { return sizes; }
+  const int64_t* end() const { return sizes + dims; }
+  size_t size() const { return static_cast<size_t>(dims); }
+
+  // So many of them in one tensor.
+  Shape of(int64_t count) const {
+    Shape result(text, {count});
+    for (const int64_t size : *this) result.sizes[result.dims++] = size;
+    return result;
+  }
+};
+
+inline void require(const Tensor& tensor, const char* name, int32_t dtype, const Shape& shape) {
+  bool same = tensor.dtype() == dtype && tensor.dim() == shape.dims;
+  for (int64_t i = 0; same && i < shape.dims; ++i) same = tensor.size(i) == shape.sizes[i];
   if (same) return;
-  fail(name, " is ", describe(tensor), "; it must be ", dtype_name(dtype), " ", shape, " = ",
-       shape_text(sizes));
+  fail(name, " is ", describe(tensor), "; it must be ", dtype_name(dtype), " ", shape.text, " = ",
+       shape_text(shape));
 }
 
 inline void require(const std::optional<Tensor>& tensor, const char* name, int32_t dtype,
-                    const char* shape, std::initializer_list<int64_t> sizes) {
-  if (tensor) require(*tensor, name, dtype, shape, sizes);
+                    const Shape& shape) {
+  if (tensor) require(*tensor, name, dtype, shape);
+}
+
+inline void require(const Tensor& tensor, const char* name, int32_t dtype, const char* shape,
+                    std::initializer_list<int64_t> sizes) {
+  require(tensor, name, dtype, Shape(shape, sizes));
 }
 
 inline void require_at_least(int64_t value, const char* name, int64_t least) {

@@ -29,10 +29,11 @@ def register() -> None:
         return register
 
     @fake("rnnfast::rnn")
+    @fake("rnnfast::rnn.plain")
     @fake("rnnfast::rnn_bf16")
-    def _(x, ids, W_hh, b_h, h0, relu):  # type: ignore[no-untyped-def]
-        T, B = (x if ids is None else ids).shape[:2]
-        return x.new_empty((T, B, h0.shape[1])), x.new_empty((B, h0.shape[1]))
+    def _(x, ids, W_hh, b_h, h0, cell, *options):  # type: ignore[no-untyped-def]
+        hs_shape = x.shape if ids is None else (*ids.shape, h0.shape[-1])
+        return x.new_empty(hs_shape), x.new_empty(h0.shape)
 
     @fake("rnnfast::rnn_logits")
     def _(x, ids, W_hh, b_h, W_hq, b_q, h0, relu):  # type: ignore[no-untyped-def]
@@ -41,15 +42,15 @@ def register() -> None:
         return x.new_empty((T * B, V)), x.new_empty((B, H)), x.new_empty((T, B, H))
 
     @fake("rnnfast::rnn_backward")
+    @fake("rnnfast::rnn_backward.plain")
     def backward_shapes(  # type: ignore[no-untyped-def]
-        grad_hs, grad_h_last, hs, ids, V, W_hh, h0, relu, need_W_hh, need_b_h, need_h0
+        grad_hs, grad_h_last, hs, ids, V, W_hh, h0, cell, need_W_hh, need_b_h, need_h0, *options
     ):
-        _, B, H = hs.shape
         return (
-            hs.new_empty(hs.shape if ids is None else (V, H)),
-            hs.new_empty((H, H) if need_W_hh else (0,)),
-            hs.new_empty((H,) if need_b_h else (0,)),
-            hs.new_empty((B, H) if need_h0 else (0,)),
+            hs.new_empty(hs.shape if ids is None else (V, hs.shape[-1])),
+            hs.new_empty(W_hh.shape if need_W_hh else (0,)),
+            hs.new_empty(W_hh.shape[:-1] if need_b_h else (0,)),
+            hs.new_empty(h0.shape if need_h0 else (0,)),
         )
 
     @fake("rnnfast::rnn_logits_backward")

@@ -240,7 +240,7 @@ class Case {
     Buffer<double> loss_out(1);
     Buffer<Real> last(h0.size());
     CrossEntropyArgs<Real> args{};
-    args.T = n.T, args.B = n.B, args.H = n.H, args.V = n.V, args.relu = n.relu;
+    args.T = n.T, args.B = n.B, args.H = n.H, args.V = n.V, args.cell = n.relu;
     args.ids = ids_in.data(), args.targets = targets_in.data();
     args.ids_stride_t = args.targets_stride_t = 1;
     args.ids_stride_b = args.targets_stride_b = n.T;

@@ -1,0 +1,164 @@
+// How a call of the recurrence is shared out to workers, and the memory that its steps read and
+// write.
+#pragma once
+
+#include <array>
+
+#include "parallel.h"
+#include "steps.h"
+#include "weight_gradient.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+// Who computes what. By rows, each worker takes batch rows through all steps on its own, with no
+// barrier; by columns, all work on each step together and meet after it: for batches too small to
+// be split.
+struct Split {
+  int64_t workers;
+  bool by_rows;
+
+  // B: sequences that have a step, on average. directions: layers that run at the same time, each
+  // of them in a split of its own.
+  template <class Real>
+  static Split of(int64_t T, int64_t B, int64_t H, int64_t directions) {
+    constexpr int64_t kFewestRows = 4;  // below, a tile loads more than it multiplies
+    constexpr int64_t kFlopsPerBarrier =
+        64 * 1024;  // about 1 us, against 0.1 to 0.5 us for a barrier
+    const int64_t threads = num_threads(), vectors = padded<Real>(H) / kLanes<Real>;
+    const int64_t step_flops = 2 * B * H * H;
+    // Shares of rows need not run at the same time: an odd thread takes one of either direction.
+    const int64_t by_rows = threads % directions == 0 ? threads / directions : threads;
+    const int64_t rows =
+        at_most(at_most(by_rows, B / kFewestRows), T * step_flops / kFlopsPerBarrier);
+    const int64_t columns =
+        at_most(at_most(threads / directions, vectors), step_flops / kFlopsPerBarrier);
+    return columns > rows ? Split{columns, false} : Split{rows, true};
+  }
+
+ private:
+  static int64_t at_most(int64_t n, int64_t limit) {
+    return n > limit ? (limit > 1 ? limit : 1) : n;
+  }
+};
+
+// What all workers share.
+template <class Real>
+struct Layer {
+  int64_t T, B, H;
+  int cell;  // looked up at run time, once per tile: no second copy of every tile size
+  Steps steps;
+  int64_t array_stride;  // of rows in x, hs and their gradients
+  bool transposed;       // the pass multiplies by the transpose of W_hh, as that is given
+  Panels panels;
+  int64_t width;       // H, padded
+  int64_t stride;      // of rows in dz: a cache line more, as rows a power of two apart evict each
+                       // other
+  int64_t h_stride;    // of rows in h
+  int64_t own_stride;  // of rows in what a worker keeps for its columns: inputs, table_gradient
+  Real* W = nullptr;   // packed, as the pass multiplies by it; null for a single row
+  // A single row's parts of the product, [2][num_products][products_stride]: the first or the
+  // second for even and odd steps.
+  Real* products = nullptr;
+  int64_t num_products = 0, products_stride = 0;
+
+  Layer(const Steps& steps, int64_t T, int64_t B, int64_t H, int cell, int64_t array_stride,
+        bool transposed, const Split& split)
+      : T(T),
+        B(B),
+        H(H),
+        cell(cell),
+        steps(steps),
+        array_stride(array_stride),
+        transposed(transposed),
+        panels(Panels::of<Real>(H, split.by_rows ? 1 : split.workers)),
+        width(padded<Real>(H)),
+        stride(with_gap(width)),
+        h_stride(stride),
+        own_stride(width) {}
+
+  static int64_t with_gap(int64_t columns) {
+    return columns + 64 / static_cast<int64_t>(sizeof(Real));
+  }
+
+  // Where batch row n of step s begins in x, hs and their gradients.
+  RNNFAST_INLINE int64_t at(int64_t s, int64_t n) const { return steps.row(s, n) * array_stride; }
+
+  Real* product(int64_t t, int64_t i) const {
+    return products + ((t & 1) * num_products + i) * products_stride;
+  }
+};
+
+// Batch rows [first, first + count) at all steps, as one worker sees them: its own, or everybody's
+// in a split by columns.
+template <class Real>
+struct Region {
+  int64_t first = 0, count = 0;
+  int64_t kept_h = 2, kept_dz = 2;  // steps of them: the last 2, or all T + 1
+  Real* h = nullptr;                // [kept_h][count][h_stride]
+  Real* dz = nullptr;               // [kept_dz][count][stride]
+  Real* product = nullptr;          // [width]: see add_ready_product
+  Real* whole = nullptr;            // [width]: a single row of h that is cut, put together
+  // Copies for the weight gradient, see state_row(); or none, where h and dz themselves serve.
+  Copy<Real> h_copy, dz_copy;
+  int64_t* state_rows = nullptr;  // [T + 2]
+  Real* dlogits = nullptr;        // panels of T * count rows: of the readout, or null
+  Real* inputs = nullptr;         // [*][own_stride]: u + b_h; row n takes, at step t, ...
+  int32_t* slots = nullptr;       // ... inputs[slots[t * slots_stride + n]]
+  int64_t slots_stride = 0;
+  Real* table_gradient =
+      nullptr;  // [V][own_stride]: dz added to row slots[t * slots_stride + n], or null
+  Real* bias_gradient = nullptr;  // [width]: sum of dz, or null
+  Real* bias_run = nullptr;       // [width]: the same over the last few steps
+
+  // How many of the region's rows have a step s: the first ones.
+  int64_t rows(const Layer<Real>& layer, int64_t s) const {
+    const int64_t rows = layer.steps.rows(s) - first;
+    return rows < 0 ? 0 : rows < count ? rows : count;
+  }
+
+  // Where the states before step s begin in the copies: of every row that has this step, or had the
+  // one before. A row's last state so has a place, where its dz is zero.
+  int64_t state_row(int64_t s) const { return state_rows == nullptr ? s * count : state_rows[s]; }
+  int64_t num_states(const Layer<Real>& layer, int64_t s) const {
+    const int64_t before = rows(layer, s - 1), now = rows(layer, s);
+    return before > now ? before : now;
+  }
+
+  RNNFAST_INLINE Real* h_at(const Layer<Real>& layer, int64_t t) const {
+    return h + slot(t, kept_h) * count * layer.h_stride;
+  }
+  RNNFAST_INLINE Real* dz_at(const Layer<Real>& layer, int64_t t) const {
+    return dz + slot(t, kept_dz) * count * layer.stride;
+  }
+
+  // tile += the product of a single row of step t, which has been made: with a transpose the
+  // worker's columns of it, else every worker's part of the sum.
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void add_ready_product(TileOfAnySize& tile, const Layer<Real>& layer, int64_t t,
+                                        const Panel& panel) const {
+    if constexpr (TileOfAnySize::kRows == 1) {
+      if (layer.transposed) {
+        tile.add_rows(product + panel.column, 0, tile.kColumns);
+        return;
+      }
+      for (int64_t i = 0; i < layer.num_products; ++i) {
+        tile.add_rows(layer.product(t, i) + panel.column, 0, tile.kColumns);
+      }
+    }
+  }
+
+  // The rows that a weight gradient is made of.
+  LeftMatrix<Real> all_h(const Layer<Real>& layer) const {
+    return h_copy.values != nullptr ? h_copy.on_the_left()
+                                    : LeftMatrix<Real>::as_it_lies(h, layer.h_stride);
+  }
+  RightMatrix<Real> all_dz(const Layer<Real>& layer) const {
+    return dz_copy.values != nullptr ? dz_copy.on_the_right()
+                                     : RightMatrix<Real>::as_it_lies(dz, layer.stride);
+  }
+
+ private:
+  static int64_t slot(int64_t t, int64_t kept) { return kept == 2 ? t & 1 : t; }
+};
+
+}  // namespace rnnfast::RNNFAST_ISA
