@@ -33,6 +33,9 @@ struct RnnOptions {
   // 2: both directions of a layer, the second in reverse. x, hs and their gradients are
   // [T, B, 2, H], weights and states [2, ...]; there are no ids and no readout.
   int64_t directions = 1;
+  // [T, B]: where not 0, the state before step t becomes 0, or that of h0; or null.
+  const uint8_t* resets = nullptr;
+  bool resets_to_h0 = false;
 };
 
 // h_t = act(u_t + h_{t-1} W_hh + b_h),  u_t = x[ids_t] (a row of the table) or x_t.
@@ -54,6 +57,9 @@ struct RnnForwardArgs {
   const Real* b_q;   // [classes]
   Real* logits;      // [T, B, classes]
   RnnOptions options;
+  // Of a cell that has them, see cells/.
+  const Real* leak;  // [H]
+  Real* saved;       // [T, B, H] or null
 };
 
 // dz_t = (grad_hs_t + grad_logits_t W_hq^T + [t = T-1] grad_h_last + dz_{t+1} W_hh^T) act'(hs_t),
@@ -81,6 +87,10 @@ struct RnnBackwardArgs {
   Real* grad_W_hq;          // [H, classes]
   Real* grad_b_q;           // [classes]
   RnnOptions options;
+  // Of a cell that has them, see cells/.
+  const Real* leak;   // [H]
+  const Real* saved;  // [T, B, H]
+  Real* grad_leak;    // [H] or null
 };
 
 // Gradients as runs of equal stride: one for a contiguous tensor, one for each row of another.

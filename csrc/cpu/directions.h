@@ -65,6 +65,8 @@ RnnForwardArgs<Real> of_direction(RnnForwardArgs<Real> args, int64_t direction) 
   advance(args.h0, state);
   advance(args.hs, H);
   advance(args.h_last, state);
+  advance(args.leak, H);
+  advance(args.saved, H);
   args.options.reverse = direction == 1;
   return args;
 }
@@ -81,6 +83,9 @@ RnnBackwardArgs<Real> of_direction(RnnBackwardArgs<Real> args, int64_t direction
   advance(args.grad_W_hh, matrix);
   advance(args.grad_b_h, H);
   advance(args.grad_h0, state);
+  advance(args.leak, H);
+  advance(args.saved, H);
+  advance(args.grad_leak, H);
   args.options.reverse = direction == 1;
   return args;
 }

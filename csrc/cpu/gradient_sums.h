@@ -66,51 +66,56 @@ class GradientSums : public Recurrence<Real> {
       memory_.take(region.table_gradient, V_ * layer_.own_stride, first);
     memory_.take(region.dz, region.kept_dz * region.count * layer_.stride);
     if (this->is_single_row()) memory_.take(region.product, layer_.width);
-    if (!bias) return;
-    memory_.take(region.bias_gradient, layer_.width);
-    memory_.take(region.bias_run, layer_.width);
+    if (bias) take(region.bias_gradient);
+  }
+
+  void take(RunningSum<Real>& sum) {
+    memory_.take(sum.sum, layer_.width);
+    memory_.take(sum.run, layer_.width);
   }
 
   void clear_sums(int64_t worker) const {
     const Region<Real>& region = this->region_of(worker);
     const Share columns = this->columns_of(worker);
-    if (region.bias_gradient != nullptr) {
-      clear(region.bias_gradient, columns);
-      clear(region.bias_run, columns);
+    const RunningSum<Real> sums[] = {region.bias_gradient, region.leak_gradient};
+    for (const RunningSum<Real>& each : sums) {
+      if (each.sum == nullptr) continue;
+      this->clear(each.sum, columns);
+      this->clear(each.run, columns);
     }
     if (!by_table_ || (adds_ && sums_in_place())) return;
-    for (int64_t v = 0; v < V_; ++v) clear(region.table_gradient + v * layer_.own_stride, columns);
+    for (int64_t v = 0; v < V_; ++v)
+      this->clear(region.table_gradient + v * layer_.own_stride, columns);
   }
 
   // A row's last state has a place in the copy of h, so that its dz in that step must be zero.
   void clear_ended(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
     const int64_t first = region.rows(layer_, t), end = region.num_states(layer_, t);
-    if (first >= end) return;
+    if (first < end) clear_copy(region.dz_copy, region.state_row(t) + first, end - first, worker);
+  }
+
+  // Rows of a copy, in the worker's columns.
+  void clear_copy(const Copy<Real>& copy, int64_t first, int64_t rows, int64_t worker) const {
     const Share panels = this->panels_of(worker);
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       const Panel panel(layer_.panels, p);
-      const int64_t stride = region.dz_copy.stride(panel);
+      const int64_t stride = copy.stride(panel);
       for (int64_t c = 0; c < panel.vectors * kLanes<Real>; c += kLanes<Real>) {
-        Real* to = region.dz_copy.column(panel, c) + (region.state_row(t) + first) * stride;
-        for (int64_t n = first; n < end; ++n, to += stride) store(to, Vec<Real>{});
+        Real* to = copy.column(panel, c) + first * stride;
+        for (int64_t n = 0; n < rows; ++n, to += stride) store(to, Vec<Real>{});
       }
     }
   }
 
-  // What bias_run still holds goes to bias_gradient: in a region of ragged sequences nobody may
-  // have had a step 0, which does it.
-  void flush_bias(int64_t worker) const {
+  // In a region of ragged sequences nobody may have had a step 0, which ends the last run.
+  void flush_sums(int64_t worker) const {
     const Region<Real>& region = this->region_of(worker);
-    if (region.bias_gradient == nullptr) return;
     const Share columns = this->columns_of(worker);
-    for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>)
-      store(region.bias_gradient + c, load(region.bias_gradient + c) + load(region.bias_run + c));
-  }
-
-  static void clear(Real* row, Share columns) {
-    std::memset(row + columns.begin, 0,
-                static_cast<size_t>(columns.end - columns.begin) * sizeof(Real));
+    const RunningSum<Real> sums[] = {region.bias_gradient, region.leak_gradient};
+    for (const RunningSum<Real>& each : sums) {
+      if (each.sum != nullptr) each.flush(columns.begin, columns.end);
+    }
   }
 
   bool groups_share_regions() const { return groups_ < num_regions_; }
@@ -163,16 +168,27 @@ class GradientSums : public Recurrence<Real> {
   void sum_inputs(int64_t worker, Real* grad_table, Real* grad_b_h) const {
     const Share columns = this->columns_looked_after(worker);
     if (grad_b_h != nullptr) {
-      add_regions(worker, &Region<Real>::bias_gradient, 0, columns, grad_b_h);
+      add_regions(
+          worker, [](const Region<Real>& region) { return region.bias_gradient.sum; }, columns,
+          grad_b_h);
     }
     if (by_table_) {
       for (int64_t v = 0; !sums_in_place() && v < V_; ++v) {
-        add_regions(worker, &Region<Real>::table_gradient, v * layer_.own_stride, columns,
-                    grad_table + v * layer_.H);
+        const int64_t row = v * layer_.own_stride;
+        add_regions(
+            worker, [=](const Region<Real>& region) { return region.table_gradient + row; },
+            columns, grad_table + v * layer_.H);
       }
     } else if (ids_ != nullptr) {
       scatter(worker, columns, grad_table);
     }
+  }
+
+  void sum_leak(int64_t worker, Real* grad_leak) const {
+    if (grad_leak == nullptr) return;
+    add_regions(
+        worker, [](const Region<Real>& region) { return region.leak_gradient.sum; },
+        this->columns_looked_after(worker), grad_leak);
   }
 
  private:
@@ -186,13 +202,14 @@ class GradientSums : public Recurrence<Real> {
     return split_.by_rows ? Share{0, split_.workers} : Share{worker, worker + 1};
   }
 
-  void add_regions(int64_t worker, Real* Region<Real>::* part, int64_t offset, Share columns,
-                   Real* out) const {
+  // out = the sum of part_of(region), a row of each.
+  template <class PartOf>
+  void add_regions(int64_t worker, const PartOf& part_of, Share columns, Real* out) const {
     const Share regions = regions_for(worker);
     for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>) {
-      Vec<Real> sum = load(regions_[regions.begin].*part + offset + c);
+      Vec<Real> sum = load(part_of(regions_[regions.begin]) + c);
       for (int64_t i = regions.begin + 1; i < regions.end; ++i)
-        sum += load(regions_[i].*part + offset + c);
+        sum += load(part_of(regions_[i]) + c);
       if (adds_) sum += load_first(out + c, layer_.H - c);
       store_first(out + c, layer_.H - c, sum);
     }
@@ -203,7 +220,7 @@ class GradientSums : public Recurrence<Real> {
     const Share regions = regions_for(worker);
     const int64_t end = this->without_padding(columns).end;
     for (int64_t v = 0; !adds_ && v < V_; ++v)
-      clear(grad_table + v * layer_.H, {columns.begin, end});
+      this->clear(grad_table + v * layer_.H, {columns.begin, end});
     for (int64_t p = 0; p < layer_.panels.count; ++p) {
       const Panel panel(layer_.panels, p);
       for (int64_t c = 0; c < panel.vectors * kLanes<Real>; c += kLanes<Real>) {

@@ -55,7 +55,8 @@ struct Layer {
                        // other
   int64_t h_stride;    // of rows in h
   int64_t own_stride;  // of rows in what a worker keeps for its columns: inputs, table_gradient
-  Real* W = nullptr;   // packed, as the pass multiplies by it; null for a single row
+  Real* leak = nullptr;  // [width], of a cell that has one
+  Real* W = nullptr;     // packed, as the pass multiplies by it; null for a single row
   // A single row's parts of the product, [2][num_products][products_stride]: the first or the
   // second for even and odd steps.
   Real* products = nullptr;
@@ -88,6 +89,31 @@ struct Layer {
   }
 };
 
+// A sum over rows and steps, [width], in the columns of whoever adds to it; or nothing. It is taken
+// in runs of steps: a small number added to a large sum loses its last bits (T = 300: twice the
+// error, T = 3000: four times).
+template <class Real>
+struct RunningSum {
+  static constexpr int64_t kRun = 32;
+
+  Real* sum = nullptr;
+  Real* run = nullptr;  // over the last few steps
+
+  // Adds the rows of a tile of step t, from its first column on.
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void add(const TileOfAnySize& tile, int64_t t, int64_t column) const {
+    tile.add_column_sums(run + column);
+    if (t % kRun == 0) flush(column, column + tile.kColumns);
+  }
+
+  RNNFAST_INLINE void flush(int64_t begin, int64_t end) const {
+    for (int64_t c = begin; c < end; c += kLanes<Real>) {
+      store(sum + c, load(sum + c) + load(run + c));
+      store(run + c, Vec<Real>{});
+    }
+  }
+};
+
 // Batch rows [first, first + count) at all steps, as one worker sees them: its own, or everybody's
 // in a split by columns.
 template <class Real>
@@ -107,8 +133,10 @@ struct Region {
   int64_t slots_stride = 0;
   Real* table_gradient =
       nullptr;  // [V][own_stride]: dz added to row slots[t * slots_stride + n], or null
-  Real* bias_gradient = nullptr;  // [width]: sum of dz, or null
-  Real* bias_run = nullptr;       // [width]: the same over the last few steps
+  RunningSum<Real> bias_gradient, leak_gradient;
+  Real* carry = nullptr;        // [count][stride]: what reaches h_{t-1} beside the product, or null
+  Real* dz_to_h0 = nullptr;     // [count][stride]: sum of dz of steps whose state before was h0,
+  Real* carry_to_h0 = nullptr;  // ... and of carry; or null
 
   // How many of the region's rows have a step s: the first ones.
   int64_t rows(const Layer<Real>& layer, int64_t s) const {

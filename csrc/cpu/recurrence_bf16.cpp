@@ -88,9 +88,10 @@ class RoundedForward : public Recurrence<float> {
   void step(int64_t worker, int64_t t) const {
     const Region<float>& region = region_of(worker);
     inputs_.prepare_step(t, region, columns_of(worker));
+    const int64_t at = layer_.at(t, region.first);
     each_tile(worker, t, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
-               RoundedForwardTile{{layer_, region, t, row, panel, args_.hs},
+               RoundedForwardTile{{layer_, region, t, at, row, panel, args_.hs},
                                   W_ + depth_of<Pair>(args_.H) * panel.column,
                                   state(region, t, row),
                                   state(region, t + 1, row),

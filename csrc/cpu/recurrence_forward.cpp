@@ -50,16 +50,19 @@ class Forward : public Recurrence<Real> {
  private:
   void lay_out_shared() {
     this->lay_out_products();
+    this->take_leak(args_.leak);
     inputs_.lay_out(memory_);
     readout_.lay_out(memory_);
   }
 
   void prepare(int64_t worker) const {
     this->pack_weights(layer_, args_.W_hh, worker);
-    this->multiply_columns(layer_, args_.W_hh, worker, args_.h0, 0);
+    this->copy_leak(args_.leak, worker);
     const Region<Real>& region = this->region_of(worker);
     const Share rows = this->share_in_region(region.count, worker);
     this->copy_initial_state(args_.h0, worker);
+    reset_states(worker, 0);
+    this->multiply_columns(layer_, args_.W_hh, worker, region.h_at(layer_, 0), 0);
     inputs_.prepare(region, rows, this->columns_looked_after(worker));
     readout_.prepare(args_.W_hq, args_.b_q, worker, split_.workers);
   }
@@ -71,10 +74,13 @@ class Forward : public Recurrence<Real> {
       this->multiply_row(layer_, args_.W_hh, worker, this->whole_h(worker, t));
     }
     Real* const hs = this->is_cut() ? nullptr : args_.hs;
+    const int64_t at = layer_.at(t, region.first);
     this->each_tile(worker, t, [&](const Panel& panel, int64_t row, int rows) {
-      run_tile(rows, panel.vectors, ForwardTile<Real>{layer_, region, t, row, panel, hs});
+      run_tile(rows, panel.vectors,
+               ForwardTile<Real>{layer_, region, t, at, row, panel, hs, args_.saved});
     });
     if (t + 1 < args_.T) {
+      reset_states(worker, t + 1);
       this->multiply_columns(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
     }
     if (split_.by_rows) {
@@ -83,12 +89,34 @@ class Forward : public Recurrence<Real> {
     }
   }
 
-  // The worker's columns of h_1 to h_T to hs.
+  // The worker's columns of the states before step t that are replaced. Those of a row that is cut
+  // go to hs before.
+  void reset_states(int64_t worker, int64_t t) const {
+    this->each_reset(args_.options, worker, t, [&](int64_t n) {
+      const Region<Real>& region = this->region_of(worker);
+      Real* h = region.h_at(layer_, t) + n * layer_.h_stride;
+      if (this->is_cut() && t > 0) copy_cut_state(worker, t);
+      if (args_.options.resets_to_h0) {
+        this->copy_padded(args_.h0 + (region.first + n) * args_.H, this->columns_of(worker), h);
+      } else {
+        this->clear(h, this->columns_of(worker));
+      }
+    });
+  }
+
+  // The worker's columns of the states after each step to hs.
   void copy_cut_states(int64_t worker) const {
-    for (int64_t t = 0; t < args_.T; ++t) {
-      this->copy_columns(this->region_of(worker).h_at(layer_, t + 1), this->rows_of_W(worker),
-                         args_.hs + layer_.at(t, 0));
+    for (int64_t t = 1; t <= args_.T; ++t) {
+      bool is_copied = false;
+      if (t < args_.T)
+        this->each_reset(args_.options, worker, t, [&](int64_t) { is_copied = true; });
+      if (!is_copied) copy_cut_state(worker, t);
     }
+  }
+
+  void copy_cut_state(int64_t worker, int64_t t) const {
+    this->copy_columns(this->region_of(worker).h_at(layer_, t), this->rows_of_W(worker),
+                       args_.hs + layer_.at(t - 1, 0));
   }
 
   // In a split by columns a worker does not have whole rows of h until all have come to the end.

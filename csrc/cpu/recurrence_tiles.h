@@ -20,9 +20,12 @@ template <class Real>
 struct ForwardTile {
   const Layer<Real>& layer;
   const Region<Real>& region;
-  int64_t t, row;
+  int64_t t;
+  int64_t at;  // where the region's first row of this step begins in arrays [T, B, H]
+  int64_t row;
   const Panel& panel;
-  Real* hs;  // [T, B, H], or null
+  Real* hs;               // [T, B, H], or null
+  Real* saved = nullptr;  // [T, B, H], or null
 
   template <int Rows, int Vectors>
   void run() const {
@@ -35,6 +38,9 @@ struct ForwardTile {
       region.add_ready_product(tile, layer, t, panel);
     }
     activate(tile);
+    cells::with_update(layer.cell, [&]<class Update>() {
+      if constexpr (Update::kSaved > 0) update<Update>(tile);
+    });
     tile.store_rows(region.h_at(layer, t + 1) + row * layer.h_stride + panel.column, layer.h_stride,
                     tile.kColumns);
     if (region.h_copy.values != nullptr) {
@@ -52,9 +58,24 @@ struct ForwardTile {
     });
   }
 
+  // From act(z_t), which is saved, to h_t.
+  template <class Update, class TileOfAnySize>
+  RNNFAST_INLINE void update(TileOfAnySize& tile) const {
+    if (saved != nullptr) {
+      tile.store_rows(saved + at + row * layer.array_stride + panel.column, layer.array_stride,
+                      panel.columns_left);
+    }
+    const Real* before = region.h_at(layer, t) + row * layer.h_stride + panel.column;
+    const Real* leak = layer.leak + panel.column;
+    tile.each([&](int i, int j, int c) {
+      tile.at[i][j] =
+          Update::forward(tile.at[i][j], load(before + i * layer.h_stride + c), load(leak + c));
+    });
+  }
+
   template <class TileOfAnySize>
   RNNFAST_INLINE void store_hs(const TileOfAnySize& tile) const {
-    tile.store_rows(hs + layer.at(t, region.first + row) + panel.column, layer.array_stride,
+    tile.store_rows(hs + at + row * layer.array_stride + panel.column, layer.array_stride,
                     panel.columns_left);
   }
 
@@ -75,6 +96,7 @@ struct DenseGradients {
   const Real* h_last = nullptr;  // [B, H] in, or null
   Real* x = nullptr;             // [T, B, H] out: dz itself, or null
   Real* h0 = nullptr;            // [B, H] out, or null
+  const Real* saved = nullptr;   // [T, B, H] in, of a cell that has it
 };
 
 // What reaches h from a readout h W_hq + b_q: dlogits W_hq^T.
@@ -93,7 +115,9 @@ template <class Real>
 struct BackwardTile {
   const Layer<Real>& layer;
   const Region<Real>& region;
-  int64_t t, row;
+  int64_t t;
+  int64_t at;  // where the region's first row of this step begins in arrays [T, B, H]
+  int64_t row;
   const Panel& panel;
   const DenseGradients<Real>& dense;
   const ReadoutGradient<Real>* readout;  // or null
@@ -104,16 +128,25 @@ struct BackwardTile {
     tile.clear();
     const int64_t batch_row = region.first + row;
     if (dense.hs != nullptr) {
-      tile.add_rows(dense.hs + layer.at(t, batch_row) + panel.column, layer.array_stride,
+      tile.add_rows(dense.hs + at + row * layer.array_stride + panel.column, layer.array_stride,
                     panel.columns_left);
     }
     if (dense.h_last != nullptr) add_last(tile);
+    if (region.carry != nullptr) {
+      tile.add_rows(region.carry + row * layer.stride + panel.column, layer.stride, tile.kColumns);
+    }
     add_products(tile);
     if (dense.h0 != nullptr) {
       tile.store_rows(dense.h0 + batch_row * layer.H + panel.column, layer.H, panel.columns_left);
       return;
     }
-    times_derivative(tile);
+    cells::with_update(layer.cell, [&]<class Update>() {
+      if constexpr (Update::kSaved > 0) {
+        through_update<Update>(tile);
+      } else {
+        times_derivative(tile);
+      }
+    });
     tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride,
                     tile.kColumns);
     if (region.dz_copy.values != nullptr) {
@@ -170,6 +203,31 @@ struct BackwardTile {
             width, readout->W + readout->V * panel.column + classes.column * columns};
   }
 
+  // From the gradient of h_t to that of z_t, to the leak's, and to what reaches h_{t-1} beside the
+  // product.
+  template <class Update, class TileOfAnySize>
+  RNNFAST_INLINE void through_update(TileOfAnySize& tile) const {
+    const Places<Real, TileOfAnySize::kVectors> before(region.h_copy, region.state_row(t) + row,
+                                                       panel);
+    const Real* saved = dense.saved + at + row * layer.array_stride + panel.column;
+    const auto act = [&](int i, int j) {
+      const int64_t c = j * kLanes<Real>;
+      return load_first(saved + i * layer.array_stride + c, panel.columns_left - c);
+    };
+    Real* const carry = region.carry + row * layer.stride + panel.column;
+    const Real* leak = layer.leak + panel.column;
+    TileOfAnySize to_leak;
+    tile.each([&](int i, int j, int c) {
+      const Vec<Real> gradient = tile.at[i][j], a = load(leak + c);
+      to_leak.at[i][j] =
+          Update::to_leak(gradient, act(i, j), load(before.vectors[j] + i * before.stride));
+      store(carry + i * layer.stride + c, Update::to_state(gradient, a));
+      tile.at[i][j] = Update::to_activation(gradient, a);
+    });
+    if (region.leak_gradient.sum != nullptr) region.leak_gradient.add(to_leak, t, panel.column);
+    times_derivative(tile, act);
+  }
+
   // The derivative of the activation, from its result alone.
   template <class TileOfAnySize>
   RNNFAST_INLINE void times_derivative(TileOfAnySize& tile) const {
@@ -208,25 +266,10 @@ struct BackwardTile {
       });
     }
     if (dense.x != nullptr) {
-      tile.store_rows(dense.x + layer.at(t, region.first + row) + panel.column, layer.array_stride,
+      tile.store_rows(dense.x + at + row * layer.array_stride + panel.column, layer.array_stride,
                       panel.columns_left);
     }
-    if (region.bias_gradient != nullptr) add_to_bias(tile);
-  }
-
-  // Summed in runs of steps: a small number added to a large sum loses its last bits (T = 300:
-  // twice the error, T = 3000: four times).
-  template <class TileOfAnySize>
-  RNNFAST_INLINE void add_to_bias(const TileOfAnySize& tile) const {
-    constexpr int64_t kRun = 32;
-    Real* const run = region.bias_run + panel.column;
-    tile.add_column_sums(run);
-    if (t % kRun != 0) return;
-    Real* const sums = region.bias_gradient + panel.column;
-    for (int c = 0; c < tile.kColumns; c += kLanes<Real>) {
-      store(sums + c, load(sums + c) + load(run + c));
-      store(run + c, Vec<Real>{});
-    }
+    if (region.bias_gradient.sum != nullptr) region.bias_gradient.add(tile, t, panel.column);
   }
 };
 

@@ -212,7 +212,7 @@ class TrainStep : public GradientSums<Real> {
     const Region<Real>& region = this->region_of(worker);
     inputs_.prepare_step(t, region, this->columns_of(worker));
     this->each_tile(worker, t, [&](const Panel& panel, int64_t row, int rows) {
-      run_tile(rows, panel.vectors, ForwardTile<Real>{layer_, region, t, row, panel, nullptr});
+      run_tile(rows, panel.vectors, ForwardTile<Real>{layer_, region, t, 0, row, panel, nullptr});
     });
     if (t + 1 < args_.T) {
       this->multiply_columns(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
@@ -288,7 +288,7 @@ class TrainStep : public GradientSums<Real> {
     const ReadoutGradient<Real> readout = readout_backward_.of_state(region);
     this->each_tile(worker, t, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
-               BackwardTile<Real>{backward_layer_, region, t, row, panel, none, &readout});
+               BackwardTile<Real>{backward_layer_, region, t, 0, row, panel, none, &readout});
     });
   }
 
@@ -306,7 +306,7 @@ class TrainStep : public GradientSums<Real> {
     const DenseGradients<Real> dense{.h0 = args_.grad_h0};
     this->each_tile(worker, 0, [&](const Panel& panel, int64_t row, int rows) {
       run_tile(rows, panel.vectors,
-               BackwardTile<Real>{backward_layer_, region, -1, row, panel, dense, nullptr});
+               BackwardTile<Real>{backward_layer_, region, -1, 0, row, panel, dense, nullptr});
     });
   }
 

@@ -234,6 +234,30 @@ class Recurrence {
     }
   }
 
+  // Calls f(n) for each row n of the worker's region whose state before step t is replaced.
+  template <class F>
+  void each_reset(const RnnOptions& options, int64_t worker, int64_t t, const F& f) const {
+    if (options.resets == nullptr) return;
+    const Region<Real>& region = region_of(worker);
+    const uint8_t* resets = layer_.steps.resets_of(t, options.resets) + region.first;
+    for (int64_t n = 0, rows = region.rows(layer_, t); n < rows; ++n) {
+      if (resets[n] != 0) f(n);
+    }
+  }
+
+  // What a cell knows of each unit, in the columns that the worker looks after.
+  void take_leak(const Real* leak) {
+    memory_.take(layer_.leak, leak != nullptr ? layer_.width : 0);
+  }
+  void copy_leak(const Real* leak, int64_t worker) const {
+    if (leak != nullptr) copy_padded(leak, columns_looked_after(worker), layer_.leak);
+  }
+
+  static void clear(Real* row, Share columns) {
+    std::memset(row + columns.begin, 0,
+                static_cast<size_t>(columns.end - columns.begin) * sizeof(Real));
+  }
+
   // Columns of a row, zeros in the padding.
   void copy_padded(const Real* from, Share columns, Real* to) const {
     for (int64_t c = columns.begin; c < columns.end; c += kLanes<Real>)

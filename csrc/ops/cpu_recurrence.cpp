@@ -18,18 +18,21 @@ struct Problem : RecurrenceSizes {
   Classes classes;
   RnnOptions options;
 
-  Problem(const RecurrenceSizes& sizes, const std::optional<Tensor>& ids,
+  int cell;
+
+  Problem(const RecurrenceSizes& sizes, const std::optional<Tensor>& ids, int cell,
           RecurrenceOptions& options)
-      : RecurrenceSizes(sizes) {
+      : RecurrenceSizes(sizes), cell(cell) {
+    require_options(sizes, cell, options);
     if (ids) classes = is_ragged ? Classes(*ids, "ids", V) : Classes(*ids, "ids", T, B, V);
-    if (options.resets) fail("resets is given; the CPU's kernels do not know it yet");
-    if (options.leak) fail("leak is given; the CPU's kernels do not know it yet");
-    make_contiguous(options.batch_sizes);
+    make_all_contiguous(options.batch_sizes, options.resets, options.leak);
     this->options = {
         .transposed = options.transposed,
         .reverse = options.reverse,
         .batch_sizes = data_or_null<int64_t>(options.batch_sizes),
         .directions = directions,
+        .resets = data_or_null<uint8_t>(options.resets),
+        .resets_to_h0 = options.resets_to_h0,
     };
   }
 
@@ -42,6 +45,7 @@ struct Problem : RecurrenceSizes {
     args.ids = classes.values;
     args.ids_stride_t = classes.stride_t;
     args.ids_stride_b = classes.stride_b;
+    args.cell = cell;
     args.options = options;
   }
 };
@@ -49,14 +53,13 @@ struct Problem : RecurrenceSizes {
 template <class Real>
 RnnForwardArgs<Real> forward_arguments(const Problem& n, const Tensor& x, const Tensor& W_hh,
                                        const std::optional<Tensor>& b_h, const Tensor& h0,
-                                       int64_t cell, const Tensor& hs, const Tensor& h_last) {
+                                       const Tensor& hs, const Tensor& h_last) {
   RnnForwardArgs<Real> args{};
   n.fill(args);
   args.x = x.data<Real>();
   args.W_hh = W_hh.data<Real>();
   args.b_h = data_or_null<Real>(b_h);
   args.h0 = h0.data<Real>();
-  args.cell = cell_of(cell);
   args.hs = hs.data<Real>();
   args.h_last = h_last.data<Real>();
   return args;
@@ -68,9 +71,9 @@ struct StateGradients {
 };
 
 Problem backward_problem(StateGradients& grads, const Tensor& hs, const std::optional<Tensor>& ids,
-                         int64_t V, const Tensor& W_hh, const Tensor& h0,
+                         int64_t V, const Tensor& W_hh, const Tensor& h0, int cell,
                          RecurrenceOptions& options) {
-  const Problem n(backward_sizes(grads.hs, grads.h_last, hs, ids, V, W_hh, h0, options), ids,
+  const Problem n(backward_sizes(grads.hs, grads.h_last, hs, ids, V, W_hh, h0, options), ids, cell,
                   options);
   make_all_contiguous(grads.hs, grads.h_last);
   return n;
@@ -93,8 +96,7 @@ struct RecurrenceGradients {
 
   template <class Real>
   RnnBackwardArgs<Real> arguments(const Problem& n, const StateGradients& grads, const Tensor& hs,
-                                  const Tensor& W_hh_value, const Tensor& h0_value,
-                                  int64_t cell) const {
+                                  const Tensor& W_hh_value, const Tensor& h0_value) const {
     RnnBackwardArgs<Real> args{};
     n.fill(args);
     args.grad_hs = data_or_null<Real>(grads.hs);
@@ -102,7 +104,6 @@ struct RecurrenceGradients {
     args.hs = hs.data<Real>();
     args.W_hh = W_hh_value.data<Real>();
     args.h0 = h0_value.data<Real>();
-    args.cell = cell_of(cell);
     args.grad_x = x.data<Real>();
     args.grad_W_hh = W_hh.data<Real>();
     args.grad_b_h = b_h.data<Real>();
@@ -120,12 +121,16 @@ std::tuple<Tensor, Tensor> run_forward(Tensor x, const std::optional<Tensor>& id
                                        std::optional<Tensor> b_h, Tensor h0, int64_t cell,
                                        RecurrenceOptions options) {
   const int32_t dtype = kRounds ? require_float(x, "x") : require_real(x, "x");
-  const Problem n(forward_sizes(x, ids, W_hh, b_h, h0, dtype, options), ids, options);
+  const Problem n(forward_sizes(x, ids, W_hh, b_h, h0, dtype, options), ids,
+                  kRounds ? cell_of(cell) : any_cell_of(cell), options);
   make_all_contiguous(x, W_hh, b_h, h0);
 
   Tensor hs = empty(n.array(), dtype), h_last = empty(n.state(), dtype);
   with_real(dtype, [&]<class Real>() {
-    forward_kernel<kRounds, Real>()(forward_arguments<Real>(n, x, W_hh, b_h, h0, cell, hs, h_last));
+    auto args = forward_arguments<Real>(n, x, W_hh, b_h, h0, hs, h_last);
+    args.leak = data_or_null<Real>(options.leak);
+    args.saved = data_or_null<Real>(options.saved);
+    forward_kernel<kRounds, Real>()(args);
   });
   return {std::move(hs), std::move(h_last)};
 }
@@ -153,7 +158,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> id
                                               Tensor h0, int64_t cell) {
   const int32_t dtype = require_real(x, "x");
   RecurrenceOptions none;
-  const Problem n(forward_sizes(x, ids, W_hh, b_h, h0, dtype), ids, none);
+  const Problem n(forward_sizes(x, ids, W_hh, b_h, h0, dtype), ids, cell_of(cell), none);
   require_rank(W_hq, "W_hq", 2, "[H, V]");
   const int64_t classes = W_hq.size(1);
   require(W_hq, "W_hq", dtype, "[H, V]", {n.H, classes});
@@ -163,7 +168,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> id
   Tensor logits = empty({n.T * n.B, classes}, dtype);
   Tensor hs = empty(n.array(), dtype), h_last = empty(n.state(), dtype);
   with_real(dtype, [&]<class Real>() {
-    auto args = forward_arguments<Real>(n, x, W_hh, b_h, h0, cell, hs, h_last);
+    auto args = forward_arguments<Real>(n, x, W_hh, b_h, h0, hs, h_last);
     args.classes = classes;
     args.W_hq = W_hq.data<Real>();
     args.b_q = b_q.data<Real>();
@@ -173,7 +178,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> id
   return {std::move(logits), std::move(h_last), std::move(hs)};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
     std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
     std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, bool need_W_hh,
     bool need_b_h, bool need_h0, bool transposed, bool reverse, std::optional<Tensor> batch_sizes,
@@ -183,15 +188,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(
                             std::move(resets), resets_to_h0, std::move(leak),
                             std::move(saved)};
   StateGradients grads{std::move(grad_hs), std::move(grad_h_last)};
-  const Problem n = backward_problem(grads, hs, ids, V, W_hh, h0, options);
+  const Problem n = backward_problem(grads, hs, ids, V, W_hh, h0, any_cell_of(cell), options);
+  const bool has_leak = options.leak.has_value();
+  if (has_leak && !options.saved) fail("saved is None; it must be what the forward call has saved");
   make_all_contiguous(hs, W_hh, h0);
 
   RecurrenceGradients out(n, ids, {need_W_hh, need_b_h, need_h0});
+  OptionalOutput grad_leak(has_leak, n.b_h(), n.dtype);
   with_real(n.dtype, [&]<class Real>() {
-    kernels_of<Real>().rnn_backward(out.arguments<Real>(n, grads, hs, W_hh, h0, cell));
+    auto args = out.arguments<Real>(n, grads, hs, W_hh, h0);
+    args.leak = data_or_null<Real>(options.leak);
+    args.saved = data_or_null<Real>(options.saved);
+    args.grad_leak = grad_leak.data<Real>();
+    kernels_of<Real>().rnn_backward(args);
   });
   return {std::move(out.x), std::move(out.W_hh.tensor), std::move(out.b_h.tensor),
-          std::move(out.h0.tensor)};
+          std::move(out.h0.tensor), std::move(grad_leak.tensor)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(
@@ -200,7 +212,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(
     bool need_W_hh, bool need_b_h, bool need_h0) {
   StateGradients grads{std::move(grad_hs), std::move(grad_h_last)};
   RecurrenceOptions none;
-  const Problem n = backward_problem(grads, hs, ids, V, W_hh, h0, none);
+  const Problem n = backward_problem(grads, hs, ids, V, W_hh, h0, cell_of(cell), none);
   require_rank(W_hq, "W_hq", 2, "[H, V]");
   const int64_t classes = W_hq.size(1);
   require(W_hq, "W_hq", n.dtype, "[H, V]", {n.H, classes});
@@ -210,7 +222,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(
   RecurrenceGradients out(n, ids, {need_W_hh, need_b_h, need_h0});
   Tensor grad_W_hq = empty({n.H, classes}, n.dtype), grad_b_q = empty({classes}, n.dtype);
   with_real(n.dtype, [&]<class Real>() {
-    auto args = out.arguments<Real>(n, grads, hs, W_hh, h0, cell);
+    auto args = out.arguments<Real>(n, grads, hs, W_hh, h0);
     args.classes = classes;
     args.grad_logits = grad_logits.data<Real>();
     args.W_hq = W_hq.data<Real>();

@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
   return {std::move(hs), std::move(h_last)};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
     std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
     std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, bool need_W_hh,
     bool need_b_h, bool need_h0, bool transposed, bool reverse, std::optional<Tensor> batch_sizes,
@@ -183,7 +183,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(
     for (const Tensor* grad : {&grad_W_hh, &grad_b_h, &grad_table}) fill_zero(*grad);
   }
   return {std::move(ids ? grad_table : dz), std::move(grad_W_hh), std::move(grad_b_h),
-          std::move(grad_h0)};
+          std::move(grad_h0), call.empty({0}, dtype)};
 }
 
 void implement(Library library) {

@@ -23,6 +23,10 @@ inline int cell_of(int64_t code) {
   if (code == cells::kTanh || code == cells::kRelu) return static_cast<int>(code);
   fail("cell is ", code, "; it must be 0 (tanh) or 1 (relu)");
 }
+inline int any_cell_of(int64_t code) {
+  if (code >= 0 && code < cells::kNumCells) return static_cast<int>(code);
+  fail("cell is ", code, "; it must be 0 (tanh), 1 (relu), 2 (leaky_tanh) or 3 (leaky_relu)");
+}
 
 // Of a call in one direction or both; with batch_sizes, arrays hold the N rows of all steps.
 struct RecurrenceSizes {
@@ -99,6 +103,22 @@ inline void require_weights(const RecurrenceSizes& n, const Tensor& W_hh,
   require(W_hh, "W_hh", n.dtype, n.W_hh());
   require(b_h, "b_h", n.dtype, n.b_h());
   require(h0, "h0", n.dtype, n.state());
+}
+
+inline void require_options(const RecurrenceSizes& n, int cell, const RecurrenceOptions& options) {
+  if (options.resets) {
+    const int32_t dtype = options.resets->dtype();
+    require(*options.resets, "resets", dtype, {"[T, B]", {n.T, n.B}});
+    if (dtype != aoti_torch_dtype_bool() && dtype != aoti_torch_dtype_uint8()) {
+      fail("resets is ", describe(*options.resets), "; it must be bool or uint8");
+    }
+  }
+  const bool has_leak = cells::num_saved(cell) > 0;
+  if (options.leak && !has_leak) fail("leak is given; it must be None for the cell ", cell);
+  if (!options.leak && has_leak) fail("leak is None; it must be given for the cell ", cell);
+  require(options.leak, "leak", n.dtype, n.b_h());
+  require(options.saved, "saved", n.dtype, n.array());
+  if (options.saved && !options.saved->is_contiguous()) fail("saved is not contiguous; it must be");
 }
 
 // Of a forward call, whose arguments fit, but for the values of ids.

@@ -162,7 +162,8 @@ Library define_operators(const char* name_space) {
           "Tensor W_hh, Tensor h0, int cell, bool need_W_hh, bool need_b_h, bool need_h0, "
           "bool transposed=False, bool reverse=False, Tensor? batch_sizes=None, "
           "Tensor? resets=None, bool resets_to_h0=False, Tensor? leak=None, Tensor? saved=None) "
-          "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0)")
+          "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0, "
+          "Tensor grad_leak)")
       .def(
           "rnn_backward.plain(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
           "Tensor W_hh, Tensor h0, int cell, bool need_W_hh, bool need_b_h, bool need_h0) "

@@ -30,19 +30,24 @@ std::tuple<Tensor, Tensor> plain_rnn(Tensor x, std::optional<Tensor> ids, Tensor
               false, false, std::nullopt, std::nullopt, false, std::nullopt, std::nullopt);
 }
 template <auto kRnnBackward>
-auto plain_rnn_backward(std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
-                        std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell,
-                        bool need_W_hh, bool need_b_h, bool need_h0) {
-  return kRnnBackward(std::move(grad_hs), std::move(grad_h_last), std::move(hs), std::move(ids), V,
-                      std::move(W_hh), std::move(h0), cell, need_W_hh, need_b_h, need_h0, false,
-                      false, std::nullopt, std::nullopt, false, std::nullopt, std::nullopt);
+std::tuple<Tensor, Tensor, Tensor, Tensor> plain_rnn_backward(std::optional<Tensor> grad_hs,
+                                                              std::optional<Tensor> grad_h_last,
+                                                              Tensor hs, std::optional<Tensor> ids,
+                                                              int64_t V, Tensor W_hh, Tensor h0,
+                                                              int64_t cell, bool need_W_hh,
+                                                              bool need_b_h, bool need_h0) {
+  auto [x, grad_W_hh, b_h, grad_h0, leak] =
+      kRnnBackward(std::move(grad_hs), std::move(grad_h_last), std::move(hs), std::move(ids), V,
+                   std::move(W_hh), std::move(h0), cell, need_W_hh, need_b_h, need_h0, false, false,
+                   std::nullopt, std::nullopt, false, std::nullopt, std::nullopt);
+  return {std::move(x), std::move(grad_W_hh), std::move(b_h), std::move(grad_h0)};
 }
 
 // Products of bfloat16; the tensors are float32.
 std::tuple<Tensor, Tensor> rnn_bf16(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                     std::optional<Tensor> b_h, Tensor h0, int64_t cell);
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
     std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
     std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, bool need_W_hh,
     bool need_b_h, bool need_h0, bool transposed, bool reverse, std::optional<Tensor> batch_sizes,

@@ -18,7 +18,7 @@ inline std::string dtype_name(int32_t dtype) {
       {aoti_torch_dtype_float32(), "float32"}, {aoti_torch_dtype_float64(), "float64"},
       {aoti_torch_dtype_float16(), "float16"}, {aoti_torch_dtype_bfloat16(), "bfloat16"},
       {aoti_torch_dtype_int64(), "int64"},     {aoti_torch_dtype_int32(), "int32"},
-      {aoti_torch_dtype_bool(), "bool"},
+      {aoti_torch_dtype_bool(), "bool"},       {aoti_torch_dtype_uint8(), "uint8"},
   };
   for (const auto& [value, name] : known) {
     if (value == dtype) return name;

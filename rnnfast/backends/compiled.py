@@ -49,7 +49,8 @@ class Compiled(Backend):
         args = (a.grad_hs, a.grad_h_last, a.hs, r.ids, a.V, r.W_hh, r.h0, CELLS[r.cell].code)
         if r[6:] == _NO_OPTIONS:
             return Gradients(*op.plain(*args, *a.needs))
-        return Gradients(*op.default(*args, *a.needs, *r[6:], a.saved))
+        made = Gradients(*op.default(*args, *a.needs, *r[6:], a.saved))
+        return made if r.leak is not None else made._replace(leak=None)
 
     def rnn_cross_entropy(
         self,
@@ -99,7 +100,7 @@ class Native(Compiled):
 
     name = "native"
     device = "cpu"
-    features = frozenset(("transposed", "reverse", "batch_sizes", "both_directions"))
+    features = frozenset((*Recurrence._field_defaults, "both_directions"))
     checks_arguments = True
     # Beyond this W_hq would leave the L2 cache between two steps, each of which reads all of it.
     fused_readout = 2**17

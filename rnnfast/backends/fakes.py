@@ -41,10 +41,9 @@ def register() -> None:
         H, V = W_hq.shape
         return x.new_empty((T * B, V)), x.new_empty((B, H)), x.new_empty((T, B, H))
 
-    @fake("rnnfast::rnn_backward")
     @fake("rnnfast::rnn_backward.plain")
     def backward_shapes(  # type: ignore[no-untyped-def]
-        grad_hs, grad_h_last, hs, ids, V, W_hh, h0, cell, need_W_hh, need_b_h, need_h0, *options
+        grad_hs, grad_h_last, hs, ids, V, W_hh, h0, cell, need_W_hh, need_b_h, need_h0
     ):
         return (
             hs.new_empty(hs.shape if ids is None else (V, hs.shape[-1])),
@@ -52,6 +51,11 @@ def register() -> None:
             hs.new_empty(W_hh.shape[:-1] if need_b_h else (0,)),
             hs.new_empty(h0.shape if need_h0 else (0,)),
         )
+
+    @fake("rnnfast::rnn_backward")
+    def _(*args):  # type: ignore[no-untyped-def]
+        grads, leak = backward_shapes(*args[:11]), args[16] if len(args) > 16 else None
+        return *grads, args[2].new_empty(0 if leak is None else leak.shape)
 
     @fake("rnnfast::rnn_logits_backward")
     def _(grad_logits, grad_h_last, grad_hs, hs, ids, V, W_hh, W_hq, *rest):  # type: ignore[no-untyped-def]

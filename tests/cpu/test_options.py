@@ -1,15 +1,17 @@
-"""The recurrence with weights given transposed, backwards in time, in both directions, ragged."""
+"""The options of the recurrence on the CPU, each for itself and with others."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from rnnfast.backends import library
+from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
+from rnnfast.cells import CELLS
 from support.compare import assert_close_to_f64
-from support.options import Call, loop, make, run
+from support.recurrences import Problem, make, run
 
 
 @pytest.fixture(autouse=True)
@@ -21,141 +23,200 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=[torch.float32, torch.float64], ids=["f32", "f64"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param  # type: ignore[no-any-return]
+def check(problem: Problem) -> None:
+    """Every result is as near to float64 as the reference's.
 
-
-def check(call: Call) -> None:
-    """Every result is as near to float64 as plain torch's.
-
-    In float64 plain torch is the truth itself: 64 units in the last place are allowed there.
+    In float64 the reference is the truth itself: 64 units in the last place are allowed there.
     """
-    got, same, truth = run(call), loop(call), loop(call.to(torch.float64))
+    got, same = run(native, problem), run(reference, problem)
+    truth = run(reference, problem.to(torch.float64))
     for name, value in truth.items():
-        if call.x.dtype == torch.float64:
-            torch.testing.assert_close(got[name], value, rtol=0, atol=64 * 2.3e-16 * size_of(value))
+        if problem.call.x.dtype == torch.float64:
+            allowed = 64 * torch.finfo(torch.float64).eps * largest(value)
+            torch.testing.assert_close(got[name], value, rtol=0, atol=allowed)
         else:
             assert_close_to_f64(name, got[name], same[name], value)
 
 
-def size_of(value: Tensor) -> float:
+def largest(value: Tensor) -> float:
     return max(1.0, value.abs().max().item())
 
 
 # Rows split, columns split, one row that one or several workers share, rows that no tile fills.
-SHAPES = [(9, 5, 17), (35, 33, 64), (6, 5, 150), (12, 1, 300), (7, 1, 33), (1, 1, 1), (3, 2, 200)]
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("V", [None, 5, 1000], ids=["dense", "table", "large"])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("options", [(True, False), (False, True), (True, True)])
-def test_transposed_and_reverse(
-    options: tuple[bool, bool], shape: tuple[int, ...], V: int | None, threads: int
-) -> None:
-    torch.set_num_threads(threads)
-    transposed, reverse = options
-    check(make(*shape, V, transposed=transposed, reverse=reverse))
-
-
-@pytest.mark.parametrize("cell", ["tanh", "relu"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_each_cell_and_dtype(shape: tuple[int, ...], cell: str, dtype: torch.dtype) -> None:
-    check(make(*shape, dtype=dtype, cell=cell, transposed=True, reverse=True))
-
-
-def test_many_steps(dtype: torch.dtype) -> None:
-    check(make(300, 3, 33, 5, dtype=dtype, transposed=True, reverse=True))
-
-
+SHAPES = [(35, 33, 64), (6, 5, 150), (12, 1, 300), (7, 1, 33), (1, 1, 1)]
 LENGTHS = {
-    "one step more": [4, 3, 3, 3, 3],
     "all different": [9, 8, 7, 6, 5, 4, 3, 2, 1],
     "one is long": [40, 2, 2, 1, 1, 1],
-    "two": [5, 2],
     "equal": [6] * 7,
     "many": sorted([1 + 7 * i % 20 for i in range(37)], reverse=True),
     "one": [5],
 }
+TABLES = pytest.mark.parametrize("V", [None, 5, 1000], ids=["dense", "table", "large table"])
+THREADS = pytest.mark.parametrize("threads", [1, 2, 3])
+LENGTHS_OF_ALL = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("V", [None, 5, 1000], ids=["dense", "table", "large"])
-@pytest.mark.parametrize("H", [3, 33, 150])
+@THREADS
+@TABLES
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_lengths(lengths: list[int], reverse: bool, H: int, V: int | None, threads: int) -> None:
+def test_transposed(reverse: bool, shape: tuple[int, ...], V: int | None, threads: int) -> None:
     torch.set_num_threads(threads)
-    T, B = max(lengths), len(lengths)
-    check(make(T, B, H, V, lengths=lengths, reverse=reverse, transposed=H == 33))
+    check(make(*shape, V, transposed=True, reverse=reverse))
+
+
+@DTYPES
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cells_backwards_in_time(shape: tuple[int, ...], cell: str, dtype: torch.dtype) -> None:
+    check(make(*shape, dtype=dtype, cell=cell, reverse=True))
+
+
+@DTYPES
+@pytest.mark.parametrize("cell", ["tanh", "leaky_tanh"])
+def test_many_steps(cell: str, dtype: torch.dtype) -> None:
+    check(make(300, 3, 33, 5, dtype=dtype, cell=cell, transposed=True, reverse=True))
+
+
+@THREADS
+@TABLES
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
+@LENGTHS_OF_ALL
+def test_lengths(lengths: list[int], reverse: bool, V: int | None, threads: int) -> None:
+    torch.set_num_threads(threads)
+    H = 150 if threads == 2 else 33
+    check(make(max(lengths), len(lengths), H, V, lengths=lengths, reverse=reverse))
 
 
 def test_a_sequence_is_as_if_it_were_alone() -> None:
     lengths = LENGTHS["all different"]
-    batch = make(9, 9, 40, lengths=lengths)
-    hs = run(batch)["hs"]
-    first = torch.cat((torch.zeros(1, dtype=torch.long), batch.batch_sizes.cumsum(0)))
+    call = make(9, 9, 40, lengths=lengths).call
+    hs, h_last, _ = native.rnn_forward(call, True)
+    first = torch.cat((torch.zeros(1, dtype=torch.long), call.batch_sizes.cumsum(0)))
     for n, length in enumerate(lengths):
         rows = first[:length] + n
-        alone = replace(
-            batch, x=batch.x[rows].unsqueeze(1), h0=batch.h0[n : n + 1], batch_sizes=None
-        )
-        torch.testing.assert_close(
-            hs[rows].unsqueeze(1), torch.ops.rnnfast.rnn(*arguments(alone))[0]
-        )
-
-
-def arguments(call: Call) -> tuple[object, ...]:
-    return call.x, call.ids, call.W_hh, call.b_h, call.h0, 0
+        alone = call._replace(x=call.x[rows, None], h0=call.h0[n : n + 1], batch_sizes=None)
+        want, last, _ = native.rnn_forward(alone, True)
+        torch.testing.assert_close(hs[rows, None], want)
+        assert torch.equal(h_last[n], hs[rows[-1]])
+        torch.testing.assert_close(h_last[n : n + 1], last)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
-@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("cell", ["relu", "leaky_relu"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_both_directions(shape: tuple[int, ...], transposed: bool, threads: int) -> None:
+def test_both_directions(shape: tuple[int, ...], cell: str, threads: int) -> None:
     torch.set_num_threads(threads)
-    check(make(*shape, both=True, transposed=transposed))
+    check(make(*shape, both=True, cell=cell, transposed=threads % 2 == 0))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@DTYPES
+@THREADS
+@LENGTHS_OF_ALL
 def test_both_directions_of_lengths(lengths: list[int], threads: int, dtype: torch.dtype) -> None:
     torch.set_num_threads(threads)
     check(make(max(lengths), len(lengths), 70, both=True, lengths=lengths, dtype=dtype))
 
 
+@THREADS
+@pytest.mark.parametrize("to_h0", [False, True], ids=["to zero", "to h0"])
+@pytest.mark.parametrize("cell", ["tanh", "leaky_tanh"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_resets(shape: tuple[int, ...], cell: str, to_h0: bool, threads: int) -> None:
+    torch.set_num_threads(threads)
+    options = {"transposed": threads == 3, "reverse": threads == 2}
+    check(make(*shape, 5, cell=cell, resets=True, resets_to_h0=to_h0, **options))
+
+
+@pytest.mark.parametrize("cell", ["tanh", "leaky_tanh"])
+@pytest.mark.parametrize("to_h0", [False, True], ids=["to zero", "to h0"])
+@pytest.mark.parametrize("both", [False, True], ids=["one direction", "both"])
+@LENGTHS_OF_ALL
+def test_resets_of_lengths(lengths: list[int], both: bool, to_h0: bool, cell: str) -> None:
+    shape = max(lengths), len(lengths), 33
+    options = {"resets": True, "resets_to_h0": to_h0, "reverse": not both}
+    check(make(*shape, lengths=lengths, both=both, cell=cell, **options))
+
+
+def test_a_reset_everywhere_is_no_recurrence() -> None:
+    problem = make(5, 3, 20)
+    call = problem.call._replace(resets=torch.ones(5, 3, dtype=torch.bool))
+    hs, _, _ = native.rnn_forward(call, True)
+    torch.testing.assert_close(hs, torch.tanh(call.x + call.b_h))
+    made = run(native, Problem(call, problem.grad_hs, problem.grad_h_last))
+    assert not made["h0"].any()
+    assert not made["W_hh"].any()
+
+
+def test_a_leak_of_one_is_the_plain_cell() -> None:
+    problem = make(9, 5, 33)
+    leaky = problem.call._replace(cell="leaky_tanh", leak=torch.ones(33))
+    got = run(native, Problem(leaky, *problem[1:]))
+    for name, value in run(native, problem).items():
+        torch.testing.assert_close(got[name], value)
+
+
 @pytest.mark.parametrize("missing", ["grad_hs", "grad_h_last"])
-@pytest.mark.parametrize("lengths", [None, LENGTHS["many"]])
+@pytest.mark.parametrize("lengths", [None, LENGTHS["many"]], ids=["equal", "many"])
 def test_missing_gradients(missing: str, lengths: list[int] | None) -> None:
     B = 5 if lengths is None else len(lengths)
-    check(replace(make(20, B, 33, both=True, lengths=lengths), **{missing: None}))
+    check(make(20, B, 33, both=True, lengths=lengths)._replace(**{missing: None}))
 
 
 def test_the_same_bits_on_every_run() -> None:
-    for call in (make(20, 1, 300, transposed=True), make(20, 37, 64, lengths=LENGTHS["many"])):
-        first = run(call)
+    for problem in (
+        make(20, 1, 300, transposed=True),
+        make(20, 37, 64, cell="leaky_relu", lengths=LENGTHS["many"], resets=True),
+    ):
+        first = run(native, problem)
         for _ in range(5):
-            for name, value in run(call).items():
+            for name, value in run(native, problem).items():
                 assert torch.equal(value, first[name]), name
 
 
 @pytest.mark.parametrize(
-    ("batch_sizes", "message"),
+    ("wrong", "message"),
     [
-        ([3, 4], r"batch_sizes\[1\] is 4; it must be at least 1 and at most 3"),
-        ([3, 0], r"batch_sizes\[1\] is 0; it must be at least 1"),
-        ([3, 1], r"x is float32 \[5, 8\]; it must be float32 \[N, H\] = \[4, 8\]"),
-        ([], r"T, the number of steps, is 0"),
+        ({"batch_sizes": [3, 4]}, r"batch_sizes\[1\] is 4; it must be at least 1 and at most 3"),
+        ({"batch_sizes": [3, 0]}, r"batch_sizes\[1\] is 0; it must be at least 1"),
+        ({"batch_sizes": [3, 1]}, r"x is float32 \[5, 8\]; it must be float32 \[N, H\] = \[4, 8\]"),
+        ({"batch_sizes": []}, "T, the number of steps, is 0"),
+        ({"resets": [[1, 0]]}, r"resets is int64 \[1, 2\]; it must be int64 \[T, B\] = \[2, 3\]"),
+        ({"resets": [[1, 0, 0]] * 2}, r"resets is int64 \[2, 3\]; it must be bool or uint8"),
+        ({"leak": [0.5] * 8}, "leak is given; it must be None for the cell 0"),
+        ({"cell": "leaky_tanh"}, "leak is None; it must be given for the cell 2"),
     ],
 )
-def test_refuses_other_batch_sizes(batch_sizes: list[int], message: str) -> None:
-    call = make(2, 3, 8, lengths=[2, 2, 1])
+def test_refuses_options_that_do_not_fit(wrong: dict[str, list[int]], message: str) -> None:
+    call = make(2, 3, 8, lengths=[2, 2, 1]).call
+    [(name, value)] = wrong.items()
+    if name != "cell":
+        value = torch.tensor(value, dtype=torch.float32 if name == "leak" else torch.long)
     with pytest.raises(RuntimeError, match=message):
-        run(replace(call, batch_sizes=torch.tensor(batch_sizes, dtype=torch.long)))
+        native.rnn_forward(call._replace(**{name: value}), True)
 
 
 def test_refuses_ids_in_both_directions() -> None:
-    call = make(2, 3, 8, both=True)
+    call = make(2, 3, 8, both=True).call
     with pytest.raises(RuntimeError, match=r"W_hh is float32 \[2, 8, 8\]; it must be \[H, H\]"):
-        run(replace(call, ids=torch.zeros(2, 3, dtype=torch.long)))
+        native.rnn_forward(call._replace(ids=torch.zeros(2, 3, dtype=torch.long)), True)
+
+
+def test_operators_are_sound() -> None:
+    call = make(3, 4, 8, cell="leaky_tanh", resets=True).call
+    saved = torch.empty(3, 4, 8)
+    args = (*call[1:6], 2, *call[6:], saved)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    with torch.no_grad():
+        torch.library.opcheck(torch.ops.rnnfast.rnn.default, args, test_utils=checks)
+        hs, _ = torch.ops.rnnfast.rnn.default(*args)
+        back = (hs, None, hs, None, 0, call.W_hh, call.h0, 2, True, True, True, *call[6:], saved)
+        torch.library.opcheck(torch.ops.rnnfast.rnn_backward.default, back, test_utils=checks)
+
+
+def test_cells_have_the_same_codes_everywhere() -> None:
+    header = library.LIBRARY.parents[1] / "csrc" / "cells" / "cells.h"
+    camel = {name: "k" + name.title().replace("_", "") for name in CELLS}
+    codes = ", ".join(f"{camel[cell.name]} = {cell.code}" for cell in CELLS.values())
+    assert f"{{ {codes} }}" in header.read_text()

@@ -10,9 +10,11 @@
 #include <vector>
 
 #include "buffer.h"
+#include "check.h"
 #include "kernels.h"
 #include "meeting.h"
 #include "naive.h"
+#include "options.h"
 #include "runs.h"
 #include "threads.h"
 
@@ -21,8 +23,6 @@ namespace {
 
 using naive::Sizes;
 using naive::Values;
-
-std::atomic<bool> failed{false};
 
 class Case {
  public:
@@ -71,28 +71,14 @@ class Case {
 
   template <class Real>
   void expect(const std::string& name, const Buffer<Real>& got, const Values& want,
-              double allowed = tolerance<Real>) const {
-    double scale = 1, error = got.size() == static_cast<int64_t>(want.size()) ? 0 : INFINITY;
-    for (const double value : want) scale = std::max(scale, std::abs(value));
-    for (size_t i = 0; i < want.size(); ++i) {
-      const double difference = std::abs(static_cast<double>(got[i]) - want[i]);
-      if (!(difference <= error)) error = difference;  // NaN is the largest
-    }
-    if (!(error <= scale * allowed)) fail<Real>(name, error);
+              double allowed = kTolerance<Real>) const {
+    rnnfast::expect(n, name, got, want, allowed);
   }
-
   template <class Real>
   void fail(const std::string& name, double error) const {
-    failed = true;
-    std::printf("%s %s T=%lld B=%lld H=%lld V=%lld workers=%lld: wrong by %g\n", name.c_str(),
-                sizeof(Real) == 4 ? "float" : "double", static_cast<long long>(n.T),
-                static_cast<long long>(n.B), static_cast<long long>(n.H),
-                static_cast<long long>(n.V), static_cast<long long>(workers), error);
+    rnnfast::fail<Real>(n, name, error);
   }
 
-  // These runs look for memory errors; the tests of the operators hold the kernels to much less.
-  template <class Real>
-  static constexpr double tolerance = sizeof(Real) == 4 ? 1e-4 : 1e-11;
   static constexpr double kBf16Tolerance = 0.1;
 
   template <class Real>
@@ -101,7 +87,7 @@ class Case {
     layer(kernels, false);
     if (n.B > 0) train(kernels);
     for (const bool sampled : {false, true}) {
-      generate(kernels.decode, tolerance<Real>, sampled);
+      generate(kernels.decode, kTolerance<Real>, sampled);
       if constexpr (sizeof(Real) == 4) {
         generate(rnnfast::kernels().decode_bf16, kBf16Tolerance, sampled);
       }
@@ -389,6 +375,9 @@ int main() {
     for (size_t i = first; i < runs.size(); i += 2) {
       workers = runs[i].workers, threads = runs[i].threads;
       Case(runs[i].sizes, static_cast<unsigned>(i + 1)).run();
+      for (unsigned seed = 1; seed <= 4; ++seed) {
+        OptionsCase(runs[i].sizes, static_cast<unsigned>(4 * i) + seed).run();
+      }
     }
   };
   std::thread second(every_second, 1);

@@ -1,0 +1,76 @@
+"""Random calls of the recurrence with every option, run by any backend."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rnnfast.backends import Adjoint, Backend, Needs, Recurrence
+
+
+class Problem(NamedTuple):
+    """One call, and the gradients of its results."""
+
+    call: Recurrence
+    grad_hs: Tensor | None  # as hs
+    grad_h_last: Tensor | None  # as h0
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        def cast(value: Any) -> Any:
+            is_real = isinstance(value, Tensor) and value.is_floating_point()
+            return value.to(dtype) if is_real else value
+
+        call, *grads = self
+        return Problem(Recurrence(*map(cast, call)), *map(cast, grads))
+
+
+def make(
+    T: int,
+    B: int,
+    H: int,
+    V: int | None = None,  # of ids; None: a dense input
+    *,
+    cell: str = "tanh",
+    dtype: torch.dtype = torch.float32,
+    both: bool = False,  # directions
+    lengths: list[int] | None = None,  # of the sequences, the longest first
+    resets: bool = False,
+    **options: Any,
+) -> Problem:
+    """W_hh has a spectral radius near 1; a third of the states are reset."""
+    g = torch.Generator().manual_seed(T * 1000003 + B * 10007 + H * 101 + (V or 0))
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=g, dtype=torch.float64)
+
+    directions, width = ((2,), 2 * H) if both else ((), H)
+    rows: tuple[int, ...] = (T, B)
+    if lengths is not None:
+        sizes = [sum(t < length for length in lengths) for t in range(T)]
+        options["batch_sizes"], rows = torch.tensor(sizes), (sum(lengths),)
+    if resets:
+        options["resets"] = torch.rand(T, B, generator=g) < 1 / 3
+    if cell.startswith("leaky"):
+        options["leak"] = 0.05 + 0.9 * torch.rand(*directions, H, generator=g, dtype=torch.float64)
+    call = Recurrence(
+        cell,
+        x=0.3 * (normal(*rows, width) if V is None else normal(V, H)),
+        ids=None if V is None else torch.randint(0, V, rows, generator=g),
+        W_hh=normal(*directions, H, H) * (0.99 / H**0.5),
+        b_h=0.1 * normal(*directions, H),
+        h0=0.5 * normal(*directions, B, H),
+        **options,
+    )
+    return Problem(call, normal(*rows, width), normal(*directions, B, H)).to(dtype)
+
+
+def run(backend: Backend, problem: Problem) -> dict[str, Tensor]:
+    """All results by their names, those of the backward pass as in `Gradients`."""
+    r = problem.call
+    hs, h_last, saved = backend.rnn_forward(r, True)
+    V = 0 if r.ids is None else r.x.shape[0]
+    made = backend.rnn_backward(Adjoint(r, V, hs, saved, *problem[1:], Needs()))
+    results = {"hs": hs, "h_last": h_last, **made._asdict()}
+    return {name: value for name, value in results.items() if value is not None}
