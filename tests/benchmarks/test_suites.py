@@ -24,7 +24,7 @@ YARDSTICK = Entry("scratch", "scratch", "onehot")
 PLAN = Plan(CASE.ops, rounds=2, budget=0.0, threads=1, limit=60)
 
 
-def run(*arguments: str, timeout: int = 300) -> subprocess.CompletedProcess:
+def run(*arguments: str, timeout: int = 900) -> subprocess.CompletedProcess:
     command = [sys.executable, "bench/run.py", "--threads", "1", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
