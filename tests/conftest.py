@@ -15,8 +15,7 @@ if _BOOK.exists():
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--neon", action="store_true", help="also the ARM kernels, in qemu")
-    parser.addoption("--full", action="store_true", help="also the long sweeps")
+    parser.addoption("--full", action="store_true", help="also the long sweeps: tests marked full")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,15 +23,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    missing = {}
-    if not torch.cuda.is_available():
-        missing["gpu"] = "there is no CUDA device"
+    """Without --full no test that is marked so; without a GPU those for one are skipped."""
     if not config.getoption("--full"):
-        missing["full"] = "a long sweep: python -m pytest --full"
-    for item in items:
-        for marker, reason in missing.items():
-            if item.get_closest_marker(marker):
-                item.add_marker(pytest.mark.skip(reason=reason))
+        sweeps = {item for item in items if item.get_closest_marker("full")}
+        config.hook.pytest_deselected(items=list(sweeps))
+        items[:] = [item for item in items if item not in sweeps]
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
 
 
 # What our operators allocate comes from malloc, which glibc then fills with 0xFE: -1.7e38.

@@ -189,6 +189,7 @@ def other_instruction_sets():
     return names[names.index(runs) + 1 :]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("instruction_set", other_instruction_sets())
 def test_on_every_instruction_set(instruction_set):
     done = subprocess.run(

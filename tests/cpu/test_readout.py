@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_recurrence import NAMES, Problem, make, truth_of
 from torch import Tensor
 
 from rnnfast.backends import library
@@ -17,6 +16,7 @@ from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
 from support import untyped
 from support.compare import assert_close_to_f64
+from support.problems import NAMES, Problem, make, truth_of
 
 RESULTS = ("logits", "h_last", "hs", *NAMES[2:], "grad_W_hq", "grad_b_q")
 

@@ -6,10 +6,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,120 +17,7 @@ from rnnfast.backends import library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
 from support import untyped
-from support.compare import assert_close_to_f64
-
-NAMES = ("hs", "h_last", "grad_x", "grad_W_hh", "grad_b_h", "grad_h0")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Everything one forward and one backward call take."""
-
-    x: Tensor  # [V, H] with ids, else [T, B, H]
-    ids: Tensor | None  # [T, B]
-    W_hh: Tensor  # [H, H]
-    b_h: Tensor | None  # [H]
-    h0: Tensor  # [B, H]
-    relu: bool
-    grad_hs: Tensor | None  # [T, B, H]
-    grad_h_last: Tensor | None  # [B, H]
-
-    def to(self, dtype: torch.dtype) -> "Problem":
-        changed = {
-            name: value.to(dtype)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor) and value.is_floating_point()
-        }
-        return replace(self, **changed)
-
-
-def make(
-    T: int,
-    B: int,
-    H: int,
-    V: int | None = None,
-    *,
-    relu: bool = False,
-    dtype: torch.dtype = torch.float32,
-    radius: float = 0.99,
-) -> Problem:
-    """A random problem: W_hh has about the given spectral radius, V is None for a dense input."""
-    g = torch.Generator().manual_seed(T * 1000003 + B * 10007 + H * 101 + (V or 0))
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(size, generator=g, dtype=torch.float64)
-
-    W_hh = normal(H, H) * (radius / H**0.5)  # the circular law
-    return Problem(
-        x=0.3 * (normal(T, B, H) if V is None else normal(V, H)),
-        ids=None if V is None else torch.randint(0, V, (T, B), generator=g),
-        W_hh=W_hh,
-        b_h=0.1 * normal(H),
-        h0=0.5 * normal(B, H),
-        relu=relu,
-        grad_hs=normal(T, B, H),
-        grad_h_last=normal(B, H),
-    ).to(dtype)
-
-
-def run(backend: object, p: Problem) -> dict[str, Tensor]:
-    """All six results of a backend."""
-    hs, h_last = untyped.rnn_forward(backend, p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)  # type: ignore[attr-defined]
-    V = 0 if p.ids is None else p.x.shape[0]
-    grads = untyped.rnn_backward(
-        backend,  # type: ignore[attr-defined]
-        p.grad_hs,
-        p.grad_h_last,
-        hs,
-        p.ids,
-        V,
-        p.W_hh,
-        p.h0,
-        p.relu,
-        True,
-        True,
-        True,
-    )
-    return dict(zip(NAMES, (hs, h_last, *grads), strict=True))
-
-
-def truth_of(p: Problem) -> dict[str, Tensor]:
-    """The equations in numpy's long double, so that float64 has a truth better than itself."""
-
-    def wide(t: Tensor | None) -> np.ndarray | float:
-        return 0.0 if t is None else t.detach().double().numpy().astype(np.longdouble)
-
-    x, W_hh, b_h, h0 = wide(p.x), wide(p.W_hh), wide(p.b_h), wide(p.h0)
-    grad_hs, carry = wide(p.grad_hs), wide(p.grad_h_last)
-    ids = None if p.ids is None else p.ids.numpy()
-    u = x if ids is None else x[ids]
-    states = [h0]
-    for u_t in u:
-        z = u_t + states[-1] @ W_hh + b_h
-        states.append(np.maximum(z, 0) if p.relu else np.tanh(z))
-    hs = np.stack(states[1:])
-    dz = np.zeros_like(hs)
-    for t in reversed(range(len(hs))):
-        dh = carry + (grad_hs[t] if p.grad_hs is not None else 0)
-        dz[t] = dh * ((hs[t] > 0) if p.relu else 1 - hs[t] ** 2)
-        carry = dz[t] @ W_hh.T
-    grad_x = dz
-    if ids is not None:
-        grad_x = np.zeros_like(x)
-        np.add.at(grad_x, ids, dz)
-    H = W_hh.shape[0]
-    grad_W_hh = np.stack(states[:-1]).reshape(-1, H).T @ dz.reshape(-1, H)
-    results = (hs, hs[-1], grad_x, grad_W_hh, dz.sum((0, 1)), carry)
-    return {
-        name: torch.from_numpy(value.astype(np.float64))
-        for name, value in zip(NAMES, results, strict=True)
-    }
-
-
-def check(p: Problem) -> None:
-    got, same, truth = run(native, p), run(reference, p), truth_of(p)
-    for name in NAMES:
-        assert_close_to_f64(name, got[name], same[name], truth[name])
+from support.problems import NAMES, check, make, run
 
 
 @pytest.fixture(autouse=True)
@@ -152,24 +38,24 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 @pytest.mark.parametrize("V", [None, 1, 5, 28])
 @pytest.mark.parametrize("H", [1, 3, 17, 33, 64, 70, 130])
 def test_hidden_sizes(H: int, V: int | None, relu: bool, dtype: torch.dtype) -> None:
-    check(make(9, 5, H, V, relu=relu, dtype=dtype))
+    check(native, make(9, 5, H, V, relu=relu, dtype=dtype))
 
 
 @pytest.mark.parametrize("V", [None, 28, 1000])
 @pytest.mark.parametrize("B", [1, 2, 3, 5, 32, 33])
 @pytest.mark.parametrize("T", [1, 2, 35])
 def test_batches_and_steps(T: int, B: int, V: int | None, dtype: torch.dtype) -> None:
-    check(make(T, B, 70, V, dtype=dtype))
+    check(native, make(T, B, 70, V, dtype=dtype))
 
 
 @pytest.mark.parametrize(("B", "H"), [(1, 200), (2, 200), (33, 96)])
 def test_large_enough_for_all_threads(B: int, H: int, dtype: torch.dtype) -> None:
-    check(make(12, B, H, 28, dtype=dtype))
+    check(native, make(12, B, H, 28, dtype=dtype))
 
 
 @pytest.mark.parametrize("V", [None, 5])
 def test_many_steps(V: int | None, dtype: torch.dtype) -> None:
-    check(make(300, 3, 33, V, dtype=dtype))
+    check(native, make(300, 3, 33, V, dtype=dtype))
 
 
 @pytest.mark.parametrize("threads", [1, 3, 5])
@@ -177,7 +63,7 @@ def test_many_steps(V: int | None, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("V", [None, 5, 28, 1000])
 def test_thread_counts(threads: int, B: int, H: int, V: int | None, dtype: torch.dtype) -> None:
     torch.set_num_threads(threads)
-    check(make(6, B, H, V, dtype=dtype))
+    check(native, make(6, B, H, V, dtype=dtype))
 
 
 @pytest.mark.parametrize("V", [None, 5])
@@ -205,13 +91,13 @@ def test_strided_inputs(dtype: torch.dtype) -> None:
 
 def test_expanded_gradient(dtype: torch.dtype) -> None:
     p = make(7, 6, 33, 28, dtype=dtype)
-    check(replace(p, grad_hs=torch.ones((), dtype=dtype).expand(7, 6, 33)))
+    check(native, replace(p, grad_hs=torch.ones((), dtype=dtype).expand(7, 6, 33)))
 
 
 @pytest.mark.parametrize("missing", ["b_h", "grad_hs", "grad_h_last"])
 @pytest.mark.parametrize("V", [None, 28])
 def test_missing_arguments(missing: str, V: int | None, dtype: torch.dtype) -> None:
-    check(replace(make(5, 4, 33, V, dtype=dtype), **{missing: None}))
+    check(native, replace(make(5, 4, 33, V, dtype=dtype), **{missing: None}))
 
 
 @pytest.mark.parametrize("V", [None, 28, 1000])
@@ -307,9 +193,11 @@ def _instruction_sets() -> list[str]:
 
 
 @pytest.mark.parametrize("isa", _instruction_sets())
-def test_instruction_sets(isa: str) -> None:
-    """This file's sizes and thread counts again, in a process of its own."""
-    which = "sizes or batches or large or thread_counts or empty or nan"
+def test_instruction_sets(isa: str, pytestconfig: pytest.Config) -> None:
+    """This file's sizes and thread counts again (else a few), in a process of its own."""
+    which = "large or empty or nan or missing"
+    if pytestconfig.getoption("--full"):
+        which += " or sizes or batches or thread_counts"
     done = subprocess.run(
         [
             sys.executable,

@@ -14,6 +14,7 @@ import pytest
 from rnnfast.backends import library
 
 assert library.load_error() == ""
+pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "sanitize"  # persists, so that ninja compiles only what changed

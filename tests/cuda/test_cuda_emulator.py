@@ -1,7 +1,6 @@
 """The CUDA recurrence, executed on the CPU: every tier, both directions, against float64."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,128 +10,11 @@ from rnnfast.backends.reference import reference
 from support import untyped
 from support.compare import assert_close_to_f64
 from support.emulator import build
-from support.emulator.recurrence import (
-    BAD_ID,
-    NONE,
-    TF32,
-    TIMEOUT,
-    Launch,
-    Variant,
-)
+from support.emulator.checks import FP32, TENSOR_CORES, check, plain, run
+from support.emulator.recurrence import BAD_ID, TF32, TIMEOUT, Launch, Variant
+from support.problems import make
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
-
-# One block, and clusters; each number of lanes over k (8, 16, 32), of outputs per lane (1, 2, 4)
-# and of lanes that hold the same output; weights in registers and shared memory.
-FP32 = [
-    Variant(32, 1, 2, 1),
-    Variant(64, 1, 2, 2),
-    Variant(64, 2, 2, 4),
-    Variant(128, 1, 4, 4),
-    Variant(128, 2, 4, 8),
-    Variant(128, 4, 4, 1),
-    Variant(128, 8, 2, 4),
-    Variant(128, 16, 1, 2),
-    Variant(256, 4, 4, 2, smem_chunks=1),
-    Variant(384, 4, 6, 1, smem_chunks=3),
-]
-TENSOR_CORES = [
-    Variant(64, 1, 4, 8, product=TF32),
-    Variant(128, 4, 4, 8, product=TF32),
-    Variant(128, 2, 8, 16, smem_chunks=2, product=TF32),
-    Variant(128, 8, 4, 8, product=TF32),
-    Variant(128, 1, 8, 8, product=TF32),
-]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What one forward and one backward call take."""
-
-    x: Tensor  # [V, H] with ids, else [T, B, H]
-    ids: Tensor | None  # [T, B]
-    W_hh: Tensor  # [H, H]
-    b_h: Tensor | None  # [H]
-    h0: Tensor  # [B, H]
-    hs: Tensor  # [T, B, H]: what the forward pass is to have saved
-    grad_hs: Tensor | None  # [T, B, H]
-    grad_h_last: Tensor | None  # [B, H]
-    relu: bool
-
-    def to(self, dtype: torch.dtype) -> "Problem":
-        values = {k: v for k, v in vars(self).items() if isinstance(v, Tensor) and k != "ids"}
-        return replace(self, **{name: value.to(dtype) for name, value in values.items()})
-
-
-def make(
-    T: int, B: int, H: int, V: int | None = None, *, relu: bool = False, radius: float = 0.99
-) -> Problem:
-    """A random problem: W_hh has about this spectral radius (the circular law)."""
-    normal = torch.randn
-    return Problem(
-        x=0.3 * (normal(T, B, H) if V is None else normal(V, H)),
-        ids=None if V is None else torch.randint(0, V, (B, T)).T,  # strides as a loader has them
-        W_hh=normal(H, H) * (radius / H**0.5),
-        b_h=0.1 * normal(H),
-        h0=0.5 * normal(B, H),
-        hs=normal(T, B, H).tanh(),
-        grad_hs=normal(T, B, H),
-        grad_h_last=normal(B, H),
-        relu=relu,
-    )
-
-
-def exact(x: Tensor) -> Tensor:
-    return x
-
-
-def to_tf32(x: Tensor) -> Tensor:  # the nearest float of 10 bits after the point
-    return ((x.contiguous().view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
-
-
-def rounding(v: Variant) -> Callable[[Tensor], Tensor]:
-    """How the variant rounds the factors of its product."""
-    return to_tf32 if v.product == TF32 else exact
-
-
-def plain(p: Problem, rounded=exact) -> dict[str, Tensor]:
-    """The reference's results, the factors of each product rounded before."""
-    u, b_h = p.x if p.ids is None else p.x[p.ids], 0 if p.b_h is None else p.b_h
-    act = torch.relu if p.relu else torch.tanh
-    W, h, hs = rounded(p.W_hh), p.h0, []
-    for u_t in u:
-        h = act(u_t + rounded(h) @ W + b_h)
-        hs.append(h)
-    slope = (p.hs > 0).to(p.hs.dtype) if p.relu else 1 - p.hs * p.hs
-    carry = torch.zeros_like(p.h0) if p.grad_h_last is None else p.grad_h_last
-    dz = []
-    for t in range(len(p.hs) - 1, -1, -1):
-        dz.append((carry + (0 if p.grad_hs is None else p.grad_hs[t])) * slope[t])
-        carry = rounded(dz[-1]) @ W.T
-    return {"hs": torch.stack(hs), "h_last": h, "dz": torch.stack(dz[::-1]), "grad_h0": carry}
-
-
-def run(launch: Launch, p: Problem) -> dict[str, Tensor]:
-    """The same from the kernels, which must report nothing."""
-    hs, h_last = launch.forward(p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)
-    dz, grad_h0 = launch.backward(p.grad_hs, p.grad_h_last, p.hs, p.W_hh, p.relu)
-    assert launch.error.item() == NONE
-    assert grad_h0 is not None
-    return {"hs": hs, "h_last": h_last, "dz": dz, "grad_h0": grad_h0}
-
-
-def check(launch: Launch, p: Problem, seeds: int = 3) -> None:
-    """As far from float64 as torch is, or as torch with the variant's roundings is.
-
-    Whatever the order in which threads run and stores arrive: the same bits.
-    """
-    got = run(launch, p)
-    rounded, truth = plain(p, rounding(launch.variant)), plain(p.to(torch.float64))
-    for name, value in got.items():
-        assert_close_to_f64(name, value, rounded[name], truth[name])
-    for seed in range(1, seeds):
-        for name, value in run(launch.with_seed(seed), p).items():
-            assert torch.equal(value, got[name]), f"{name} differs with seed {seed}"
 
 
 def test_the_reference_here_is_the_reference():

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from test_cuda_kernels import (
+
+from support.cuda_checks import (
     check_clip,
     check_extreme_logits,
     sums_by_torch,
     torch_cross_entropy,
 )
-
 from support.cuda_kernels import cross_entropy, row_sums
 from support.emulator import build
 

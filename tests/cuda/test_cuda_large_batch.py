@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_cuda_emulator import check, make, plain, run
 from torch import Tensor
 
 from support.compare import assert_close_to_f64
 from support.emulator import build
+from support.emulator.checks import check, plain, run
 from support.emulator.large_batch import Launch, Variant
 from support.emulator.recurrence import BAD_ID, TIMEOUT
+from support.problems import make
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_cuda_emulator import make, plain
 
 from support.emulator import build
+from support.emulator.checks import plain
 from support.emulator.large_batch import Launch, Variant
 from support.emulator.recurrence import NONE
+from support.problems import make
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 

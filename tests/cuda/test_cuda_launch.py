@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_recurrence import NAMES, Problem, make, run, truth_of
 
 import rnnfast
 from rnnfast import BackendError, dispatch, functional, use_backend
@@ -19,10 +18,9 @@ from rnnfast.backends.compiled import native
 from rnnfast.backends.cuda import bridge, choose_recurrence, cuda, precision
 from rnnfast.backends.cuda import cuda as cuda_module
 from rnnfast.backends.cuda.bridge import DriverError, Question
-from rnnfast.backends.reference import reference
-from support import models, untyped
-from support.compare import assert_close_to_f64
+from support import models, problems, untyped
 from support.emulator import build
+from support.problems import NAMES, Problem, make, run, truth_of
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 
@@ -58,9 +56,7 @@ def driver():
 
 
 def check(p: Problem) -> None:
-    got, same, truth = run(cuda, p), run(reference, p), truth_of(p)
-    for name in NAMES:
-        assert_close_to_f64(name, got[name], same[name], truth[name])
+    problems.check(cuda, p)
 
 
 # ---- results

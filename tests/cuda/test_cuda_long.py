@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_cuda_emulator import FP32, TENSOR_CORES, Problem, check, make, run
 from torch import Tensor
 
 from support.emulator import build
+from support.emulator.checks import FP32, TENSOR_CORES, check, run
 from support.emulator.recurrence import Launch, Variant
+from support.problems import Problem, make
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 

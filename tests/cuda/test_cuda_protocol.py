@@ -1,10 +1,11 @@
 """The exchange between blocks: bugs planted into it are found, and no thread races another."""
 
 import pytest
-from test_cuda_emulator import make, plain
 
 from support.emulator import build
+from support.emulator.checks import plain
 from support.emulator.recurrence import FFMA, NONE, TF32, Launch, Variant
+from support.problems import make
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from test_training_operators import check, loss_and_gradients, whole_step
-from test_training_operators import make as make_network
 
 import rnnfast
 from rnnfast import functional, use_backend
@@ -14,6 +12,8 @@ from support import models, untyped
 from support.compare import assert_close_to_f64
 from support.decoding import ARGMAX_LOGITS, check_greedy, check_sampled, constant_logits, make
 from support.emulator import build
+from support.training_calls import check, loss_and_gradients, whole_step
+from support.training_calls import make as make_network
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 

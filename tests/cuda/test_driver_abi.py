@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from test_abi import compiler_messages
+
+from support.compiler import compiler_messages
 
 DRIVER = Path(__file__).parents[2] / "csrc" / "cuda" / "host" / "driver.h"
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,20 +12,10 @@ import torch
 from rnnfast.backends import library
 from rnnfast.backends.compiled import native
 from support import untyped
+from support.compiler import compiler_messages
 
 ABI_HEADER = Path(__file__).parents[2] / "csrc" / "torch" / "abi.h"
-TORCH_HEADERS = Path(torch.__file__).parent / "include"
 TORCH_SHIM = "#include <torch/csrc/stable/c/shim.h>\n"
-
-
-def compiler_messages(tmp_path: Path, source: str) -> str:
-    """What the compiler has to say against the source; empty when it accepts it."""
-    file = tmp_path / "source.cpp"
-    file.write_text(source)
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    flags = ["-std=c++20", "-fsyntax-only", f"-I{TORCH_HEADERS}"]
-    done = subprocess.run([*compiler, *flags, str(file)], capture_output=True, text=True)
-    return done.stderr if done.returncode else ""
 
 
 def declared_functions() -> list[str]:

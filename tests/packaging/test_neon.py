@@ -1,10 +1,11 @@
-"""The kernels for a 64-bit ARM CPU: compiled by a cross compiler, run in qemu. With --neon only.
+"""The kernels for a 64-bit ARM CPU: compiled by a cross compiler, run in qemu.
 
 The same driver as the sanitizers', which holds every kernel against plain loops in float64. On an
 ARM machine the rest of the test suite does it better.
 """
 
 import runpy
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,13 @@ ROOT = Path(__file__).parents[2]
 COMPILER = ["aarch64-linux-gnu-g++"]  # Debian: g++-aarch64-linux-gnu, qemu-user
 
 
-@pytest.fixture(autouse=True)
-def _asked_for(request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--neon"):
-        pytest.skip("takes two minutes, a cross compiler and qemu: pytest --neon")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(
+        not (shutil.which(COMPILER[0]) and shutil.which("qemu-aarch64")),
+        reason="no cross compiler or no qemu: Debian's g++-aarch64-linux-gnu and qemu-user",
+    ),
+]
 
 
 @pytest.fixture

@@ -3,79 +3,23 @@
 float32, and float16 where products are rounded: the interpreter's bfloat16 is wrong.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from rnnfast.backends.reference import reference
 from rnnfast.backends.triton import triton
-from support import models, untyped
-from support.compare import assert_close_to_f64
+from support import problems, untyped
+from support.problems import NAMES, Problem, make, run
 
 assert triton.load_error() == ""
 
-NAMES = ("hs", "h_last", "grad_x", "grad_W_hh", "grad_b_h", "grad_h0")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What one forward and one backward call take."""
-
-    x: Tensor  # [V, H] with ids, else [T, B, H]
-    ids: Tensor | None  # [T, B]
-    W_hh: Tensor
-    b_h: Tensor | None
-    h0: Tensor
-    grad_hs: Tensor | None
-    grad_h_last: Tensor | None
-    relu: bool
-
-    def to(self, dtype: torch.dtype) -> "Problem":
-        real = {k: v for k, v in vars(self).items() if isinstance(v, Tensor) and k != "ids"}
-        return replace(self, **{k: v.to(dtype) for k, v in real.items()})
-
-
-def make(T, B, H, V=None, relu=False, dtype=torch.float32) -> Problem:
-    W_hh = models.params(1, H, radius=0.99)[1].detach()
-    problem = Problem(
-        x=torch.randn(T, B, H) if V is None else torch.randn(V, H),
-        ids=None if V is None else torch.randint(V, (B, T)).T,
-        W_hh=W_hh,
-        b_h=torch.randn(H) * 0.1,
-        h0=torch.randn(B, H),
-        grad_hs=torch.randn(T, B, H),
-        grad_h_last=torch.randn(B, H),
-        relu=relu,
-    )
-    return problem.to(dtype)
-
-
-def run(backend, p: Problem) -> dict[str, Tensor]:
-    hs, h_last = untyped.rnn_forward(backend, p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)
-    grads = untyped.rnn_backward(
-        backend,
-        p.grad_hs,
-        p.grad_h_last,
-        hs,
-        p.ids,
-        p.x.shape[0],
-        p.W_hh,
-        p.h0,
-        p.relu,
-        True,
-        p.b_h is not None,
-        True,
-    )
-    return dict(zip(NAMES, (hs, h_last, *grads), strict=True))
-
 
 def check(p: Problem) -> None:
-    """As near to float64 as the reference, and the same bits again."""
-    got, same, wide = run(triton, p), run(reference, p), run(reference, p.to(torch.float64))
-    for name in NAMES:
-        assert_close_to_f64(name, got[name], same[name], wide[name])
+    """As near to the truth as the reference, and the same bits again."""
+    problems.check(triton, p)
+    got = run(triton, p)
     for name, again in run(triton, p).items():
         assert torch.equal(again, got[name]), f"{name}: other bits on the second run"
 
@@ -86,7 +30,7 @@ def check(p: Problem) -> None:
     [(1, 1, 1, 1), (5, 3, 16, None), (7, 2, 33, 5), (1, 5, 128, 40), (3, 2, 100, None)],
 )
 def test_recurrence_in_one_program(T, B, H, V, relu):
-    check(make(T, B, H, V, relu))
+    check(make(T, B, H, V, relu=relu))
 
 
 @pytest.mark.parametrize("V", [None, 5])
@@ -106,7 +50,7 @@ def test_recurrence_on_tensor_cores(monkeypatch, V):
 @pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])
 @pytest.mark.parametrize("V", [None, 7])
 def test_recurrence_by_steps(V, relu):
-    check(make(4, 3, 150, V, relu))
+    check(make(4, 3, 150, V, relu=relu))
 
 
 def test_a_long_sequence():

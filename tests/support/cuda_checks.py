@@ -1,0 +1,43 @@
+"""The emulated kernels around the recurrence against torch and the reference."""
+
+import math
+
+import torch
+
+from rnnfast.backends.reference import reference
+from support.compare import assert_close_to_f64
+from support.cuda_kernels import clip, cross_entropy
+
+
+def check_clip(grads, max_norm, d2l, **options):
+    same, wide = [g.clone() for g in grads], [g.double() for g in grads]
+    norm = clip(grads, max_norm, d2l, **options)
+    same_norm = reference.clip_grads_(same, max_norm, d2l)
+    wide_norm = reference.clip_grads_(wide, max_norm, d2l)
+    assert_close_to_f64("norm", norm, same_norm, wide_norm)
+    for i, (got, want, truth) in enumerate(zip(grads, same, wide, strict=True)):
+        assert_close_to_f64(f"grads[{i}]", got, want, truth)
+
+
+def torch_cross_entropy(logits, targets):
+    logits = logits.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(logits, targets.reshape(-1), reduction="none")
+    loss.mean().backward()
+    return loss.detach() / len(loss), logits.grad
+
+
+def check_extreme_logits(warps, **options):
+    logits = torch.randn(5, 40)
+    logits[0, 7], logits[1, 3], logits[2, 4] = math.inf, math.nan, -math.inf
+    logits[3] = 3e38
+    logits[4] = -math.inf
+    targets = torch.tensor([[7], [0], [4], [1], [0]])
+    want = torch_cross_entropy(logits, targets)
+    losses, _ = cross_entropy(logits, targets, warps=warps, **options)
+    torch.testing.assert_close(losses, want[0], equal_nan=True)
+    torch.testing.assert_close(logits, want[1], equal_nan=True)
+
+
+def sums_by_torch(x, ids, V):
+    out = x.new_zeros(V, x.shape[1])
+    return out.index_add(0, torch.zeros(len(x), dtype=int) if ids is None else ids.reshape(-1), x)
