@@ -146,8 +146,9 @@ class RNNCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         ids, targets, *params, h0, cell, backend = args
-        call = CrossEntropy(cell, ids, targets, Params(*params), h0)
-        loss, h_last, *grads = backend.rnn_cross_entropy(call, True, ctx.needs_input_grad[7])
+        need_h0 = ctx.needs_input_grad[7]
+        call = CrossEntropy(cell, ids, targets, Params(*params), h0, need_h0=need_h0)
+        loss, h_last, *grads = backend.rnn_cross_entropy(call)
         ctx.save_for_backward(ids, targets, *params, h0)
         # These are no saved tensors, so that autograd can take them as .grad without a copy.
         ctx.grads, ctx.cell, ctx.backend = grads, cell, backend
@@ -163,8 +164,9 @@ class RNNCrossEntropy(torch.autograd.Function):
             grads, ctx.grads = ctx.grads, None
         else:  # a second pass over a retained graph
             ids, targets, *params, h0 = inputs
-            call = CrossEntropy(ctx.cell, ids, targets, Params(*params), h0)
-            _, _, *grads = ctx.backend.rnn_cross_entropy(call, True, needed[-1])
+            need_h0 = needed[-1]
+            call = CrossEntropy(ctx.cell, ids, targets, Params(*params), h0, need_h0=need_h0)
+            _, _, *grads = ctx.backend.rnn_cross_entropy(call)
         if torch.compiler.is_compiling() or scale.device.type != "cpu" or scale != 1:
             grads = [grad * scale for grad in grads]
         kept = (grad if need else None for grad, need in zip(grads, needed, strict=True))
@@ -175,8 +177,8 @@ def _differentiable_grads(
     inputs: tuple[Tensor, ...], cell: str, needed: tuple[bool, ...]
 ) -> list[Tensor]:
     ids, targets, *params, h0 = inputs
-    call = CrossEntropy(cell, ids, targets, Params(*params), h0)
-    loss, *_ = reference.rnn_cross_entropy(call, False, False)
+    call = CrossEntropy(cell, ids, targets, Params(*params), h0, need_grads=False)
+    loss, *_ = reference.rnn_cross_entropy(call)
     wanted = [tensor for tensor, need in zip(inputs[2:], needed, strict=True) if need]
     grads = iter(torch.autograd.grad(loss, wanted, create_graph=True))
     return [next(grads) if need else loss for need in needed]

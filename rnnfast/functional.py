@@ -163,8 +163,8 @@ def rnn_cross_entropy(
             inputs = (ids, targets, *params, h0, nonlinearity, backend)
             out: tuple[Tensor, Tensor] = autograd.RNNCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
             return out
-        call = CrossEntropy(nonlinearity, ids, targets, params, h0)
-        loss, h_last, *_ = backend.rnn_cross_entropy(call, False, False)
+        call = CrossEntropy(nonlinearity, ids, targets, params, h0, need_grads=False)
+        loss, h_last, *_ = backend.rnn_cross_entropy(call)
         return loss, h_last.detach()
 
     return _run_checked(run, ids, targets, h0, params, nonlinearity)
@@ -187,8 +187,8 @@ def rnn_cross_entropy_grads(
     """
 
     def run(backend: Backend, params: Params, h0: Tensor) -> tuple[Tensor, ...]:
-        call = CrossEntropy(nonlinearity, ids, targets, params, h0)
-        return backend.rnn_cross_entropy(call, True, False, grads)[:7]
+        call = CrossEntropy(nonlinearity, ids, targets, params, h0, grads=grads)
+        return backend.rnn_cross_entropy(call)[:7]
 
     def check_grads() -> None:
         if grads is not None:

@@ -90,6 +90,9 @@ class CrossEntropy(NamedTuple):
     targets: Tensor  # [T, B]
     params: Params
     h0: Tensor  # [B, H]
+    need_grads: bool = True  # those of the params
+    need_h0: bool = False
+    grads: Sequence[Tensor] | None = None  # added to and given out, where there are some
 
 
 class TrainSteps(NamedTuple):
@@ -204,13 +207,7 @@ class Backend:
         """The adjoint of `rnn_logits`: with the gradients of W_hq and b_q."""
         raise NotImplementedError
 
-    def rnn_cross_entropy(
-        self,
-        c: CrossEntropy,
-        need_grads: bool,
-        need_h0: bool,
-        grads: Sequence[Tensor] | None = None,  # added to and returned, where given
-    ) -> tuple[Tensor, ...]:
+    def rnn_cross_entropy(self, c: CrossEntropy) -> tuple[Tensor, ...]:
         """The mean loss, h_last [B, H], the gradients of the params and of h0."""
         raise NotImplementedError
 

@@ -69,13 +69,7 @@ class Reference(Backend):
         grads = self.rnn_backward(a._replace(grad_hs=through))
         return grads, a.hs.flatten(0, 1).T @ grad_logits, grad_logits.sum(0)
 
-    def rnn_cross_entropy(
-        self,
-        c: CrossEntropy,
-        need_grads: bool,
-        need_h0: bool,
-        grads: Sequence[Tensor] | None = None,
-    ) -> tuple[Tensor, ...]:
+    def rnn_cross_entropy(self, c: CrossEntropy) -> tuple[Tensor, ...]:
         """The recurrence, its readout and the mean cross-entropy, with the gradients of the mean.
 
         loss = mean over T * B of -log softmax(h_t @ W_hq + b_q)[target]; its derivative by the
@@ -89,16 +83,16 @@ class Reference(Backend):
         logits, h_last, hs = self.rnn_logits(r, W_hq, b_q)
         h, y = hs.flatten(0, 1), c.targets.reshape(-1)
         loss = torch.nn.functional.cross_entropy(logits, y)
-        if not need_grads:
+        if not c.need_grads:
             return loss, h_last, *[hs.new_empty(0)] * 6
         dlogits = torch.softmax(logits, 1)
         dlogits[torch.arange(len(y), device=y.device), y] -= 1
         dlogits /= len(y)
         grad_hs = (dlogits @ W_hq.T).view_as(hs)
-        needs = Needs(h0=need_h0)
+        needs = Needs(h0=c.need_h0)
         made = self.rnn_backward(Adjoint(r, W_xh.shape[0], hs, None, grad_hs, None, needs))
         new = [made.x, made.W_hh, made.b_h, h.T @ dlogits, dlogits.sum(0)]
-        return loss, h_last, *added_to(grads, new), made.h0
+        return loss, h_last, *added_to(c.grads, new), made.h0
 
     def train_steps_(self, s: TrainSteps) -> Tensor:
         """Steps of training, in place: loss, gradients, d2l's clip, SGD.
@@ -113,7 +107,7 @@ class Reference(Backend):
         losses = []
         for X, Y in zip(s.ids, s.targets, strict=True):
             call = CrossEntropy(s.cell, X.T, Y.T, Params(*s.params), s.h)
-            loss, h_last, *new, _ = self.rnn_cross_entropy(call, True, False)
+            loss, h_last, *new, _ = self.rnn_cross_entropy(call)
             for grad, value in zip(s.grads, new, strict=True):
                 grad.copy_(value)
             if s.max_norm != float("inf"):

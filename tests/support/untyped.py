@@ -63,8 +63,8 @@ def rnn_logits_backward(backend: Backend, *args: Any) -> tuple[Tensor, ...]:
 def rnn_cross_entropy(backend: Backend, *args: Any) -> tuple[Tensor, ...]:
     """ids, targets, five parameters, h0, relu, need_grads, need_h0."""
     ids, targets, *params, h0, relu, need_grads, need_h0 = args
-    call = CrossEntropy(CELLS[relu], ids, targets, Params(*params), h0)
-    return backend.rnn_cross_entropy(call, need_grads, need_h0)
+    model = (Params(*params), h0, need_grads, need_h0)
+    return backend.rnn_cross_entropy(CrossEntropy(CELLS[relu], ids, targets, *model))
 
 
 def train_step_(
@@ -88,8 +88,8 @@ def rnn_cross_entropy_grads_(
 ) -> tuple[Tensor, Tensor]:
     """ids, targets, params, grads, h0, relu. The gradients are added to."""
     params, grads, h0, relu = rest
-    call = CrossEntropy(CELLS[relu], ids, targets, Params(*params), h0)
-    loss, h_last, *_ = backend.rnn_cross_entropy(call, True, False, grads)
+    call = CrossEntropy(CELLS[relu], ids, targets, Params(*params), h0, grads=grads)
+    loss, h_last, *_ = backend.rnn_cross_entropy(call)
     return loss, h_last
 
 

@@ -105,18 +105,12 @@ class Triton(Backend):
         kept = (empty if grad is None else grad for grad in (grad_b_h, grad_h0))
         return Gradients(grad_x, grad_W_hh, *kept)
 
-    def rnn_cross_entropy(
-        self,
-        c: CrossEntropy,
-        need_grads: bool,
-        need_h0: bool,
-        grads: Sequence[Tensor] | None = None,
-    ) -> tuple[Tensor, ...]:
+    def rnn_cross_entropy(self, c: CrossEntropy) -> tuple[Tensor, ...]:
         """`Reference.rnn_cross_entropy`; logits are never written; not differentiable."""
         ids, params, h0 = c.ids, c.params, c.h0
         checks.check_model(ids, c.targets, params, h0)
         h_last, empty = torch.empty_like(h0, memory_format=_PLAIN), h0.new_empty(0)
-        if not need_grads:
+        if not c.need_grads:
             from rnnfast.backends.triton import cross_entropy
 
             hs = h0.new_empty((*ids.shape, h0.shape[1]))
@@ -126,9 +120,9 @@ class Triton(Backend):
             loss = cross_entropy.mean(hs.flatten(0, 1), c.targets, *readout, None, None)
             return loss, h_last, *[empty] * 6
         new = [torch.empty_like(p, memory_format=_PLAIN) for p in params]
-        grad_h0 = torch.empty_like(h0, memory_format=_PLAIN) if need_h0 else None
+        grad_h0 = torch.empty_like(h0, memory_format=_PLAIN) if c.need_h0 else None
         loss = _gradients(c, h_last, new, grad_h0)
-        return loss, h_last, *added_to(grads, new), empty if grad_h0 is None else grad_h0
+        return loss, h_last, *added_to(c.grads, new), empty if grad_h0 is None else grad_h0
 
     def train_steps_(self, s: TrainSteps) -> Tensor:
         """`Reference.train_steps_`: eleven launches a step to the largest H, none waited for.
@@ -243,7 +237,7 @@ def _gradients(
     """The loss; fills h_last, the contiguous grads and, where it is given, grad_h0."""
     from rnnfast.backends.triton import cross_entropy, embedding
 
-    cell, ids, targets, params, h0 = c
+    cell, ids, targets, params, h0, *_ = c
     W_xh, W_hh, b_h, W_hq, b_q = (p.contiguous() for p in params)
     grad_W_xh, grad_W_hh, grad_b_h, grad_W_hq, grad_b_q = grads
     (T, B), (H, V) = ids.shape, W_hq.shape
