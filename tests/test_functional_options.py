@@ -4,12 +4,8 @@ import pytest
 import torch
 
 from rnnfast import FallbackWarning, functional, use_backend
-from rnnfast.backends.compiled import native
 from support import models
 
-pytestmark = pytest.mark.xfail(
-    not native.features >= {"resets", "leak"}, reason="the kernels do not serve it", strict=False
-)
 T, B, V, H = 4, 3, 5, 6
 OPTIONS = {
     "resets": {"resets": True},

@@ -23,6 +23,7 @@ class Call(NamedTuple):
 
     backend: Backend
     cell: str
+    D: int = 1  # the number of directions
     batch_sizes: Tensor | None = None  # [T]
     resets: Tensor | None = None  # [T, B]
     noise: Tensor | None = None  # [T, B, D * H], packed [N, D * H]: added before the activation
@@ -66,9 +67,9 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         call, needed = ctx.call, ctx.needs_input_grad
         x, h0, leak, hs, activity, *weights = ctx.saved_tensors
-        D, of_direction = len(h0), len(weights) // len(h0)
-        W_ih, W_hh, _ = _merged(weights, D)
-        is_table = _reads_table(call, x, D)
+        D, of_direction = call.D, len(weights) // call.D
+        W_ih, W_hh = _merged(weights, D)[:2]
+        is_table = _reads_table(call, x)
         r = _recurrence(call, hs, x if is_table else None, W_hh, None, h0, leak)
         needs = Needs(any(needed[5::of_direction]), of_direction == 4, needed[2])
         if grad_h_last is not None and D == 1:
@@ -88,7 +89,9 @@ class _Layer(torch.autograd.Function):
             grads[0] = grad_W_ih.unflatten(0, (2, -1))
             grads = [grad[d] for d in range(2) for grad in grads]
         grad_h0 = made.h0.view_as(h0) if needed[2] else None
-        grad_leak = None if made.leak is None else made.leak.view(leak.shape)
+        grad_leak = made.leak
+        if leak is not None and grad_leak is not None:
+            grad_leak = grad_leak.view_as(leak)
         every = (None, grad_x, grad_h0, grad_leak, *grads)
         return tuple(g if need else None for g, need in zip(every, needed, strict=True))
 
@@ -102,34 +105,32 @@ def _forward(
     weights: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """hs, the last states [D, B, H] in their own storage, and act(z) of a leaky cell."""
-    W_ih, W_hh, b_h = _merged(weights, len(h0))
-    if _reads_table(call, x, len(h0)):
+    W_ih, W_hh, *b = _merged(weights, call.D)
+    if _reads_table(call, x):
         u, ids = W_ih.T, x
     else:
         u, ids = gather(W_ih.T, x) if x.dtype == torch.int64 else functional.linear(x, W_ih), None
         if u.dtype != W_hh.dtype:  # under autocast
             u = u.to(W_hh.dtype)
         u = u if call.noise is None else u + call.noise
-    r = _recurrence(call, u, ids, W_hh, b_h, h0, leak)
+    r = _recurrence(call, u, ids, W_hh, b[0] + b[1] if b else None, h0, leak)
     hs, h_last, activity = call.backend.rnn_forward(r, saves)
-    return hs, torch.stack((h_last,)) if len(h0) == 1 else h_last, activity
+    return hs, torch.stack((h_last,)) if call.D == 1 else h_last, activity
 
 
-def _reads_table(call: Call, x: Tensor, D: int) -> bool:
+def _reads_table(call: Call, x: Tensor) -> bool:
     """Whether the recurrence looks the ids up by itself."""
-    return D == 1 and call.noise is None and x.dtype == torch.int64
+    return x.dtype == torch.int64 and call.D == 1 and call.noise is None
 
 
-def _merged(weights: Sequence[Tensor], D: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """W_ih [D * H, I], W_hh [H, H] and b_h [H]; for two directions W_hh [2, H, H], b_h [2, H]."""
+def _merged(weights: Sequence[Tensor], D: int) -> tuple[Tensor, ...]:
+    """Of both directions W_ih [2 H, I], W_hh [2, H, H] and biases [2, H]; of one as they are."""
     if D == 1:
-        W_ih, W_hh, *b = weights
-    else:
-        half = len(weights) // 2
-        pairs = zip(weights[:half], weights[half:], strict=True)
-        W_ih, W_hh, *b = [torch.stack(pair) for pair in pairs]
-        W_ih = W_ih.flatten(0, 1)
-    return W_ih, W_hh, b[0] + b[1] if b else None
+        return tuple(weights)
+    half = len(weights) // 2
+    pairs = zip(weights[:half], weights[half:], strict=True)
+    W_ih, *rest = [torch.stack(pair) for pair in pairs]
+    return W_ih.flatten(0, 1), *rest
 
 
 def _recurrence(
@@ -141,7 +142,7 @@ def _recurrence(
     h0: Tensor,
     leak: Tensor | None,
 ) -> Recurrence:
-    if len(h0) == 1:
+    if call.D == 1:
         h0, leak = h0[0], None if leak is None else leak[0]
-    options = (True, False, call.batch_sizes, call.resets, False, leak)
-    return Recurrence(call.cell, u, ids, W_hh, b_h, h0, *options)
+    rest = (W_hh, b_h, h0, True, False, call.batch_sizes, call.resets, False, leak)
+    return Recurrence(call.cell, u, ids, *rest)

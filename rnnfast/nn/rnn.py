@@ -216,6 +216,7 @@ class RNN(torch.nn.RNN):
             hx = self._start(B)
         cell = f"leaky_{self.nonlinearity}" if self.is_leaky else self.nonlinearity
         D, last = 2 if self.bidirectional else 1, []
+        states = None if hx is None else hx.split(D)
         for i in range(self.num_layers):
             if i > 0 and self.dropout > 0:
                 x = functional.dropout(x, self.dropout, self.training)
@@ -223,13 +224,10 @@ class RNN(torch.nn.RNN):
             if D == 2:
                 weights += self._read(D * i + 1)
             W_hh = weights[1]
-            if hx is None:
-                h0 = W_hh.new_zeros((D, B, self.hidden_size))
-            else:
-                h0 = hx if rows == D else hx[D * i : D * i + D]
+            h0 = W_hh.new_zeros((D, B, self.hidden_size)) if states is None else states[i]
             leak = self.leak.expand(D, self.hidden_size) if self.is_leaky else None
             noise = self._noise(x, W_hh, D, generator) if self.noise else None
-            call = layer.Call(backend, cell, batch_sizes, resets, noise)
+            call = layer.Call(backend, cell, D, batch_sizes, resets, noise)
             x, h_last = layer.run(call, x, h0, leak, weights)
             last.append(h_last)
         return x, last[0] if rows == D else torch.cat(last)
