@@ -20,9 +20,20 @@ Result = dict[str, Any]
 _UNITS = {"gflops": "GF/s multiply-add", "gbytes": "GB/s reads", "round_trip_ns": "ns core to core"}
 
 
+def write(result: Result, file: Path) -> str:
+    """NAME.md and the pictures beside the result's file. Returns the table."""
+    text = summary(result)
+    file.with_suffix(".md").write_text(text + "\n")
+    picture.draw(result, file)
+    return text
+
+
 def summary(result: Result) -> str:
     """Who ran where, and ours against the best peer: a row per case and operation."""
-    rows = ["| case, operation | ours | us | best peer | us | times |", "|---" * 6 + "|"]
+    head = (
+        f"| case, operation | ours | us | best peer | us | x best peer | x {result['yardstick']} |"
+    )
+    rows = [head, "|---" * 7 + "|"]
     for case, record in result["cases"].items():
         rows += lines(case, record)
     return "\n\n".join(
@@ -36,9 +47,10 @@ def lines(case: str, record: Result) -> list[str]:
     for op, operation in record["ops"].items():
         ours, peer = operation["ours"], operation["best_peer"]
         cells = [_time(operation, name) for name in (ours, peer)]
-        ratio = operation["peers"][ours].get("times_best_peer") if ours and peer else None
-        times = f"{ratio['median']:.2f}" if ratio else "-"
-        rows.append(f"| {case}, {op} | {' | '.join(cells)} | {times} |")
+        figures = operation["peers"][ours] if ours else {}
+        for name in ("times_best_peer", "times_yardstick"):
+            cells.append(f"{figures[name]['median']:.2f}" if name in figures else "-")
+        rows.append(f"| {case}, {op} | {' | '.join(cells)} |")
     return rows
 
 
@@ -156,8 +168,7 @@ def main() -> None:
     if "--details" in flags:
         for case, record in result["cases"].items():
             print(details(case, record), end="\n\n")
-    print(summary(result))
-    picture.draw(result, file)
+    print(write(result, file))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.cases import AnyCase
-from bench.harness import machine, picture, report, summary
+from bench.harness import machine, report, summary
 from bench.harness.compiler import CompileError
 from bench.harness.measure import Bench, Plan, Workers, busy_neighbours
 from bench.harness.protocol import ROOT
@@ -64,10 +64,7 @@ class Run:
                 command = ["-m", "bench.tools.variants", "--out", str(table)]
                 self._part("variants", command + ["--dry"] * self._options.dry, 60, log)
         save(self.file, self.result)
-        text = report.summary(self.result)
-        self.file.with_suffix(".md").write_text(text + "\n")
-        picture.draw(self.result, self.file)
-        return text
+        return report.write(self.result, self.file)
 
     def _cases(self, cases: list[AnyCase], log: IO[bytes]) -> None:
         """The file has those that are finished."""

@@ -207,7 +207,7 @@ def test_figures_are_medians_and_quantiles_of_the_rounds(wrong_peer):
     assert machine(timed) == {}
     record = {"ops": {"train": found}, "left_out": {}}
     assert report.lines("tiny", record) == [
-        "| tiny, train | mine | 7.5e+05 | scratch | 2e+06 | 2.50 |"
+        "| tiny, train | mine | 7.5e+05 | scratch | 2e+06 | 2.50 | 2.50 |"
     ]
 
 
