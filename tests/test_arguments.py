@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-import rnnfast
+import rnnfast.nn
 from rnnfast import d2l, functional
 
 T, B, V, H = 5, 3, 7, 11  # odd: no size that is drawn below fits by chance
@@ -308,6 +308,21 @@ FUNCTIONS = {
             | STATE.map(lambda wrong: (wrong,)),
         },
         {"X": ("X", "inputs", "ids")},
+    ),
+    "nn.RNN()": Public(
+        rnnfast.nn.RNN(V, H),
+        lambda: {"input": torch.zeros(T, B, V), "hx": torch.zeros(1, B, H)},
+        {
+            "input": st.sampled_from([None, 3, [1.0], np.zeros((T, B, V)), object()])
+            | st.sampled_from([torch.float64, torch.complex64, torch.bool]).map(
+                torch.zeros(T, B, V).to
+            )
+            | st.sampled_from([torch.zeros(V), torch.zeros(T, B, V + 1)]),
+            "hx": st.sampled_from([3, [1.0], np.zeros(2), object()])
+            | st.sampled_from([torch.zeros(1, B, 2), torch.zeros(2, B, H), torch.zeros(1, 2, H)]),
+            "resets": st.sampled_from([3, [True], object()]),
+        },
+        {"hx": ("hx", "hidden")},  # in torch's words
     ),
     "RNNModelScratch": Public(
         rnnfast.RNNModelScratch,

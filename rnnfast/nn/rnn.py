@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnfast import dispatch
 from rnnfast.backends import Backend
+from rnnfast.backends.arguments import described
 from rnnfast.nn import dynamo, layer, onnx
 
 
@@ -110,6 +111,7 @@ class RNN(torch.nn.RNN):
             return onnx.forward(self, input, hx, resets)
         packed = isinstance(input, PackedSequence)
         x = input[0] if packed else input
+        _check_types(x, hx, resets)
         like = x if x.dtype.is_floating_point else self.example
         features = self.asks(packed, resets is not None)
         backend = dispatch.kernels_for(like, features)
@@ -264,6 +266,14 @@ def _features(packed: bool, both: bool, resets: bool, leaky: bool) -> tuple[str,
     """What a call asks of a backend: fields of `Recurrence`."""
     asked = {"batch_sizes": packed, "both_directions": both, "resets": resets, "leak": leaky}
     return ("transposed", *(name for name, is_asked in asked.items() if is_asked))
+
+
+def _check_types(x: Any, hx: Any, resets: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"input is {described(x)}, must be a tensor or a PackedSequence")
+    for name, each in (("hx", hx), ("resets", resets)):
+        if each is not None and not isinstance(each, Tensor):
+            raise TypeError(f"{name} is {described(each)}, must be a tensor or None")
 
 
 def _check_leak(leak: Tensor, H: int) -> None:
