@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 INSTALLING = [README, ROOT / "docs" / "installing.md"]
 # The kernels of an architecture are minutes of work for the compiler.
 SLOW = ("rnnfast build",)
+# What the programs for an audience must have learnt, by what they leave.
+LEARNT: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "book": lambda made: made["generated"] == "one two three four five six seven eight n",
+    "neuroscience": lambda made: bool(made["rightward"][0] < 0.1 and made["rightward"][-1] > 0.9),
+    "reinforcement_learning": lambda made: made["correct"][-1] > 0.9,
+    "time_series": lambda made: bool(
+        (made["forecast"][40:-10] - made["measured"][50:]).square().mean() < 0.1  # of 0.5
+    ),
+}
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)")
@@ -45,12 +55,19 @@ def name(page: object) -> str | None:
 
 @pytest.mark.parametrize("page", having("python"), ids=name)
 def test_programs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page's blocks are one program."""
+    """A page's blocks are one program; one for an audience draws the page's picture."""
     program = "\n".join(blocks(page, "python"))
     if "time_machine" in program:
         skip_without_book()
     monkeypatch.chdir(tmp_path)
-    exec(compile(program, page.name, "exec"), {"__name__": "__main__"})
+    made: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(program, page.name, "exec"), made)
+    if page.stem in LEARNT:
+        assert LEARNT[page.stem](made)
+        assert (tmp_path / f"{page.stem}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"(pictures/{page.stem}.png)" in page.read_text("utf-8")
+        lines = blocks(page, "python")[-1].splitlines()
+        assert sum(line != "" for line in lines) <= 25
 
 
 @pytest.mark.parametrize(
