@@ -1,8 +1,12 @@
 """README.md and docs/: every program and command in them runs, and what they say of files is so."""
 
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +18,9 @@ from support.texts import skip_without_book
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = ROOT / "README.md", ROOT / "docs" / "README.zh.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "tests" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Their commands install something: they run in an environment of their own.
 INSTALLING = [README, ROOT / "docs" / "installing.md"]
-# The kernels of an architecture are minutes of work for the compiler.
-SLOW = ("rnnfast build",)
 # What the programs for an audience must have learnt, by what they leave.
 LEARNT: dict[str, Callable[[dict[str, Any]], bool]] = {
     "book": lambda made: made["generated"] == "one two three four five six seven eight n",
@@ -45,12 +47,17 @@ def commands(page: Path) -> list[str]:
     return [line for block in blocks(page, "sh") for line in block.splitlines()]
 
 
+def is_slow(command: str) -> bool:
+    """The kernels of an architecture are minutes of work for the compiler."""
+    return command.startswith("rnnfast build")
+
+
 def having(language: str) -> list[Path]:
     return [page for page in PAGES if page != CHINESE and blocks(page, language)]
 
 
 def name(page: object) -> str | None:
-    return page.stem if isinstance(page, Path) else None
+    return page.relative_to(ROOT).as_posix() if isinstance(page, Path) else None
 
 
 @pytest.mark.parametrize("page", having("python"), ids=name)
@@ -77,18 +84,55 @@ def test_commands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """The program's, one after the other in one folder."""
     monkeypatch.chdir(tmp_path)
     for command in commands(page):
-        if not command.startswith(SLOW):
+        if not is_slow(command):
             program, *words = shlex.split(command)
             assert (program, main(words)) == ("rnnfast", 0), command
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A copy of the sources without what was built, and the variables of a new environment."""
+    folder = tmp_path_factory.mktemp("fresh")
+    ignored = shutil.ignore_patterns(".*", "build", "*.so", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, folder / "rnnfast", ignore=ignored)
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    pip = [folder / "venv" / "bin" / "pip", "install", "--quiet"]
+    subprocess.run([*pip, "setuptools>=77", "ninja"], check=True)  # what the page takes for granted
+    variables = {
+        **os.environ,
+        "PATH": f"{folder / 'venv' / 'bin'}:{os.environ['PATH']}",
+        "PYTEST_ADDOPTS": "--collect-only -qq",  # this process runs the tests themselves
+    }
+    variables.pop("PYTHONPATH", None)
+    return folder / "rnnfast", variables
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("page", INSTALLING, ids=name)
+def test_installing(page: Path, fresh: tuple[Path, dict[str, str]]) -> None:
+    """The commands as they are written, in a new environment; they need the package index."""
+    folder, variables = fresh
+    for command in commands(page):
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=variables, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+
+@pytest.mark.full
+def test_building_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNNFAST_CACHE", str(tmp_path))
+    (command,) = (line for page in having("sh") for line in commands(page) if is_slow(line))
+    assert main(shlex.split(command)[1:]) == 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_and_files_exist(page: Path) -> None:
     text = page.read_text("utf-8")
-    links = [link for link in _LINK.findall(text) if "://" not in link]
-    missing = [link for link in links if not (page.parent / link).exists()]
+    links = _LINK.findall(_BLOCK.sub("", text))
+    missing = [each for each in links if "://" not in each and not (page.parent / each).exists()]
     for file in set(_FILE.findall(_LINK.sub("", text))) - WRITTEN:
-        known = (ROOT / file).exists() if "/" in file else next(ROOT.glob(f"*/**/{file}"), None)
+        known = [*ROOT.glob(file), *page.parent.glob(file), *ROOT.glob(f"*/**/{file}")]
         missing += [] if known else [file]
     assert missing == []
 
