@@ -75,7 +75,7 @@ def _continue(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> list[int]:
-    """The prefix's ids and num_preds more."""
+    """Return the prefix's ids and num_preds more."""
     num_preds = max(0, operator.index(num_preds))  # below 0 it counts as 0, as in the book
     state = net.begin_state(batch_size=1, device=device)
     first = prefix[0]  # an empty prefix is an IndexError, as in the book
@@ -101,7 +101,7 @@ def _decode_ours(
     temperature: float,
     generator: torch.Generator | None,
 ) -> list[int]:
-    """The new ids alone: two calls, one for the prefix but its last token and one for the rest."""
+    """Return the new ids. One call reads the prefix without its last token, one does the rest."""
     ids = torch.tensor([prefix], device=net.params[0].device)
     if len(prefix) > 1:
         _, state = net(ids[:, :-1], state)
@@ -117,7 +117,7 @@ def _decode_ours(
 
 
 def _picker(temperature: float, generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
-    """From logits [1, V] to an id: the most probable one, or one drawn at a temperature."""
+    """A function from logits [1, V] to an id: the most probable one, or a draw."""
     if temperature == 0:
         return lambda logits: logits.argmax(dim=1)
     return lambda logits: torch.multinomial(

@@ -1,4 +1,4 @@
-"""What a training loop is watched with: a stopwatch, running sums, a growing plot, a loss.
+"""Tools to watch a training loop: a stopwatch, running sums, a growing plot, a loss.
 
 Source: `Timer`, `Accumulator`, `Animator` and `evaluate_loss` of d2l 0.17.6.
 """
@@ -125,7 +125,7 @@ class Animator:
     def _begin(self, count: int) -> None:
         self.X = [[] for _ in range(count)]
         self.Y = [[] for _ in range(count)]
-        # moving the ends of lines takes a twentieth of the time that drawing them anew takes
+        # Changing the data of lines takes a twentieth of the time of drawing them anew.
         for _, fmt in zip(range(count), itertools.cycle(self.fmts), strict=False):
             self._lines += self.axes[0].plot([], [], fmt)
         if self._legend:

@@ -166,7 +166,7 @@ class RNNModel(nn.Module):
 
 
 def _only(state: object) -> Tensor:
-    """The hidden state out of its tuple, with eager's types of error."""
+    """Take the hidden state out of its tuple. The types of error are those of the book's loop."""
     if isinstance(state, Tensor):
         raise StateError(
             f"the state is a bare tensor {tuple(state.shape)}, must be a tuple (H,) of one tensor"

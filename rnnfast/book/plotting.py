@@ -11,7 +11,7 @@ FIGSIZE = (3.5, 2.5)
 
 
 def pyplot() -> Any:
-    """`matplotlib.pyplot`. Importing it takes about as long as all of rnnfast: hence on first use.
+    """`matplotlib.pyplot`, imported on first use: that takes about as long as all of rnnfast.
 
     Errors: ImportError with the command that installs it.
     """
@@ -23,7 +23,7 @@ def pyplot() -> Any:
 
 
 def in_notebook() -> bool:
-    """Whether this program runs in a kernel of Jupyter or the like, which shows figures itself."""
+    """Whether this program runs in a kernel such as Jupyter's, which shows figures by itself."""
     ipython = sys.modules.get("IPython")  # loaded by the kernel long before us, if there is one
     shell = ipython.get_ipython() if ipython else None
     return getattr(shell, "kernel", None) is not None

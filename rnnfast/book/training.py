@@ -94,9 +94,10 @@ def train_epoch_ch8(
     Returns:
         (perplexity exp(mean loss), tokens per second).
 
-    The fastest level of `steps` that these allow does the work; the result is the same for all.
-    The losses stay on the device until the epoch ends: no batch waits for the one before. Lists,
-    tuples and our own loader are read one batch ahead; an error there may leave gradients of None.
+    The fastest level of `rnnfast.training` that these allow does the work; the result is the same
+    for all. The losses stay on the device until the epoch ends, so that no batch waits for the one
+    before. Lists, tuples and our own loader are read one batch ahead; an error there may leave
+    gradients of None.
     Raises ValueError for a train_iter without a batch.
     Source: the book's function of that name.
     """
@@ -177,7 +178,10 @@ class _LossSum:
         self._sum, self._tokens = 0.0, 0
 
     def add(self, mean_losses: Sequence[Tensor], tokens: Sequence[int]) -> None:
-        """Of as many minibatches as `tokens` counts; no loss: the level sums them itself."""
+        """Add the mean losses of minibatches with so many tokens each.
+
+        There may be no losses: the level then sums them by itself.
+        """
         if not mean_losses:
             self._tokens += sum(tokens)
             return
@@ -193,9 +197,8 @@ class _LossSum:
     def _read(self) -> None:
         if not self._losses:
             return
-        # As little of torch as can be, and the weights in Python, rounded as torch would: after an
-        # epoch torch's code has left the caches, and what is called once takes ten times as long as
-        # in a loop (2 such calls: 1 % of a short epoch at H = 64).
+        # The weights are applied in Python, rounded as torch would round: after an epoch torch's
+        # code has left the caches, where a call takes ten times as long as in a loop.
         kind = "d" if self._losses[0].dtype == torch.float64 else "f"
         losses = self._losses[0] if len(self._losses) == 1 else torch.hstack(self._losses)
         values = losses.reshape(-1).tolist()
@@ -222,11 +225,11 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
 def _groups(
     batches: Iterable[Any], group_size: Callable[[Tensor], int]
 ) -> Iterator[tuple[list[Any], bool]]:
-    """Batches to be trained together, and whether the last is among them: the one whose gradients
-    the caller will find. group_size(X) is the number of batches like its first.
+    """Yield minibatches to be trained together, and whether they include the last one, whose
+    gradients the caller will find. group_size(X) is the number of batches like its first.
 
-    One at a time, and always "yes", for an iterable of a foreign kind: it may fill the same tensors
-    anew, so that a look at the next batch would change this one.
+    An iterable of an unknown kind gives one at a time, and each counts as the last: it may write
+    into the same tensors again, so that looking ahead would change the current minibatch.
     """
     rest = map(_pair, batches)
     if not getattr(batches, "can_look_ahead", isinstance(batches, (list, tuple))):

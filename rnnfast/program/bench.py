@@ -20,7 +20,7 @@ from rnnfast.book.training import train_epoch_ch8
 VOCAB, BATCH, STEPS, EPOCH = 28, 32, 35, 8  # the book's own shape and epoch
 HIDDENS = (64, 256, 512)
 ROUNDS = 5
-RATE = 1e-3  # speed does not depend on it, unless training for long makes denormal numbers
+RATE = 1e-3  # The speed depends on it only where long training makes denormal numbers.
 
 
 def run(options: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ from rnnfast.program.settings import Settings
 from rnnfast.program.training_run import Run
 
 CURVE, FIGURES = "perplexity.png", "metrics.json"
-COUNTING_STEPS = 20  # notebook 2's; with 35 its 1,000 digits do not fill one minibatch
+COUNTING_STEPS = 20  # as in notebook 2: with 35, its 1,000 digits do not fill one minibatch
 
 
 def run(options: argparse.Namespace) -> int:
@@ -137,7 +137,7 @@ def _device(name: str) -> torch.device:
 
 
 def _make_writable(directory: Path) -> None:
-    """Create the directory and a file in it now: not to fail after the training."""
+    """Create the directory and a file in it now, so that the run does not fail after training."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -166,7 +166,7 @@ def _print_results(training: Run) -> None:
 
 
 def _prefixes(corpus: Corpus) -> list[str]:
-    """The notebook's, or the text's own start where its vocabulary cannot spell them."""
+    """The notebook's prefixes, or the text's own start where its vocabulary cannot spell them."""
     if set("time traveller") <= set(corpus.vocab.idx_to_token):
         return ["time traveller", "traveller"]
     return ["".join(corpus.vocab.to_tokens(corpus.ids[:5]))]

@@ -133,7 +133,7 @@ class Run:
         return _Watched(self._loader, bar, share, signals)
 
     def _progress_bar(self) -> tqdm:
-        """Counts epochs, in fractions where they are long."""
+        """A bar that counts epochs, in fractions where they are long."""
         return tqdm(
             total=self.settings.epochs,
             initial=self.epoch,
@@ -146,7 +146,7 @@ class Run:
 
 @dataclass
 class _Watched:
-    """The batches of an epoch; each advances the bar by its share, a signal ends them."""
+    """The minibatches of an epoch. Each advances the bar by its share, and a signal ends them."""
 
     loader: SeqDataLoader
     bar: tqdm

@@ -167,7 +167,7 @@ def test_loss_on_the_state_leaves_the_readout_without_gradient():
     h.sum().backward()
     assert net.params[3].grad is None
     assert net.params[4].grad is None
-    with pytest.raises(TypeError, match="parameter 3"):
+    with pytest.raises(TypeError, match=r"params\[3\]"):
         rnnfast.grad_clipping(net, 1)
 
 

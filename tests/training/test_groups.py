@@ -195,7 +195,7 @@ def test_an_interrupt_leaves_no_gradients_that_nobody_kept(monkeypatch):
 
 def test_minibatches_of_several_sizes_are_trained_one_by_one(calls):
     net, _ = models.pair(V, H)
-    with pytest.raises(RuntimeError, match=r"must be \(3, 12\)"):
+    with pytest.raises(RuntimeError, match=r"a batch of 3; the state h has .* a batch of 4"):
         _train(net, [*_minibatches([T, T]), *_minibatches([T], b=B - 1)])
     assert calls[:3] == [3, 1, 1]
 
