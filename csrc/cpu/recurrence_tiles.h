@@ -207,25 +207,28 @@ struct BackwardTile {
   // product.
   template <class Update, class TileOfAnySize>
   RNNFAST_INLINE void through_update(TileOfAnySize& tile) const {
+    using Math = VectorMath<Real>;
+    // Locals: a field would be read anew after each store.
     const Places<Real, TileOfAnySize::kVectors> before(region.h_copy, region.state_row(t) + row,
                                                        panel);
-    const Real* saved = dense.saved + at + row * layer.array_stride + panel.column;
-    const auto act = [&](int i, int j) {
-      const int64_t c = j * kLanes<Real>;
-      return load_first(saved + i * layer.array_stride + c, panel.columns_left - c);
-    };
-    Real* const carry = region.carry + row * layer.stride + panel.column;
-    const Real* leak = layer.leak + panel.column;
-    TileOfAnySize to_leak;
-    tile.each([&](int i, int j, int c) {
-      const Vec<Real> gradient = tile.at[i][j], a = load(leak + c);
-      to_leak.at[i][j] =
-          Update::to_leak(gradient, act(i, j), load(before.vectors[j] + i * before.stride));
-      store(carry + i * layer.stride + c, Update::to_state(gradient, a));
-      tile.at[i][j] = Update::to_activation(gradient, a);
+    const int64_t stride = layer.stride, array_stride = layer.array_stride,
+                  columns_left = panel.columns_left;
+    const Real* const saved = dense.saved + at + row * array_stride + panel.column;
+    Real* const carry = region.carry + row * stride + panel.column;
+    const Real* const leak = layer.leak + panel.column;
+    Vec<Real> to_leak[TileOfAnySize::kVectors] = {};
+    cells::with_activation(layer.cell, [&]<class Activation>() {
+      tile.each([&](int i, int j, int c) {
+        const Vec<Real> gradient = tile.at[i][j], a = load(leak + c),
+                        act = load_first(saved + i * array_stride + c, columns_left - c);
+        to_leak[j] += Update::to_leak(gradient, act, load(before.vectors[j] + i * before.stride));
+        store(carry + i * stride + c, Update::to_state(gradient, a));
+        tile.at[i][j] = Activation::template through<Math>(Update::to_activation(gradient, a),
+                                                           Activation::template slope<Math>(act));
+      });
     });
-    if (region.leak_gradient.sum != nullptr) region.leak_gradient.add(to_leak, t, panel.column);
-    times_derivative(tile, act);
+    if (region.leak_gradient.sum != nullptr)
+      region.leak_gradient.add_sums(to_leak, t, panel.column);
   }
 
   // The derivative of the activation, from its result alone.

@@ -178,32 +178,61 @@ std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> id
   return {std::move(logits), std::move(h_last), std::move(hs)};
 }
 
+namespace {
+
+struct LayerGradients : RecurrenceGradients {
+  using RecurrenceGradients::RecurrenceGradients;
+  std::optional<Tensor> leak;
+};
+
+LayerGradients run_backward(StateGradients grads, Tensor hs, const std::optional<Tensor>& ids,
+                            int64_t V, Tensor W_hh, Tensor h0, int64_t cell, const Needs& needs,
+                            RecurrenceOptions options) {
+  const Problem n = backward_problem(grads, hs, ids, V, W_hh, h0, any_cell_of(cell), options);
+  const bool has_leak = options.leak.has_value();
+  if (has_leak && !options.saved) fail("saved is None; it must be what the forward call has saved");
+  make_all_contiguous(hs, W_hh, h0);
+
+  LayerGradients out(n, ids, needs);
+  if (has_leak) out.leak = empty(n.b_h(), n.dtype);
+  with_real(n.dtype, [&]<class Real>() {
+    auto args = out.arguments<Real>(n, grads, hs, W_hh, h0);
+    args.leak = data_or_null<Real>(options.leak);
+    args.saved = data_or_null<Real>(options.saved);
+    args.grad_leak = data_or_null<Real>(out.leak);
+    kernels_of<Real>().rnn_backward(args);
+  });
+  return out;
+}
+
+}  // namespace
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
     std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
     std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, bool need_W_hh,
     bool need_b_h, bool need_h0, bool transposed, bool reverse, std::optional<Tensor> batch_sizes,
     std::optional<Tensor> resets, bool resets_to_h0, std::optional<Tensor> leak,
     std::optional<Tensor> saved) {
-  RecurrenceOptions options{transposed,        reverse,      std::move(batch_sizes),
-                            std::move(resets), resets_to_h0, std::move(leak),
-                            std::move(saved)};
-  StateGradients grads{std::move(grad_hs), std::move(grad_h_last)};
-  const Problem n = backward_problem(grads, hs, ids, V, W_hh, h0, any_cell_of(cell), options);
-  const bool has_leak = options.leak.has_value();
-  if (has_leak && !options.saved) fail("saved is None; it must be what the forward call has saved");
-  make_all_contiguous(hs, W_hh, h0);
-
-  RecurrenceGradients out(n, ids, {need_W_hh, need_b_h, need_h0});
-  OptionalOutput grad_leak(has_leak, n.b_h(), n.dtype);
-  with_real(n.dtype, [&]<class Real>() {
-    auto args = out.arguments<Real>(n, grads, hs, W_hh, h0);
-    args.leak = data_or_null<Real>(options.leak);
-    args.saved = data_or_null<Real>(options.saved);
-    args.grad_leak = grad_leak.data<Real>();
-    kernels_of<Real>().rnn_backward(args);
-  });
+  LayerGradients out =
+      run_backward({std::move(grad_hs), std::move(grad_h_last)}, std::move(hs), ids, V,
+                   std::move(W_hh), std::move(h0), cell, {need_W_hh, need_b_h, need_h0},
+                   {transposed, reverse, std::move(batch_sizes), std::move(resets), resets_to_h0,
+                    std::move(leak), std::move(saved)});
   return {std::move(out.x), std::move(out.W_hh.tensor), std::move(out.b_h.tensor),
-          std::move(out.h0.tensor), std::move(grad_leak.tensor)};
+          std::move(out.h0.tensor), out.leak ? std::move(*out.leak) : empty({0}, out.x.dtype())};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward_plain(std::optional<Tensor> grad_hs,
+                                                              std::optional<Tensor> grad_h_last,
+                                                              Tensor hs, std::optional<Tensor> ids,
+                                                              int64_t V, Tensor W_hh, Tensor h0,
+                                                              int64_t cell, bool need_W_hh,
+                                                              bool need_b_h, bool need_h0) {
+  LayerGradients out =
+      run_backward({std::move(grad_hs), std::move(grad_h_last)}, std::move(hs), ids, V,
+                   std::move(W_hh), std::move(h0), cell, {need_W_hh, need_b_h, need_h0}, {});
+  return {std::move(out.x), std::move(out.W_hh.tensor), std::move(out.b_h.tensor),
+          std::move(out.h0.tensor)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(

@@ -218,7 +218,7 @@ struct Registration {
         .impl<plain_rnn<rnn>>("rnn.plain")
         .impl<rnn_bf16>("rnn_bf16")
         .impl<rnn_backward>("rnn_backward")
-        .impl<plain_rnn_backward<rnn_backward>>("rnn_backward.plain")
+        .impl<rnn_backward_plain>("rnn_backward.plain")
         .impl<rnn_logits>("rnn_logits")
         .impl<rnn_logits_backward>("rnn_logits_backward")
         .impl<clip_grads>("clip_grads_")
