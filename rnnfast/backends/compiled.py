@@ -26,7 +26,7 @@ _NO_OPTIONS = tuple(Recurrence._field_defaults.values())
 
 
 class Compiled(Backend):
-    """Calls the operators, which torch dispatches by the device of their tensors."""
+    """Each method calls an operator, which torch dispatches by device and cannot differentiate."""
 
     dtypes = WIDE
 
@@ -35,7 +35,7 @@ class Compiled(Backend):
         return torch.ops.rnnfast
 
     def rnn_forward(self, r: Recurrence, saves: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """`Reference.rnn_forward` as one call; not differentiable."""
+        """As `Reference.rnn_forward`, by one operator."""
         rnn, code = self.ops(r.x).rnn, CELLS[r.cell].code
         if r[6:] == _NO_OPTIONS:  # the overload without options takes 0.8 us less
             return *rnn.plain(*r[1:6], code), None
@@ -44,7 +44,7 @@ class Compiled(Backend):
         return *rnn.default(*r[1:6], code, *r[6:], saved), saved
 
     def rnn_backward(self, a: Adjoint) -> Gradients:
-        """`Reference.rnn_backward` as one call; not differentiable."""
+        """As `Reference.rnn_backward`, by one operator."""
         r, op = a.call, self.ops(a.hs).rnn_backward
         args = (a.grad_hs, a.grad_h_last, a.hs, r.ids, a.V, r.W_hh, r.h0, CELLS[r.cell].code)
         if r[6:] == _NO_OPTIONS:
@@ -53,7 +53,7 @@ class Compiled(Backend):
         return made if r.leak is not None else made._replace(leak=None)
 
     def rnn_cross_entropy(self, c: CrossEntropy) -> tuple[Tensor, ...]:
-        """`Reference.rnn_cross_entropy` as one call that keeps no logits; not differentiable."""
+        """As `Reference.rnn_cross_entropy`, by one operator that keeps no logits."""
         code = CELLS[c.cell].code
         loss, h_last, *new, grad_h0 = self.ops(c.h0).rnn_cross_entropy.default(
             c.ids, c.targets, *c.params, c.h0, code, c.need_grads, c.need_h0
@@ -61,20 +61,20 @@ class Compiled(Backend):
         return loss, h_last, *added_to(c.grads, new), grad_h0
 
     def train_steps_(self, s: TrainSteps) -> Tensor:
-        """`Reference.train_steps_` as one call."""
+        """As `Reference.train_steps_`, by one operator."""
         cell, *args, keep_grads = s
         losses: Tensor = self.ops(s.h).train_steps_.default(*args, CELLS[cell].code, keep_grads)
         torch.autograd.graph.increment_version((*s.params, *s.grads, s.h))
         return losses
 
     def clip_grads_(self, grads: Sequence[Tensor], max_norm: float, d2l: bool) -> Tensor:
-        """`Reference.clip_grads_`: one pass for the norm over all gradients, one for the scale."""
+        """As `Reference.clip_grads_`, one pass for the norm of all gradients, one to scale."""
         norm: Tensor = self.ops(grads[0]).clip_grads_.default(grads, max_norm, d2l)
         torch.autograd.graph.increment_version(grads)  # as torch's own in-place operations do
         return norm
 
     def decode(self, d: Decoding) -> tuple[Tensor, Tensor]:
-        """`Reference.decode` as one call: the loop over steps never returns to Python."""
+        """As `Reference.decode`, by one operator: its loop over steps never returns to Python."""
         ids, h_last = self.decoder(d.h0).default(
             d.first, *d.params, d.h0, d.steps, d.temperature, d.uniforms, CELLS[d.cell].code
         )
@@ -104,7 +104,7 @@ class Native(Compiled):
         return library.load_error()
 
     def rnn_forward(self, r: Recurrence, saves: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """`Reference.rnn_forward` as one call, on the CPU; not differentiable.
+        """As `Reference.rnn_forward`, by one operator, which may round its products.
 
         Rounded products are 1.8 times as fast from H = 256 on where the CPU has an instruction for
         them, and take 1.4 times as long where it has none, so nothing is rounded there. Fewer than
@@ -118,7 +118,7 @@ class Native(Compiled):
     def rnn_logits(
         self, r: Recurrence, W_hq: Tensor, b_q: Tensor, saves: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`Reference.rnn_logits` as one call that reads the states out while they are in cache."""
+        """As `Reference.rnn_logits`, by one operator, which finds the states in cache."""
         if not saves and _allows_bf16() and _gains_by_bf16(r):
             hs, h_last, _ = self.rnn_forward(r, saves)
             return torch.addmm(b_q, hs.flatten(0, 1), W_hq), h_last, hs
@@ -131,7 +131,7 @@ class Native(Compiled):
     def rnn_logits_backward(
         self, a: Adjoint, W_hq: Tensor, grad_logits: Tensor
     ) -> tuple[Gradients, Tensor, Tensor]:
-        """`Reference.rnn_logits_backward` as one call; not differentiable."""
+        """As `Reference.rnn_logits_backward`, by one operator."""
         r, code = a.call, CELLS[a.call.cell].code
         grads = (grad_logits, a.grad_h_last, a.grad_hs)
         *made, grad_W_hq, grad_b_q = torch.ops.rnnfast.rnn_logits_backward.default(
@@ -140,7 +140,7 @@ class Native(Compiled):
         return Gradients(*made), grad_W_hq, grad_b_q
 
     def rnn_cross_entropy(self, c: CrossEntropy) -> tuple[Tensor, ...]:
-        """`Reference.rnn_cross_entropy` as one call that keeps no logits; not differentiable.
+        """As `Reference.rnn_cross_entropy`, by one operator that keeps no logits.
 
         It adds to `grads` in place, which saves 5 % of a small step.
         """
@@ -154,7 +154,7 @@ class Native(Compiled):
         return loss, h_last, *grads, c.h0.new_empty(0)
 
     def sgd_(self, params: Sequence[Tensor], grads: Sequence[Tensor], rate: float) -> None:
-        """`Backend.sgd_` in one pass, where all tensors are contiguous."""
+        """As `Backend.sgd_`, in one pass where all tensors are contiguous."""
         if not all(t.is_contiguous() for t in (*params, *grads)):
             super().sgd_(params, grads, rate)
             return

@@ -91,7 +91,7 @@ class GeneralLevel:
 
 
 class FusedLevel(GeneralLevel):
-    """What `Loss` and `Step` share: their kernels know no ignored targets (-100).
+    """What `LossLevel` and `StepLevel` share: their kernels know no ignored targets (-100).
 
     On the CPU such a target makes the call raise. A GPU cannot raise at once, so targets for one
     are checked before they leave the host, where nothing has to be waited for.
