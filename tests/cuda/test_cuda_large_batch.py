@@ -9,21 +9,21 @@ from torch import Tensor
 from support.compare import assert_close_to_f64
 from support.emulator import build
 from support.emulator.checks import check, plain, run
-from support.emulator.large_batch import Launch, Variant
+from support.emulator.clusters import LargeBatch, Launch
 from support.emulator.recurrence import BAD_ID, TIMEOUT
 from support.problems import make
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 
-SMALL = Variant(256, rows=8)  # the smallest cluster: 4 blocks
-AS_TF32 = Variant(256, rows=16, product=1)
+SMALL = LargeBatch(256, rows=8)  # the smallest cluster: 4 blocks
+AS_TF32 = LargeBatch(256, rows=16, product=1)
 # Two and four blocks' parts of h for each group of warps, low halves in shared memory, every tile.
 OTHERS = [
-    Variant(256, rows=20),
-    Variant(512, rows=12),
-    Variant(512, rows=40, product=1),
-    Variant(1024, rows=10),
-    Variant(1024, rows=24, product=1),
+    LargeBatch(256, rows=20),
+    LargeBatch(512, rows=12),
+    LargeBatch(512, rows=40, product=1),
+    LargeBatch(1024, rows=10),
+    LargeBatch(1024, rows=24, product=1),
 ]
 
 
@@ -130,11 +130,11 @@ def test_infinity_and_nan_are_where_float32_has_them():
 
 
 def test_a_variant_that_cannot_be_is_refused():
-    assert Variant(512, rows=12).shared_bytes() > 0
+    assert LargeBatch(512, rows=12).shared_bytes() > 0
     for wrong in (
-        Variant(384, rows=12),  # a group of warps has the parts of whole blocks
-        Variant(512, rows=21),  # the largest tile has 40 rows for two halves
-        Variant(512, rows=12, product=3),
-        Variant(1024, rows=12),  # more shared memory than there is
+        LargeBatch(384, rows=12),  # a group of warps has the parts of whole blocks
+        LargeBatch(512, rows=21),  # the largest tile has 40 rows for two halves
+        LargeBatch(512, rows=12, product=3),
+        LargeBatch(1024, rows=12),  # more shared memory than there is
     ):
         assert wrong.shared_bytes() == -1, str(wrong)

@@ -7,13 +7,13 @@ import torch
 
 from support.emulator import build
 from support.emulator.checks import plain
-from support.emulator.large_batch import Launch, Variant
+from support.emulator.clusters import LargeBatch, Launch
 from support.emulator.recurrence import NONE
 from support.problems import make
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 
-SMALL = Variant(256, rows=8)
+SMALL = LargeBatch(256, rows=8)
 
 STEPS, EXCHANGE = "large_batch.cu", "large_batch_exchange.cuh"
 PRODUCT, PTX = "large_batch_product.cuh", "large_batch_ptx.cuh"

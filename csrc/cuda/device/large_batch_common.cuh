@@ -4,7 +4,7 @@
 #include "large_batch_ptx.cuh"
 #include "large_batch_shape.h"
 #include "number_math.cuh"
-#include "params.h"
+#include "sequence.cuh"
 
 namespace rnnfast::cuda {
 
@@ -18,35 +18,15 @@ constexpr int kColumns = LargeBatchShape::kColumns;
 constexpr int kThreads = LargeBatchShape::kThreads, kWarps = LargeBatchShape::kWarps;
 constexpr int kSources = kShape.sources();
 constexpr int kStepsOfSource = kColumns / 16;  // the tensor cores' own k
-constexpr unsigned kAllLanes = ~0u;
 
 using Activation = cells::ActivationOf<RF_CELL>::type;
 using Math = NumberMath<float>;
 constexpr bool kBounded = !kBackward && RF_CELL == cells::kTanh;  // what is sent is at most 1
 
-// Both directions as one problem: out_s = f(in_s, out_{s-1} M), with M = W_hh or W_hh^T.
-struct Sequence {
-  int T, B, H, rows;  // rows: of the batch, for a cluster
-  long long V;
-  const long long* ids;
-  long long ids_stride_t, ids_stride_b;
-  const float* in;     // x, or grad_hs (or null)
-  const float* saved;  // backward: hs
-  const float* W_hh;   // M[k][column] lies at W_hh + k * along_k + column * along_column
-  int along_k, along_column;
-  const float* bias;   // forward: b_h or null
-  const float* first;  // h0, or grad_h_last (or null)
-  float* out;          // hs, or dz
-  float* last;         // h_last, or grad_h0; or null
-  long long wait_limit;
-  int* error;
-
-  RF_DEVICE float weight(int k, int column) const {  // H^2 is far below 2^31
-    return W_hh[k * along_k + column * along_column];
-  }
-};
-
-RF_DEVICE void report(int* error, Error code) { atomicCAS(error, int{kErrorNone}, int{code}); }
+// M[k][column]. H^2 is far below 2^31.
+RF_DEVICE float weight(const Sequence& p, int k, int column) {
+  return kBackward ? p.W_hh[column * p.H + k] : p.W_hh[k * p.H + column];
+}
 
 RF_DEVICE bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }
 

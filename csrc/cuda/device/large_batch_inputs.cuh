@@ -92,17 +92,9 @@ class Inputs {
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) {
       if (!own.has(i)) continue;
-      ids_[i] = checked(p, p.ids[t * p.ids_stride_t + (own.row0 + own.row(i)) * p.ids_stride_b]);
+      ids_[i] = static_cast<int>(
+          checked_id(p, p.ids[t * p.ids_stride_t + (own.row0 + own.row(i)) * p.ids_stride_b]));
     }
-  }
-
-  // The host cannot check ids without waiting for the device.
-  RF_DEVICE static int checked(const Sequence& p, long long id) {
-    if (static_cast<unsigned long long>(id) < static_cast<unsigned long long>(p.V)) {
-      return static_cast<int>(id);
-    }
-    report(p.error, kErrorId);
-    return 0;
   }
 
   int ids_[kPasses];  // a table of 2^31 rows fits no memory

@@ -77,15 +77,15 @@ class Product {
     if (threadIdx.x < kColumns) maxima()[threadIdx.x] = 0;
     __syncthreads();
     const int thread = threadIdx.x, warp = thread / 32;
-    const bool along_k = p.along_k == 1;  // neighbours read neighbours
-    const int first_k = along_k ? thread % 32 : thread / kColumns;
-    const int next_k = along_k ? 32 : kThreads / kColumns;
-    for (int column = along_k ? warp : thread % kColumns;
-         column < kColumns && block_column + column < p.H; column += along_k ? kWarps : kColumns) {
+    constexpr bool kAlongK = kBackward;  // neighbours read neighbours
+    const int first_k = kAlongK ? thread % 32 : thread / kColumns;
+    const int next_k = kAlongK ? 32 : kThreads / kColumns;
+    for (int column = kAlongK ? warp : thread % kColumns;
+         column < kColumns && block_column + column < p.H; column += kAlongK ? kWarps : kColumns) {
       unsigned largest = 0;
 #pragma unroll 8
       for (int k = first_k; k < p.H; k += next_k) {
-        largest = max(largest, finite_magnitude(p.weight(k, block_column + column)));
+        largest = max(largest, finite_magnitude(weight(p, k, block_column + column)));
       }
       atomicMax(&maxima()[column], largest);
     }
@@ -114,8 +114,8 @@ class Product {
 
   RF_DEVICE static float2 two_weights(const Sequence& p, int k, int column, float up) {
     float2 w = make_float2(0.f, 0.f);
-    if (column < p.H && k < p.H) w.x = p.weight(k, column) * up;
-    if (column < p.H && k + 1 < p.H) w.y = p.weight(k + 1, column) * up;
+    if (column < p.H && k < p.H) w.x = weight(p, k, column) * up;
+    if (column < p.H && k + 1 < p.H) w.y = weight(p, k + 1, column) * up;
     return w;
   }
 

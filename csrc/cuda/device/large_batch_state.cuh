@@ -60,7 +60,7 @@ class State {
         const float2 low = to_floats(two[4]);
         h = make_float2(h.x + low.x, h.y + low.y);
       }
-      sum = fmaf((k % 2 ? h.y : h.x) * factors(from)[row], p.weight(k, column), sum);
+      sum = fmaf((k % 2 ? h.y : h.x) * factors(from)[row], weight(p, k, column), sum);
     }
     return sum;
   }

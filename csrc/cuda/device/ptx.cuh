@@ -190,6 +190,25 @@ RF_DEVICE void wait_copies() {
 #endif
 }
 
+// This thread's copies since the last call are one group.
+RF_DEVICE void commit_copies() {
+#ifdef RF_EMULATED
+  emulator::commit_copies();
+#else
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// ... all of its groups are complete, but for the last kGroups.
+template <int kGroups>
+RF_DEVICE void wait_copies_but() {
+#ifdef RF_EMULATED
+  emulator::wait_copies(kGroups);
+#else
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+#endif
+}
+
 // ---- tensor cores (sm_80)
 
 // To the nearest float of 10 bits after the point, ties away from 0.

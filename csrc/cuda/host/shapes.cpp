@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cuda/device/cluster_shape.h"
 #include "cuda/device/decode_shape.h"
 #include "cuda/device/large_batch_shape.h"
 #include "cuda/device/recurrence_shape.h"
@@ -23,6 +24,14 @@ bool needs_of_recurrence(const int* m, Needs* needs) {
   if (!shape.is_valid()) return false;
   const int64_t fixed = shape.shared_bytes(0);
   *needs = {shape.threads(), fixed, shape.shared_bytes(1) - fixed};
+  return true;
+}
+
+// `m` has the macros in the order of the shape's members, then whether the pass is backward.
+bool needs_of_cluster(const int* m, Needs* needs) {
+  const ClusterShape shape{m[0], m[1], m[2], m[3], m[4] != 0};
+  if (!shape.is_valid()) return false;
+  *needs = {shape.threads(), shape.shared_bytes(), 0};
   return true;
 }
 
@@ -51,6 +60,7 @@ extern "C" __attribute__((visibility("default"))) int rnnfast_cuda_needs(
     const char* unit, const int* macros, int64_t H, int64_t V, rnnfast::cuda::Needs* needs) {
   using namespace rnnfast::cuda;
   if (std::strcmp(unit, "recurrence") == 0) return needs_of_recurrence(macros, needs);
+  if (std::strcmp(unit, "cluster") == 0) return needs_of_cluster(macros, needs);
   if (std::strcmp(unit, "large_batch") == 0) return needs_of_large_batch(macros, needs);
   if (std::strcmp(unit, "decode") == 0) return needs_of_decode(macros, H, V, needs);
   return 0;

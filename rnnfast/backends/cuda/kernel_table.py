@@ -21,6 +21,7 @@ from rnnfast.backends.cuda import bridge
 # Of the variants in the table, in the order of the members of the unit's shape.
 MACROS = {
     "recurrence": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS", "PRODUCT"),
+    "cluster": ("HP", "CLUSTER", "ROWS", "SMEM_CHUNKS"),
     "large_batch": ("HP", "CLUSTER", "ROWS", "PRODUCT"),
     "decode": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS"),
 }
@@ -84,7 +85,7 @@ class Variant:
 
     @property
     def product(self) -> str:
-        return PRODUCTS[self["PRODUCT"]]
+        return PRODUCTS[self["PRODUCT"]] if "PRODUCT" in MACROS[self.unit] else "FFMA"
 
     def with_rows(self, rows: int) -> Variant:
         index = MACROS[self.unit].index("ROWS")
@@ -174,7 +175,12 @@ def _decodes(variant: Variant) -> Iterator[Kernels]:
             yield Kernels(variant.unit, options)
 
 
-_OF_UNIT = {"recurrence": _recurrences, "large_batch": _recurrences, "decode": _decodes}
+_OF_UNIT = {
+    "recurrence": _recurrences,
+    "cluster": _recurrences,
+    "large_batch": _recurrences,
+    "decode": _decodes,
+}
 
 
 @functools.cache

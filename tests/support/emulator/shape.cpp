@@ -1,4 +1,5 @@
 // The variants' shapes for the tests: members in their order, as integers.
+#include "cluster_shape.h"
 #include "large_batch_shape.h"
 #include "recurrence_shape.h"
 
@@ -19,5 +20,11 @@ extern "C" long long shape_shared_bytes(const int* members, int groups) {
 // -1: there is no such shape.
 extern "C" int shape_large_batch_bytes(const int* m) {
   const rnnfast::cuda::LargeBatchShape shape{m[0], m[1], m[2], m[3]};
+  return shape.is_valid() ? shape.shared_bytes() : -1;
+}
+
+// -1: there is no such shape.
+extern "C" int shape_cluster_bytes(const int* m) {
+  const rnnfast::cuda::ClusterShape shape{m[0], m[1], m[2], m[3], m[4] != 0};
   return shape.is_valid() ? shape.shared_bytes() : -1;
 }

@@ -1,9 +1,10 @@
-"""Variants of csrc/cuda/device/large_batch.cu, launched in the emulator on torch's memory."""
+"""Variants of large_batch.cu and cluster.cu, launched in the emulator on torch's memory."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,24 +14,32 @@ from support.emulator import build
 from support.emulator.params import params
 
 
+def _options(**values: int) -> str:
+    return " ".join(f"-DRF_{name}={int(value)}" for name, value in values.items())
+
+
 @dataclass(frozen=True)
-class Variant:
-    """The macros of large_batch.cu, without the direction."""
+class LargeBatch:
+    """The macros of large_batch.cu, without direction and activation."""
 
     hp: int
     rows: int  # of the batch per cluster, at most
     product: int = 2
+
+    unit = "large_batch"
+    threads = 512
 
     @property
     def cluster(self) -> int:
         return self.hp // 64
 
     def options(self, backward: bool, relu: bool) -> str:
-        values = {"HP": self.hp, "CLUSTER": self.cluster, "ROWS": self.rows}
-        values |= {"PRODUCT": self.product, "BACKWARD": int(backward), "CELL": int(relu)}
-        return " ".join(f"-DRF_{name}={value}" for name, value in values.items())
+        return _options(
+            **{"HP": self.hp, "CLUSTER": self.cluster, "ROWS": self.rows, "PRODUCT": self.product},
+            **{"BACKWARD": backward, "CELL": relu},
+        )
 
-    def shared_bytes(self) -> int:
+    def shared_bytes(self, backward: bool = False) -> int:
         """-1: there is no such variant."""
         macros = (ctypes.c_int * 4)(self.hp, self.cluster, self.rows, self.product)
         bytes_: int = build.shapes().shape_large_batch_bytes(macros)
@@ -40,11 +49,46 @@ class Variant:
         return f"H{self.hp}-rows{self.rows}-{('tf32', 'pairs')[self.product - 1]}"
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """The macros of cluster.cu, without direction and activation."""
+
+    hp: int
+    cluster: int
+    rows: int
+    smem_chunks: int = 0
+
+    unit = "cluster"
+    product = 0
+
+    @property
+    def threads(self) -> int:
+        return self.hp // self.cluster * 4
+
+    def options(self, backward: bool, relu: bool) -> str:
+        return _options(
+            **{"HP": self.hp, "CLUSTER": self.cluster, "ROWS": self.rows},
+            **{"SMEM_CHUNKS": self.smem_chunks, "BACKWARD": backward, "CELL": relu},
+        )
+
+    def shared_bytes(self, backward: bool = False) -> int:
+        """-1: there is no such variant."""
+        macros = (ctypes.c_int * 5)(self.hp, self.cluster, self.rows, self.smem_chunks, backward)
+        bytes_: int = build.shapes().shape_cluster_bytes(macros)
+        return bytes_
+
+    def __str__(self) -> str:
+        return f"H{self.hp}-cluster{self.cluster}-rows{self.rows}-smem{self.smem_chunks}"
+
+
+Variant = LargeBatch | Cluster
+
+
 @functools.cache
 def unit(variant: Variant, backward: bool, relu: bool, patch: tuple[str, ...]) -> build.Unit:
     """The compiled variant; `patch` is (file, text, other text): a bug to be planted."""
     kernel = "rnn_backward" if backward else "rnn_forward"
-    return build.Unit("large_batch", variant.options(backward, relu), kernel, patch=patch)
+    return build.Unit(variant.unit, variant.options(backward, relu), kernel, patch=patch)
 
 
 def unwritten(*shape: int) -> Tensor:
@@ -58,6 +102,9 @@ class Launch:
 
     variant: Variant
     rows: int = 3  # of the batch per cluster
+    resident: int = 1
+    first: int = 0  # the clusters before this one are not run
+    new: Callable[..., Tensor] = unwritten  # memory for results
     seed: int = 0
     wait_limit: int = 20_000_000_000
     patch: tuple[str, ...] = ()
@@ -77,9 +124,11 @@ class Launch:
             made,
             grid=-(-made.B // self.rows) * self.variant.cluster,
             cluster=self.variant.cluster,
-            block=512,
-            shared_bytes=self.variant.shared_bytes(),
+            block=self.variant.threads,
+            shared_bytes=self.variant.shared_bytes(backward),
             seed=self.seed,
+            resident=self.resident,
+            first=self.first,
         )
 
     def forward(
@@ -94,7 +143,7 @@ class Launch:
         """hs [T, B, H] and h_last [B, H]."""
         T, B = (x if ids is None else ids).shape[:2]
         H = x.shape[-1]
-        hs, h_last = unwritten(T, B, H), unwritten(B, H)
+        hs, h_last = self.new(T, B, H), self.new(B, H)
         strides = (0, 0) if ids is None else ids.stride()
         self._run(
             False,
@@ -116,8 +165,8 @@ class Launch:
     ) -> tuple[Tensor, Tensor | None]:
         """dz [T, B, H] and grad_h0 [B, H]."""
         T, B, H = hs.shape
-        dz = unwritten(T, B, H)
-        grad_h0 = unwritten(B, H) if need_h0 else None
+        dz = self.new(T, B, H)
+        grad_h0 = self.new(B, H) if need_h0 else None
         self._run(
             True,
             relu,

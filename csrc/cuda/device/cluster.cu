@@ -1,0 +1,86 @@
+// The recurrence over all steps in one launch for few rows of the batch, one or two in each cluster
+// of blocks, W_hh held on the chip: rnn_forward, rnn_backward.
+//
+// Macros, given with -D (cluster_shape.h says what a valid variant is):
+//   RF_BACKWARD     0: rnn_forward(RnnForwardParams), 1: rnn_backward(RnnBackwardParams)
+//   RF_HP           H rounded up to a multiple of 128
+//   RF_CLUSTER      blocks per cluster: 2, 4, 8, 16 (16 needs the attribute for sizes that are not
+//                   portable)
+//   RF_ROWS         batch rows of a cluster: 1 or 2
+//   RF_SMEM_CHUNKS  of each thread's RF_HP / 128 chunks of weights, how many lie in shared memory;
+//                   the others lie in registers
+//   RF_CELL         a code of csrc/cells/cells.h
+// Launch: grid ceil(B / rows) * RF_CLUSTER, block ClusterShape::threads(), dynamic shared memory of
+// ClusterShape::shared_bytes().
+#include "cluster_exchange.cuh"
+#include "cluster_inputs.cuh"
+
+namespace rnnfast::cuda {
+
+// h_0, by each block alone, and 0 in padding.
+RF_DEVICE void begin_state(const Sequence& p, int row0, int rows) {
+  float* h = Exchange::state(0);
+  for (int i = threadIdx.x; i < kRows * kHp; i += kThreads) {
+    const int row = i / kHp, k = i % kHp;
+    const bool exists = !kBackward && row < rows && k < p.H;
+    h[i] = exists ? p.first[static_cast<long long>(row0 + row) * p.H + k] : 0.f;
+  }
+}
+
+// Of an output, from the sum and its inputs.
+RF_DEVICE float result(float sum, const Inputs& inputs) {
+  if (!kBackward) return Activation::of<Math>(sum + inputs.in);
+  return Activation::through<Math>(sum + inputs.in, Activation::slope<Math>(inputs.saved));
+}
+
+RF_DEVICE void run_sequence(const Sequence& p) {
+  const int rank = static_cast<int>(cluster_rank());
+  const Output output(rank);
+  const Product product(p, output);
+  const int row0 = static_cast<int>(blockIdx.x / kCluster) * p.rows;
+  const int rows = min(p.rows, p.B - row0);
+  // Backward, one more step multiplies dz_0 by W_hh^T, for grad_h0.
+  const int last = kBackward && p.last ? p.T : p.T - 1;
+  Exchange exchange(p, rank, last);
+  begin_state(p, row0, rows);
+  cluster_barrier();
+  const bool exists = output.is_owner && output.row < rows && output.column < p.H;
+  Inputs inputs(p, row0 + output.row, output.column, exists);
+  const long long at = static_cast<long long>(row0 + output.row) * p.H + output.column;
+#pragma unroll 1
+  for (int s = 0; s <= last; ++s) {
+    inputs.advance(s);
+    exchange.wait(s);
+    float v = kBackward && s == 0 ? 0.f : product.multiply(Exchange::state(s));
+    if (s < p.T) v = result(v, inputs);
+    // Padding stays 0 whatever the real columns hold: infinity times its weights, 0, is NaN.
+    if (output.is_owner) {
+      Exchange::state(s + 1)[output.row * kHp + output.column] = exists ? v : 0.f;
+    }
+    __syncthreads();
+    exchange.send(s);
+    const int t = kBackward ? p.T - 1 - s : s;
+    if (exists && s < p.T) p.out[static_cast<long long>(t) * p.B * p.H + at] = v;
+    if (exists && p.last && s == (kBackward ? p.T : p.T - 1)) p.last[at] = v;
+  }
+  wait_copies();
+  cluster_barrier();  // no block leaves while another could still address it
+}
+
+#if RF_BACKWARD
+
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+    rnn_backward(const __grid_constant__ RnnBackwardParams p) {
+  run_sequence(sequence_of(p));
+}
+
+#else
+
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+    rnn_forward(const __grid_constant__ RnnForwardParams p) {
+  run_sequence(sequence_of(p));
+}
+
+#endif
+
+}  // namespace rnnfast::cuda

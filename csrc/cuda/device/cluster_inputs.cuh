@@ -1,0 +1,83 @@
+// The inputs of a step, copied into shared memory many steps ahead by the thread that uses them.
+#pragma once
+
+#include "cluster_product.cuh"
+
+namespace rnnfast::cuda {
+
+// An owner's element of x_t (or of W_xh's row that the id names), or of grad_hs_t and hs_t. Nobody
+// else reads what it copies, so it waits for its own copies alone.
+//
+// Ids come twice as many steps ahead as inputs: when x_s is there, the id is that names
+// x_{s+kAhead}.
+class Inputs {
+ public:
+  // `exists`: the thread owns an output of a real row and column.
+  RF_DEVICE Inputs(const Sequence& p, int row, int column, bool exists)
+      : p_(p), row_(row), column_(column), exists_(exists) {
+    bias_ = p.bias && exists ? p.bias[column] : 0.f;
+    if (gathers()) {
+      for (int s = 0; s < kAhead; ++s) fetch_id(s);
+      wait_copies();
+    }
+    for (int s = 0; s < kAhead; ++s) fetch(s);
+  }
+
+  float in, saved;  // x + b_h or grad_hs, and in the backward pass hs
+
+  // Those of step s; asks for later ones.
+  RF_DEVICE void advance(int s) {
+    wait_copies_but<kAhead - 1>();
+    in = saved = 0.f;
+    if (exists_ && s < p_.T) {
+      if (kBackward) saved = *place(s, 1);
+      in = p_.in ? *place(s, 0) + bias_ : 0.f;
+      if (kBackward && s == 0 && p_.first) in += p_.first[at(0)];
+    }
+    fetch(s + kAhead);
+  }
+
+ private:
+  static constexpr int kAhead = ClusterShape::kAhead;
+
+  RF_DEVICE bool gathers() const { return !kBackward && p_.ids != nullptr; }
+
+  RF_DEVICE float* place(int s, int input) const {
+    return reinterpret_cast<float*>(dynamic_shared() + kShape.inputs_at()) +
+           (s % kAhead * kShape.inputs() + input) * kThreads + threadIdx.x;
+  }
+  RF_DEVICE long long* id_place(int s) const {
+    return reinterpret_cast<long long*>(dynamic_shared() + kShape.ids_at()) +
+           s % (2 * kAhead) * kThreads + threadIdx.x;
+  }
+  RF_DEVICE long long at(int t) const {
+    return (static_cast<long long>(t) * p_.B + row_) * p_.H + column_;
+  }
+
+  RF_DEVICE void fetch_id(int s) const {
+    if (!exists_ || s >= p_.T) return;
+    copy_async<8>(id_place(s), p_.ids + s * p_.ids_stride_t + row_ * p_.ids_stride_b);
+  }
+
+  // One group of copies for each step, whether there is one or not.
+  RF_DEVICE void fetch(int s) const {
+    if (exists_ && s < p_.T) {
+      const int t = kBackward ? p_.T - 1 - s : s;
+      if (gathers()) {
+        copy_async<4>(place(s, 0), p_.in + checked_id(p_, *id_place(s)) * p_.H + column_);
+      } else if (p_.in) {
+        copy_async<4>(place(s, 0), p_.in + at(t));
+      }
+      if (kBackward) copy_async<4>(place(s, 1), p_.saved + at(t));
+    }
+    if (gathers()) fetch_id(s + kAhead);
+    commit_copies();
+  }
+
+  const Sequence& p_;
+  int row_, column_;
+  bool exists_;
+  float bias_;
+};
+
+}  // namespace rnnfast::cuda

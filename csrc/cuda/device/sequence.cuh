@@ -1,0 +1,93 @@
+// The problem that every kernel of a recurrence solves, and what they read and report alike.
+#pragma once
+
+#include "params.h"
+#include "ptx.cuh"
+
+namespace rnnfast::cuda {
+
+constexpr unsigned kAllLanes = ~0u;
+
+// Both directions as one problem: out_s = f(in_s, out_{s-1} M), with M = W_hh or W_hh^T.
+struct Sequence {
+  int T, B, H, rows;  // rows: of the batch, for a cluster
+  long long V;
+  const long long* ids;
+  long long ids_stride_t, ids_stride_b;
+  const float* in;     // x, or grad_hs (or null)
+  const float* saved;  // backward: hs
+  const float* W_hh;
+  const float* bias;   // forward: b_h or null
+  const float* first;  // h0, or grad_h_last (or null)
+  float* out;          // hs, or dz
+  float* last;         // h_last (or null), or grad_h0 (or null)
+  long long wait_limit;
+  int* error;
+};
+
+RF_DEVICE Sequence sequence_of(const RnnForwardParams& p) {
+  return {.T = static_cast<int>(p.T),
+          .B = static_cast<int>(p.B),
+          .H = static_cast<int>(p.H),
+          .rows = static_cast<int>(p.rows),
+          .V = p.V,
+          .ids = p.ids,
+          .ids_stride_t = p.ids_stride_t,
+          .ids_stride_b = p.ids_stride_b,
+          .in = p.x,
+          .W_hh = p.W_hh,
+          .bias = p.b_h,
+          .first = p.h0,
+          .out = p.hs,
+          .last = p.h_last,
+          .wait_limit = p.wait_limit,
+          .error = p.error};
+}
+
+RF_DEVICE Sequence sequence_of(const RnnBackwardParams& p) {
+  return {.T = static_cast<int>(p.T),
+          .B = static_cast<int>(p.B),
+          .H = static_cast<int>(p.H),
+          .rows = static_cast<int>(p.rows),
+          .in = p.grad_hs,
+          .saved = p.hs,
+          .W_hh = p.W_hh,
+          .first = p.grad_h_last,
+          .out = p.dz,
+          .last = p.grad_h0,
+          .wait_limit = p.wait_limit,
+          .error = p.error};
+}
+
+RF_DEVICE void report(int* error, Error code) { atomicCAS(error, int{kErrorNone}, int{code}); }
+
+// An id that is safe to use. The host cannot check ids without waiting for the device.
+RF_DEVICE long long checked_id(const Sequence& p, long long id) {
+  if (static_cast<unsigned long long>(id) < static_cast<unsigned long long>(p.V)) return id;
+  report(p.error, kErrorId);
+  return 0;
+}
+
+RF_DEVICE bool is_aligned(const void* p) {
+  return (reinterpret_cast<unsigned long long>(p) & 15) == 0;
+}
+
+// Whether rows of H floats can be read as float4. H need not be a multiple of 4, and a tensor may
+// begin anywhere in its storage.
+RF_DEVICE bool has_float4_rows(const float* p, int H) { return H % 4 == 0 && is_aligned(p); }
+
+// row[first .. first + 3], 0 from H on.
+RF_DEVICE float4 load4(const float* row, int first, int H, bool as_float4) {
+  float4 four = make_float4(0.f, 0.f, 0.f, 0.f);
+  if (as_float4) {
+    if (first < H) four = *reinterpret_cast<const float4*>(row + first);
+  } else {
+    if (first + 0 < H) four.x = row[first];
+    if (first + 1 < H) four.y = row[first + 1];
+    if (first + 2 < H) four.z = row[first + 2];
+    if (first + 3 < H) four.w = row[first + 3];
+  }
+  return four;
+}
+
+}  // namespace rnnfast::cuda
