@@ -119,6 +119,14 @@ TEXTS = Kind(
     "a list of strings",
     lambda value: LIST.type_fits(value) and all(isinstance(each, str) for each in value),
 )
+NUMBERS = Kind(
+    "numbers or tensors with one, or None",
+    lambda values: all(
+        value is None or is_number(value)
+        for value in (values if hasattr(values, "__len__") and not is_number(values) else [values])
+    ),
+)
+PAIR = Kind("a pair of numbers", lambda value: LIST.type_fits(value) and len(value) == 2)
 ITERABLE = instance("a list or another iterable", Iterable)
 FUNCTION = Kind("a function or another callable", callable)
 DEVICE = Kind(

@@ -22,7 +22,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from rnnfast.book import texts
-from rnnfast.book.arguments import ITERABLE, LIST, TENSOR, TEXT, TEXTS, integer, named, optional
+from rnnfast.book.arguments import (
+    ITERABLE,
+    LIST,
+    TENSOR,
+    TEXT,
+    TEXTS,
+    Kind,
+    integer,
+    named,
+    optional,
+)
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -54,6 +64,12 @@ def count_corpus(tokens: Sequence[Any]) -> collections.Counter[Any]:
     if len(tokens) > 0 and not isinstance(tokens[0], list):
         return collections.Counter(tokens)
     return collections.Counter(token for line in tokens for token in line)
+
+
+_INDICES = Kind(
+    "an id, or a list of them",
+    lambda value: isinstance(value, (list, tuple)) or integer().type_fits(value),
+)
 
 
 class Vocab:
@@ -91,6 +107,7 @@ class Vocab:
             return [self[token] for token in tokens]
         return self.token_to_idx.get(tokens, self.unk)
 
+    @named(indices=_INDICES)
     def to_tokens(self, indices: Any) -> Any:
         """The token of an id, or the list of tokens of a list or tuple of ids."""
         if isinstance(indices, (list, tuple)):

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from rnnfast.book import plotting
-from rnnfast.book.arguments import FUNCTION, ITERABLE, integer, named
+from rnnfast.book.arguments import FUNCTION, ITERABLE, LIST, NUMBERS, PAIR, integer, named, optional
 
 
 class Timer:
@@ -52,6 +52,7 @@ class Accumulator:
     def __init__(self, n: int) -> None:
         self.data = [0.0] * n
 
+    @named(values=NUMBERS)
     def add(self, *values: Any) -> None:
         """Add one number each, or tensors of one element (which the host then waits for).
 
@@ -77,6 +78,14 @@ class Animator:
     Errors: ImportError where matplotlib is missing.
     """
 
+    @named(
+        legend=optional(LIST),
+        xlim=optional(PAIR),
+        ylim=optional(PAIR),
+        nrows=integer(1),
+        ncols=integer(1),
+        figsize=PAIR,
+    )
     def __init__(
         self,
         xlabel: str | None = None,
@@ -101,6 +110,7 @@ class Animator:
         self._legend = legend
         self._lines: list[Any] = []
 
+    @named(x=NUMBERS, y=NUMBERS)
     def add(self, x: Any, y: Any) -> None:
         """Add a point to each line: `y` is a number or one for each line, `x` likewise.
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rnnfast.book.arguments import LIST, PAIR, named, optional
+
 FMTS = ("-", "m--", "g-.", "r:")
 FIGSIZE = (3.5, 2.5)
 
@@ -46,6 +48,7 @@ def use_svg_display() -> None:
         backend_inline.set_matplotlib_formats("svg")
 
 
+@named(figsize=PAIR)
 def set_figsize(figsize: tuple[float, float] = FIGSIZE) -> None:
     """The size of new figures, in inches."""
     use_svg_display()
@@ -72,6 +75,7 @@ def set_axes(
     axes.grid(True)
 
 
+@named(X=LIST, Y=optional(LIST), xlim=optional(PAIR), ylim=optional(PAIR), figsize=PAIR)
 def plot(
     X: Any,
     Y: Any = None,

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch.nn.utils import parametrize
 
+from rnnfast.backends.arguments import described
 from rnnfast.nn.rnn import RNN
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -45,6 +46,8 @@ def _exchange(module: torch.nn.Module, old: type, new: type) -> None:
 
 
 def _of_class(module: torch.nn.Module, cls: type) -> Iterator[RNN]:
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module is {described(module)}, must be a module of torch.nn")
     for layer in module.modules():
         own = type(layer)
         if own is cls or (parametrize.is_parametrized(layer) and own.__bases__ == (cls,)):

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnfast import dispatch
 from rnnfast.backends import Backend
-from rnnfast.backends.arguments import described
+from rnnfast.backends.arguments import check_number, described
 from rnnfast.nn import dynamo, layer, onnx
 
 
@@ -61,11 +61,14 @@ class RNN(torch.nn.RNN):
     ) -> None:
         super().__init__(*args, **kwargs)
         like = self.example
+        check_number("noise", noise)
         if not noise >= 0:
             raise ValueError(f"noise is {noise}, must be at least 0")
         if noise:
             self.noise = float(noise)
         if leak is not None:
+            if not isinstance(leak, Tensor):
+                check_number("leak", leak)
             value = torch.as_tensor(leak, dtype=like.dtype, device=like.device).clone()
             _check_leak(value, self.hidden_size)
             if learn_leak:
