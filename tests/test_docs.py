@@ -137,6 +137,11 @@ def test_links_and_files_exist(page: Path) -> None:
     assert missing == []
 
 
+def test_every_page_is_linked_from_the_readme() -> None:
+    links = {ROOT / link for link in _LINK.findall(README.read_text("utf-8"))}
+    assert set((ROOT / "docs").glob("*.md")) <= links
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.read_text("utf-8").split()) <= 800
 
