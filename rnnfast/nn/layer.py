@@ -37,7 +37,7 @@ def run(
     weights: Sequence[Tensor],  # W_ih [H, I], W_hh [H, H], b_ih [H] and b_hh [H] or none; D times
 ) -> tuple[Tensor, Tensor]:
     """hs [T, B, D * H] (packed [N, D * H]) and the last states [D, B, H], differentiable."""
-    tensors = (x, h0, *weights) if leak is None else (x, h0, leak, *weights)
+    tensors = (*weights, x, h0) if leak is None else (*weights, x, h0, leak)
     wants_grad = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
     if wants_grad and not call.backend.is_differentiable:
         hs, h_last, _ = _Layer.apply(call, x, h0, leak, *weights)  # type: ignore[no-untyped-call]
@@ -53,7 +53,10 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         x = x.clone() if x.dtype == torch.int64 else x  # the caller may change his ids
         hs, h_last, activity = _forward(call, True, x, h0, leak, weights)
-        ctx.save_for_backward(x, h0, leak, hs, activity, *weights)
+        of_direction = len(weights) // call.D
+        ctx.save_for_backward(
+            x, h0, leak, hs, activity, *weights[::of_direction], *weights[1::of_direction]
+        )
         ctx.set_materialize_grads(False)
         ctx.call = call
         return hs, h_last, activity
@@ -66,14 +69,14 @@ class _Layer(torch.autograd.Function):
         grad_activity: Tensor | None,  # by a second derivative alone
     ) -> tuple[Tensor | None, ...]:
         call, needed = ctx.call, ctx.needs_input_grad
-        x, h0, leak, hs, activity, *weights = ctx.saved_tensors
-        D, of_direction = call.D, len(weights) // call.D
-        W_ih, W_hh = _merged(weights, D)[:2]
+        x, h0, leak, hs, activity, *matrices = ctx.saved_tensors
+        D, of_direction = call.D, (len(needed) - 4) // call.D
+        W_ih, W_hh = _merged(matrices if D == 1 else matrices[::2] + matrices[1::2], D)
         is_table = _reads_table(call, x)
         r = _recurrence(call, hs, x if is_table else None, W_hh, None, h0, leak)
         needs = Needs(any(needed[5::of_direction]), of_direction == 4, needed[2])
         if grad_h_last is not None and D == 1:
-            grad_h_last = grad_h_last[0]
+            grad_h_last = grad_h_last.squeeze(0)
         args = (W_ih.shape[1], hs, activity, grad_hs, grad_h_last, needs, grad_activity)
         made = run_backward(call.backend, Adjoint(r, *args))
         dz = made.x.flatten(0, -2)
@@ -143,6 +146,6 @@ def _recurrence(
     leak: Tensor | None,
 ) -> Recurrence:
     if call.D == 1:
-        h0, leak = h0[0], None if leak is None else leak[0]
+        h0, leak = h0.squeeze(0), None if leak is None else leak.squeeze(0)
     rest = (W_hh, b_h, h0, True, False, call.batch_sizes, call.resets, False, leak)
     return Recurrence(call.cell, u, ids, *rest)

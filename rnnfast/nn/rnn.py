@@ -221,7 +221,7 @@ class RNN(torch.nn.RNN):
             hx = self._start(B)
         cell = f"leaky_{self.nonlinearity}" if self.is_leaky else self.nonlinearity
         D, last = 2 if self.bidirectional else 1, []
-        states = None if hx is None else hx.split(D)
+        states = None if hx is None else hx.chunk(self.num_layers) if rows > D else (hx,)
         for i in range(self.num_layers):
             if i > 0 and self.dropout > 0:
                 x = functional.dropout(x, self.dropout, self.training)

@@ -25,6 +25,12 @@ def twins(request):
     return ours, theirs
 
 
+@pytest.fixture
+def fresh_dynamo():
+    """What earlier tests compiled counts towards Dynamo's limit of recompilations."""
+    torch._dynamo.reset()
+
+
 def _loss(layer, x):
     y, h = layer(x)
     return (y.data if isinstance(y, torch.nn.utils.rnn.PackedSequence) else y).sin().sum() + h.sum()
@@ -34,6 +40,7 @@ def _gradients(loss, layer, **kwargs):
     return torch.autograd.grad(loss, list(layer.parameters()), **kwargs)
 
 
+@pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("inside", [False, True])
 def test_compile_fullgraph(twins, packed, inside):
@@ -55,6 +62,7 @@ def test_torchs_own_layers_are_compiled_as_ever():
         torch.compile(torch.nn.RNN(V, H), fullgraph=True, backend="aot_eager")(torch.randn(T, B, V))
 
 
+@pytest.mark.usefixtures("fresh_dynamo")
 def test_compile_with_ids_and_resets():
     layer = nn.RNN(V, H)
     ids, resets = torch.randint(V, (T, B)), torch.rand(T, B) < 0.4
