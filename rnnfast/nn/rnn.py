@@ -114,21 +114,21 @@ class RNN(torch.nn.RNN):
             return onnx.forward(self, input, hx, resets)
         packed = isinstance(input, PackedSequence)
         x = input[0] if packed else input
-        _check_types(x, hx, resets)
-        like = x if x.dtype.is_floating_point else self.example
-        features = self.asks(packed, resets is not None)
-        backend = dispatch.kernels_for(like, features)
-        if backend is None and (resets is not None or self.is_more_than_torchs):
-            backend = dispatch.backend_for(like, features)
-        if backend is None:
-            return super().forward(*self._for_torch(input, hx))
-        run: Any = self._forward_packed if packed else self._forward_padded
         try:
-            return run(backend, input, hx, resets, generator)  # type: ignore[no-any-return]
+            like = x if x.dtype.is_floating_point else self.example
+            features = self.asks(packed, resets is not None)
+            backend = dispatch.kernels_for(like, features)
+            if backend is None and (resets is not None or self.is_more_than_torchs):
+                backend = dispatch.backend_for(like, features)
+            if backend is not None:
+                run: Any = self._forward_packed if packed else self._forward_padded
+                return run(backend, input, hx, resets, generator)  # type: ignore[no-any-return]
         except _REFUSALS:  # no other: checkpoints leave a forward pass by an exception of their own
+            _check_types(x, hx, resets)
             if x.dtype != torch.int64 and resets is None:
                 super().forward(input, hx)  # says in torch's words what it refuses
             raise
+        return super().forward(*self._for_torch(input, hx))
 
     def asks(self, packed: bool, resets: bool) -> tuple[str, ...]:
         """What a call asks of a backend: names as in `Recurrence.features`."""

@@ -187,7 +187,6 @@ BAD_CALLS = {
     "hx dtype": lambda layer: layer(torch.zeros(5, 2, 3), torch.zeros(2, 2, 4).double()),
     "hx packed": lambda layer: layer(pack_sequence([torch.zeros(3, 3)]), torch.zeros(2, 3, 4)),
     "features packed": lambda layer: layer(pack_sequence([torch.zeros(3, 4)])),
-    "tuple as hx": lambda layer: layer(torch.zeros(5, 2, 3), (torch.zeros(2, 2, 4),)),
 }
 
 
@@ -199,6 +198,19 @@ def test_bad_calls_are_refused_in_torchs_words(name, backend_of_module):
     with pytest.raises(theirs.type) as mine:
         BAD_CALLS[name](ours)
     assert str(mine.value) == str(theirs.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (([1.0],), "input"),
+        ((torch.zeros(5, 2, 3), (torch.zeros(1, 2, 4),)), "hx"),
+        ((torch.zeros(5, 2, 3), None, [True]), "resets"),
+    ],
+)
+def test_what_is_no_tensor_is_named(arguments, name, backend_of_module):
+    with pytest.raises(TypeError, match=f"^{name} is a"):
+        nn.RNN(3, 4)(*arguments)
 
 
 @pytest.mark.parametrize(
