@@ -99,9 +99,8 @@ void backward(const Call& call, const Backward& b) {
 
 namespace {
 
-// These kernels know none of the options.
-void require_none(const RecurrenceOptions& options) {
-  if (options.transposed) fail("transposed is true; on CUDA it must be false");
+// These kernels know none of the options. Transposed weights are copied for them.
+void require_none_but_transposed(const RecurrenceOptions& options) {
   if (options.reverse) fail("reverse is true; on CUDA it must be false");
   if (options.batch_sizes) fail("batch_sizes is given; on CUDA it must be None");
   if (options.resets) fail("resets is given; on CUDA it must be None");
@@ -114,8 +113,8 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                std::optional<Tensor> resets, bool resets_to_h0,
                                std::optional<Tensor> leak, std::optional<Tensor> saved) {
   const Call call(x, "x");
-  require_none({transposed, reverse, std::move(batch_sizes), std::move(resets), resets_to_h0,
-                std::move(leak), std::move(saved)});
+  require_none_but_transposed({transposed, reverse, std::move(batch_sizes), std::move(resets),
+                               resets_to_h0, std::move(leak), std::move(saved)});
   const int32_t dtype = require_real(x, "x");
   const RecurrenceSizes n = forward_sizes(x, ids, W_hh, b_h, h0, dtype);
   const int64_t T = n.T, B = n.B, H = n.H, V = n.V;
@@ -125,6 +124,7 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
   call.require_here(W_hh, "W_hh");
   call.require_here(b_h, "b_h");
   call.require_here(h0, "h0");
+  if (transposed) W_hh = rnnfast::transposed(W_hh);
   call.make_all_contiguous(x, W_hh, b_h, h0);
 
   Tensor hs = call.empty({T, B, H}, dtype), h_last = call.empty({B, H}, dtype);
@@ -142,8 +142,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
     std::optional<Tensor> resets, bool resets_to_h0, std::optional<Tensor> leak,
     std::optional<Tensor> saved) {
   const Call call(hs, "hs");
-  require_none({transposed, reverse, std::move(batch_sizes), std::move(resets), resets_to_h0,
-                std::move(leak), std::move(saved)});
+  require_none_but_transposed({transposed, reverse, std::move(batch_sizes), std::move(resets),
+                               resets_to_h0, std::move(leak), std::move(saved)});
   const RecurrenceSizes n = backward_sizes(grad_hs, grad_h_last, hs, ids, V, W_hh, h0);
   const int64_t T = n.T, B = n.B, H = n.H;
   const int32_t dtype = n.dtype;
@@ -154,6 +154,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
   call.require_here(ids, "ids");
   call.require_here(W_hh, "W_hh");
   call.require_here(h0, "h0");
+  if (transposed) W_hh = rnnfast::transposed(W_hh);
   call.make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
 
   Tensor dz = call.empty({T, B, H}, dtype);
@@ -174,7 +175,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
                              dz,
                              need_h0 ? &grad_h0 : nullptr};
     backward(call, arguments);
-    if (need_W_hh) weight_gradient(call, arguments, grad_W_hh);
+    if (need_W_hh) {
+      weight_gradient(call, arguments,
+                      transposed ? rnnfast::transposed(grad_W_hh) : same(grad_W_hh));
+    }
     RowSumJobs sums(call, dtype);
     if (need_b_h) sums.add(dz, T * B, H, grad_b_h);
     if (ids) sums.add(dz, H, *ids, V, grad_table);

@@ -1,0 +1,61 @@
+"""rnnfast.nn.RNN on the CUDA kernels, without a GPU: it has its weights as torch.nn.RNN does."""
+
+import pytest
+import torch
+
+import rnnfast
+from rnnfast import use_backend
+from rnnfast.backends import Adjoint, Needs, Recurrence, library
+from rnnfast.backends.cuda import bridge, cuda
+from support.compare import assert_close_to_f64
+from support.emulator import build
+from support.problems import NAMES, make, run
+
+pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def driver():
+    from support.emulator import cuda as emulated
+
+    assert library.load_error() == ""
+    make_image = bridge.make_image
+    emulated.start()
+    assert cuda.load_error() == ""
+    yield emulated.driver()
+    emulated.stop()
+    bridge.make_image = make_image
+
+
+@pytest.mark.parametrize("V", [None, 5])
+def test_transposed_weights_are_multiplied_as_such(V):
+    p = make(4, 3, 12, V)
+    want = run(cuda, p)
+    r = Recurrence("tanh", p.x, p.ids, p.W_hh.T.contiguous(), p.b_h, p.h0, transposed=True)
+    hs, h_last, _ = cuda.rnn_forward(r, True)
+    made = cuda.rnn_backward(Adjoint(r, V or 0, hs, None, p.grad_hs, p.grad_h_last, Needs()))
+    got = hs, h_last, made.x, made.W_hh.T, made.b_h, made.h0
+    for name, value in zip(NAMES, got, strict=True):
+        torch.testing.assert_close(value, want[name], msg=name)
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_a_layer_agrees_with_torch(nonlinearity, driver):
+    theirs = torch.nn.RNN(5, 12, num_layers=2, nonlinearity=nonlinearity)
+    ours = rnnfast.nn.RNN(5, 12, num_layers=2, nonlinearity=nonlinearity)
+    ours.load_state_dict(theirs.state_dict())
+    x, h0 = torch.randn(7, 3, 5), torch.randn(2, 3, 12)
+    before = driver.emulated_driver_launches()
+    with use_backend("cuda"):
+        found = results(ours, x, h0)
+    assert driver.emulated_driver_launches() > before + 4  # torch's own layer launches none
+    same, truth = results(theirs, x, h0), results(theirs.double(), x.double(), h0.double())
+    for name, value in found.items():
+        assert_close_to_f64(name, value, same[name], truth[name])
+
+
+def results(layer, x, h0):
+    layer.zero_grad()
+    y, h_last = layer(x, h0)
+    (y.square().sum() + h_last.sum()).backward()
+    return {"y": y, "h_last": h_last} | {n: p.grad.clone() for n, p in layer.named_parameters()}
