@@ -93,8 +93,8 @@ def test_commands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A copy of the sources without what was built, and the variables of a new environment."""
     folder = tmp_path_factory.mktemp("fresh")
-    ignored = shutil.ignore_patterns(".*", "build", "*.so", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, folder / "rnnfast", ignore=ignored)
+    built = (".git", ".venv", ".*_cache", "build", "dist", "*.so", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, folder / "rnnfast", ignore=shutil.ignore_patterns(*built))
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     pip = [folder / "venv" / "bin" / "pip", "install", "--quiet"]
     subprocess.run([*pip, "setuptools>=77", "ninja"], check=True)  # what the page takes for granted
