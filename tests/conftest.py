@@ -68,6 +68,13 @@ def _same_seed_and_one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest, _same_seed_and_one_thread: None) -> int:
+    """Run the test on one thread of torch's and on several."""
+    torch.set_num_threads(request.param)
+    return request.param
+
+
 @pytest.fixture(params=["native", "reference"])
 def backend(request: pytest.FixtureRequest) -> object:
     """Run the test on each backend that a CPU has."""

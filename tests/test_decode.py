@@ -1,8 +1,5 @@
 """Native generation: every choice checked in float64, along the path that the kernel took."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from torch import Tensor
 from rnnfast.backends import library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
+from support import instruction_sets
 from support.decoding import (
     ARGMAX_LOGITS,
     NAN,
@@ -26,14 +24,6 @@ assert library.load_error() == ""
 
 TESTS = Path(__file__).parent
 FLOATS = [torch.float32, torch.float64]
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 SIZES = [
@@ -183,21 +173,8 @@ def test_refuses_what_does_not_fit(change, message):
         model.decode(**call)
 
 
-def lower_instruction_sets():
-    """Those that this machine has too, below the one that this process runs."""
-    built, runs = library.build_info().split("instruction sets: ")[1].split("; runs ")
-    names = built.split()  # the fastest first
-    return names[names.index(runs) + 1 :]
-
-
-@pytest.mark.parametrize("instruction_set", lower_instruction_sets())
+@pytest.mark.parametrize("instruction_set", instruction_sets.lower())
 def test_on_every_instruction_set(instruction_set):
     files = [str(TESTS / name) for name in ("test_decode.py", "test_clip_norm.py")]
     which = "(greedy or edges or argmax or float64 or squares or strides) and not instruction"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", which, *files],
-        env={**os.environ, "RNNFAST_CPU_ISA": instruction_set},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
+    instruction_sets.run_again(files, which, instruction_set)

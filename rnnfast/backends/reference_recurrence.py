@@ -86,7 +86,7 @@ def backward(
     return Gradients(
         dzs.view_as(hs) if r.ids is None else scatter_add(dzs, r.ids, V),
         grad_W.T if needs.W_hh and r.transposed else grad_W,
-        dzs.sum(0) if needs.b_h else empty,
+        dzs.view_as(hs).sum(tuple(range(hs.dim() - 1))) if needs.b_h else empty,
         grad_h0 if needs.h0 else empty,
         torch.stack(leak_grads).sum(0) if leak_grads else None,
     )

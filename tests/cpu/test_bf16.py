@@ -1,9 +1,6 @@
 """Products of bfloat16 in native inference: how exact, when, and on each instruction set."""
 
 import functools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +9,7 @@ from rnnfast import functional
 from rnnfast.backends import Recurrence, library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
-from support import untyped
+from support import instruction_sets, untyped
 from support.compare import assert_close_to_f64
 
 assert library.load_error() == ""
@@ -22,14 +19,6 @@ HAS_INSTRUCTION = library.build_info().endswith("avx512_bf16")
 
 # B and H: tiles that are not full, odd sums, splits by rows and by columns
 SIZES = [(1, 1), (1, 3), (2, 17), (5, 33), (9, 70), (33, 65), (1, 301), (3, 200), (0, 8)]
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -182,20 +171,7 @@ def test_refuses_float64():
         rnn_bf16(*args)
 
 
-def other_instruction_sets():
-    """Those that this machine has too, below the one that this process runs."""
-    built, runs = library.build_info().split("instruction sets: ")[1].split("; runs ")
-    names = built.split()  # the fastest first
-    return names[names.index(runs) + 1 :]
-
-
 @pytest.mark.full
-@pytest.mark.parametrize("instruction_set", other_instruction_sets())
+@pytest.mark.parametrize("instruction_set", instruction_sets.lower())
 def test_on_every_instruction_set(instruction_set):
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not set", __file__],
-        env={**os.environ, "RNNFAST_CPU_ISA": instruction_set},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
+    instruction_sets.run_again([__file__], "not set", instruction_set)

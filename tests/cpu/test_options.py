@@ -1,7 +1,5 @@
 """The options of the recurrence on the CPU, each for itself and with others."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,15 +10,6 @@ from rnnfast.backends.reference import reference
 from rnnfast.cells import CELLS
 from support.compare import assert_close_to_f64
 from support.recurrences import Problem, make, run
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    assert library.load_error() == ""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def check(problem: Problem) -> None:

@@ -1,11 +1,6 @@
 """The recurrence with its readout in one call, against the plain loop in extended precision."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,20 +9,11 @@ from torch import Tensor
 from rnnfast.backends import library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
-from support import untyped
+from support import instruction_sets, untyped
 from support.compare import assert_close_to_f64
 from support.problems import NAMES, Problem, make, truth_of
 
 RESULTS = ("logits", "h_last", "hs", *NAMES[2:], "grad_W_hq", "grad_b_q")
-
-
-@pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
-    assert library.load_error() == ""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def readout_of(p: Problem, classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -188,17 +174,4 @@ def test_instruction_sets(isa: str) -> None:
     if isa not in library.build_info():
         pytest.skip(f"this machine's build has no {isa}")
     which = "sizes or batches or thread_counts or empty"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
-            __file__,
-            "-k",
-            which,
-        ],
-        env={**os.environ, "RNNFAST_CPU_ISA": isa},
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    instruction_sets.run_again([__file__], which, isa)

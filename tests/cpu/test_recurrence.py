@@ -1,32 +1,17 @@
 """The recurrence kernels against the plain loop in extended precision."""
 
 import multiprocessing
-import os
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from rnnfast.backends import library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
-from support import untyped
+from support import instruction_sets, untyped
 from support.problems import NAMES, check, make, run
-
-
-@pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
-    assert library.load_error() == ""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+from support.threads import check_same_bits
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["f32", "f64"])
@@ -151,22 +136,7 @@ def test_same_bits_on_every_run(B: int, H: int) -> None:
 
 def test_python_threads_at_once() -> None:
     problems = [make(20, 12, 96, 28), make(15, 1, 300, 28), make(5, 7, 33), make(10, 40, 64, 5)]
-    expected = [run(native, p) for p in problems]
-    wrong: list[str] = []
-
-    def work(i: int) -> None:
-        torch.set_num_threads(2)
-        for _ in range(20):
-            for name, value in run(native, problems[i]).items():
-                if not torch.equal(value, expected[i][name]):
-                    wrong.append(f"{i}: {name}")
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(problems))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    check_same_bits(lambda problem: run(native, problem), problems)
 
 
 def _sum_in_child(queue: "multiprocessing.Queue[float]") -> None:
@@ -198,23 +168,4 @@ def test_instruction_sets(isa: str, pytestconfig: pytest.Config) -> None:
     which = "large or empty or nan or missing"
     if pytestconfig.getoption("--full"):
         which += " or sizes or batches or thread_counts"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-x",
-            "-p",
-            "no:cacheprovider",
-            __file__,
-            "-k",
-            which,
-        ],
-        env={**os.environ, "RNNFAST_CPU_ISA": isa},
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    instruction_sets.run_again([__file__], which, isa)

@@ -1,12 +1,9 @@
 """The kernels of the loss and of the whole training step, against the reference in float64."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
-from rnnfast.backends import library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
 from support import untyped
@@ -29,15 +26,6 @@ SHAPES = [
     (1, 1, 1, 1),
     (3, 33, 70, 200),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
-    assert library.load_error() == ""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])

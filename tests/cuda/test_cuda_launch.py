@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import torch
 
 import rnnfast
 from rnnfast import BackendError, dispatch, functional, use_backend
-from rnnfast.backends import library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.cuda import bridge, choose_recurrence, cuda, precision
 from rnnfast.backends.cuda import cuda as cuda_module
@@ -21,23 +19,14 @@ from rnnfast.backends.cuda.bridge import DriverError, Question
 from support import models, problems, untyped
 from support.emulator import build
 from support.problems import NAMES, Problem, make, run, truth_of
+from support.threads import check_same_bits
 
-pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
+pytestmark = [
+    pytest.mark.skipif(bool(build.why_not()), reason=build.why_not()),
+    pytest.mark.usefixtures("emulated"),
+]
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _emulated():
-    from support.emulator import cuda as emulated
-
-    assert library.load_error() == ""
-    make_image = bridge.make_image
-    emulated.start()
-    assert cuda.load_error() == ""
-    yield
-    emulated.stop()
-    bridge.make_image = make_image
 
 
 @pytest.fixture
@@ -200,21 +189,7 @@ def test_gradcheck():
 
 def test_python_threads_at_once():
     problems = [make(5, 3, 20, 5), make(4, 2, 33), make(3, 2, 9, dtype=torch.float64)]
-    expected = [run(cuda, p) for p in problems]
-    wrong = []
-
-    def work(i):
-        for _ in range(3):
-            for name, value in run(cuda, problems[i]).items():
-                if not torch.equal(value, expected[i][name]):
-                    wrong.append(f"{i}: {name}")
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(problems))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    check_same_bits(lambda problem: run(cuda, problem), problems)
 
 
 # ---- what is wrong with the arguments

@@ -5,7 +5,6 @@ import torch
 
 import rnnfast
 from rnnfast import functional, use_backend
-from rnnfast.backends import library
 from rnnfast.backends.cuda import bridge, choose_decode, cuda
 from rnnfast.backends.reference import reference
 from support import models, untyped
@@ -21,17 +20,9 @@ F32, F64 = torch.float32, torch.float64
 
 
 @pytest.fixture(scope="module", autouse=True)
-def driver():
-    from support.emulator import cuda as emulated
-
-    assert library.load_error() == ""
-    make_image = bridge.make_image
-    emulated.start()
-    assert cuda.load_error() == ""
+def driver(emulated):
     yield emulated.driver()
     emulated.driver().emulated_driver_capturing(0)
-    emulated.stop()
-    bridge.make_image = make_image
 
 
 # T, B, H, V; a table with more rows than tokens, long rows of logits, one of everything.

@@ -5,31 +5,19 @@ import torch
 
 import rnnfast
 from rnnfast import functional, train_epoch_ch8
-from rnnfast.backends import library
 from rnnfast.backends.cuda import bridge
-from rnnfast.backends.cuda import cuda as backend
 from rnnfast.training import levels
 from support import models
 from support.emulator import build
 from support.fake_cuda import FakeCuda, pretended
 
-pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
+pytestmark = [
+    pytest.mark.skipif(bool(build.why_not()), reason=build.why_not()),
+    pytest.mark.usefixtures("emulated"),
+]
 
 T, B, V, H = 6, 4, 7, 12
 LOSS = torch.nn.CrossEntropyLoss()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _emulated():
-    from support.emulator import cuda as emulated
-
-    assert library.load_error() == ""
-    make_image = bridge.make_image
-    emulated.start()
-    assert backend.load_error() == ""
-    yield
-    emulated.stop()
-    bridge.make_image = make_image
 
 
 @pytest.fixture

@@ -1,0 +1,28 @@
+"""Running tests again under another of the CPU's instruction sets, in a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from rnnfast.backends import library
+
+
+def lower() -> list[str]:
+    """Those that this machine has too, below the one that this process runs."""
+    built, runs = library.build_info().split("instruction sets: ")[1].split("; runs ")
+    names = built.split()  # the fastest first
+    return names[names.index(runs) + 1 :]
+
+
+def run_again(files: Sequence[str], which: str, instruction_set: str) -> None:
+    """The tests of `files` that `which` selects must pass."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", which]
+    done = subprocess.run(
+        [*command, *files],
+        env={**os.environ, "RNNFAST_CPU_ISA": instruction_set},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
