@@ -20,18 +20,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::rnnfast.FallbackWarning")
+    if not wants_gpu(config):
+        # The CPU's tests would choose the GPU, and the emulated driver's would meet the real one.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def wants_gpu(config: pytest.Config) -> bool:
+    """Whether the tests that run on a CUDA device are asked for, which are then the only ones."""
+    return config.option.markexpr.split()[:1] == ["gpu"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --full no test that is marked so; without a GPU those for one are skipped."""
+    """Without --full no test that is marked so; those for a GPU where they are asked for."""
     if not config.getoption("--full"):
         sweeps = {item for item in items if item.get_closest_marker("full")}
         config.hook.pytest_deselected(items=list(sweeps))
         items[:] = [item for item in items if item not in sweeps]
     if not torch.cuda.is_available():
+        reason = (
+            "there is no CUDA device" if wants_gpu(config) else "needs -m gpu and a CUDA device"
+        )
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 # What our operators allocate comes from malloc, which glibc then fills with 0xFE: -1.7e38.

@@ -30,20 +30,20 @@ def test_build_fills_the_cache_and_prints_json(capsys, monkeypatch):
     printed = capsys.readouterr()
     rows = json.loads(printed.out)
     names = sorted(row["kernel"] for row in rows)
-    assert names == ["rnn_backward"] * 2 + ["rnn_forward"] * 2 + ["step_backward", "step_forward"]
+    assert names == ["rnn_backward"] * 2 + ["rnn_forward"] * 4 + ["step_backward", "step_forward"]
     for row in rows:
         assert row["arch"] == "80"
         assert row["registers"] > 0
         assert row["spill_bytes"] == 0
-        if row["unit"] == "recurrence":
+        if row["unit"] == "single_block":
             assert row["shared_bytes"] > 0
             assert image_cache.is_cached(row["unit"], row["options"], "80", bridge.sources())
     assert "compiling" not in printed.err
     monkeypatch.setattr(nvrtc, "compile_image", None)
     assert cli.main(["build", "--arch", "80"]) == 0
     text = capsys.readouterr().out
-    assert "6 kernels are compiled and kept in" in text
-    assert "recurrence: rnn_forward -DRF_HP=32" in text
+    assert "8 kernels are compiled and kept in" in text
+    assert "single_block: rnn_forward -DRF_HP=32" in text
 
 
 def test_build_without_a_device_asks_for_an_architecture(capsys):

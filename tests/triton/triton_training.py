@@ -43,6 +43,16 @@ def test_loss_and_gradients(shape, relu):
     assert all(grad.numel() == 0 for grad in alone[2:])
 
 
+def test_a_small_loss_beside_large_logits():
+    ids, targets, params, h = make_model((1, 1, 1, 2))
+    for large in (3.3, 40.0, 1000.0):
+        params[4] = torch.tensor([large, large - 6])
+        args = ids, torch.zeros_like(targets)
+        got, same = (losses(b, *args, params, h)["loss"] for b in (triton, reference))
+        wide = losses(reference, *args, [p.double() for p in params], h.double())["loss"]
+        assert_close_to_f64("loss", got, same, wide)
+
+
 def test_loss_in_float16():
     ids, targets, params, h = make_model(MODELS[0], torch.float16)
     got = losses(triton, ids, targets, params, h)

@@ -46,10 +46,39 @@ RF_DEVICE float keep_in_register(float value) {
   return value;
 }
 
+RF_DEVICE long long keep_in_register(long long value) {
+#ifndef RF_EMULATED
+  asm volatile("" : "+l"(value));
+#endif
+  return value;
+}
+
 // The compiler moves no memory access across.
 RF_DEVICE void keep_order() {
 #ifndef RF_EMULATED
   asm volatile("" ::: "memory");
+#endif
+}
+
+// ---- approximations of the special function unit: 2 and 1 units in the last place
+
+RF_DEVICE float approximate_exp2(float x) {
+#ifdef RF_EMULATED
+  return exp2f(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
+RF_DEVICE float approximate_reciprocal(float x) {
+#ifdef RF_EMULATED
+  return 1.f / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 #endif
 }
 

@@ -31,40 +31,14 @@ namespace rnnfast::cuda {
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     rnn_backward(const __grid_constant__ RnnBackwardParams p) {
-  run_sequence<Product>({.T = static_cast<int>(p.T),
-                         .B = static_cast<int>(p.B),
-                         .H = static_cast<int>(p.H),
-                         .rows = static_cast<int>(p.rows),
-                         .in = p.grad_hs,
-                         .saved = p.hs,
-                         .W_hh = p.W_hh,
-                         .first = p.grad_h_last,
-                         .out = p.dz,
-                         .last = p.grad_h0,
-                         .wait_limit = p.wait_limit,
-                         .error = p.error});
+  run_sequence<Product>(sequence_of(p));
 }
 
 #else
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     rnn_forward(const __grid_constant__ RnnForwardParams p) {
-  run_sequence<Product>({.T = static_cast<int>(p.T),
-                         .B = static_cast<int>(p.B),
-                         .H = static_cast<int>(p.H),
-                         .rows = static_cast<int>(p.rows),
-                         .V = p.V,
-                         .ids = p.ids,
-                         .ids_stride_t = p.ids_stride_t,
-                         .ids_stride_b = p.ids_stride_b,
-                         .in = p.x,
-                         .W_hh = p.W_hh,
-                         .bias = p.b_h,
-                         .first = p.h0,
-                         .out = p.hs,
-                         .last = p.h_last,
-                         .wait_limit = p.wait_limit,
-                         .error = p.error});
+  run_sequence<Product>(sequence_of(p));
 }
 
 #endif

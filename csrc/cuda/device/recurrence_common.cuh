@@ -1,10 +1,9 @@
-// What the parts of recurrence.cu share: the variant, the problem, loads, errors, the activation.
+// What the parts of recurrence.cu share: the variant, its loads of weights, the activation.
 #pragma once
 
 #include "number_math.cuh"
-#include "params.h"
-#include "ptx.cuh"
 #include "recurrence_shape.h"
+#include "sequence.cuh"
 
 namespace rnnfast::cuda {
 
@@ -26,48 +25,6 @@ constexpr int kWarpColumns = kShape.warp_columns();
 constexpr int kLaneColumns = kShape.lane_columns();
 constexpr int kStride = kShape.h_stride();
 constexpr int kOutputs = kShape.outputs();
-constexpr unsigned kAllLanes = ~0u;
-
-// Both directions as one problem: out_s = f(in_s, out_{s-1} M), with M = W_hh or W_hh^T.
-struct Sequence {
-  int T, B, H, rows;
-  long long V;
-  const long long* ids;
-  long long ids_stride_t, ids_stride_b;
-  const float* in;     // x, or grad_hs (or null)
-  const float* saved;  // backward: hs
-  const float* W_hh;
-  const float* bias;   // forward: b_h or null
-  const float* first;  // h0, or grad_h_last (or null)
-  float* out;          // hs, or dz
-  float* last;         // h_last (or null), or grad_h0 (or null)
-  long long wait_limit;
-  int* error;
-};
-
-RF_DEVICE void report(int* error, Error code) { atomicCAS(error, int{kErrorNone}, int{code}); }
-
-RF_DEVICE bool is_aligned(const void* p) {
-  return (reinterpret_cast<unsigned long long>(p) & 15) == 0;
-}
-
-// Whether rows of H floats can be read as float4. H need not be a multiple of 4, and a tensor may
-// begin anywhere in its storage.
-RF_DEVICE bool has_float4_rows(const float* p, int H) { return H % 4 == 0 && is_aligned(p); }
-
-// row[first .. first + 3], 0 from H on.
-RF_DEVICE float4 load4(const float* row, int first, int H, bool as_float4) {
-  float4 four = make_float4(0.f, 0.f, 0.f, 0.f);
-  if (as_float4) {
-    if (first < H) four = *reinterpret_cast<const float4*>(row + first);
-  } else {
-    if (first + 0 < H) four.x = row[first];
-    if (first + 1 < H) four.y = row[first + 1];
-    if (first + 2 < H) four.z = row[first + 2];
-    if (first + 3 < H) four.w = row[first + 3];
-  }
-  return four;
-}
 
 // M[k .. k+3][column] for kColumns columns that lie `apart` from each other: one chunk of a thread.
 // W_hh is read along its rows: along k where M is a transpose, else across columns.

@@ -78,7 +78,7 @@ class Inputs {
 #pragma unroll 1
     for (int r = row_; r < rows_; r += kRowsAtOnce, to += kRowsAtOnce * kWarpColumns) {
       if (gathers()) {
-        copy_piece(to, p_.in + checked(id[r]) * p_.H + column_);
+        copy_piece(to, p_.in + checked_id(p_, id[r]) * p_.H + column_);
       } else {
         if (!kBackward || p_.in) {
           copy_piece(to, p_.in + at);
@@ -107,13 +107,6 @@ class Inputs {
       copy_async<8>(ids_ + (s & 1) * R_ + r, next_id_ + r * p_.ids_stride_b);
     }
     next_id_ += p_.ids_stride_t;
-  }
-
-  // The host cannot check ids without waiting for the device.
-  RF_DEVICE long long checked(long long id) const {
-    if (static_cast<unsigned long long>(id) < static_cast<unsigned long long>(p_.V)) return id;
-    report(p_.error, kErrorId);
-    return 0;
   }
 
   const Sequence& p_;

@@ -7,6 +7,7 @@
 #include "cuda/device/decode_shape.h"
 #include "cuda/device/large_batch_shape.h"
 #include "cuda/device/recurrence_shape.h"
+#include "cuda/device/single_block_shape.h"
 
 namespace rnnfast::cuda {
 
@@ -43,6 +44,14 @@ bool needs_of_large_batch(const int* m, Needs* needs) {
   return true;
 }
 
+// `m` has the macros in the order of the shape's members, then whether the pass is backward.
+bool needs_of_single_block(const int* m, Needs* needs) {
+  const SingleBlockShape shape{m[0], m[1], m[2], m[3], m[4] != 0};
+  if (!shape.is_valid()) return false;
+  *needs = {shape.threads(), shape.shared_bytes(), 0};
+  return true;
+}
+
 // `m` has the macros in the order of the shape's members, then whether a block holds the tables.
 bool needs_of_decode(const int* m, int64_t H, int64_t V, Needs* needs) {
   const DecodeShape shape{m[0], m[1], m[2], m[3], m[4]};
@@ -62,6 +71,7 @@ extern "C" __attribute__((visibility("default"))) int rnnfast_cuda_needs(
   if (std::strcmp(unit, "recurrence") == 0) return needs_of_recurrence(macros, needs);
   if (std::strcmp(unit, "cluster") == 0) return needs_of_cluster(macros, needs);
   if (std::strcmp(unit, "large_batch") == 0) return needs_of_large_batch(macros, needs);
+  if (std::strcmp(unit, "single_block") == 0) return needs_of_single_block(macros, needs);
   if (std::strcmp(unit, "decode") == 0) return needs_of_decode(macros, H, V, needs);
   return 0;
 }

@@ -96,7 +96,7 @@ def explain(device: torch.device, dtype: torch.dtype, H: int | None) -> list[str
     bits = torch.finfo(dtype).bits
     least_exact = precision.least_exact()
     setting = torch.get_float32_matmul_precision()
-    lines = [f"{least_exact} products or more exact ones, as torch's precision {setting!r} allows"]
+    lines = [f"products as exact as {least_exact}, as torch's precision {setting!r} asks"]
     for h, B in [(H, B) for B in USUAL_B] if H else [(h, 32) for h in USUAL_H]:
         question = Question("rnn_forward", B, h, USUAL_V, bits, 0, index, least_exact)
         lines.append(f"H={h} B={B}: {choose_recurrence.explain(question)}")

@@ -154,8 +154,9 @@ def fit(
         block=needs.threads,
         shared_bytes=needs.fixed_bytes + groups * needs.group_bytes,
     )
-    options = variant.options(BACKWARD=backward, CELL=question.cell)
-    plan = Plan(variant.unit, question.operation, options, geometry, rows)
+    options = variant.recurrence_options(question.operation, question.cell)
+    by_ids = options[-1 if question.V > 0 else 0]
+    plan = Plan(variant.unit, question.operation, by_ids, geometry, rows)
     step = waves * max(sharing * groups * cycles.issue, cycles.issue + cycles.latency)
     return Choice(variant, plan, resident, waves, step / CYCLES_PER_US, cycles.source)
 

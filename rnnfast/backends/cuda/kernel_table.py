@@ -23,6 +23,7 @@ MACROS = {
     "recurrence": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS", "PRODUCT"),
     "cluster": ("HP", "CLUSTER", "ROWS", "SMEM_CHUNKS"),
     "large_batch": ("HP", "CLUSTER", "ROWS", "PRODUCT"),
+    "single_block": ("HP", "LANES", "ROWS", "SMEM_SLOTS"),
     "decode": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS"),
 }
 PRODUCTS = ("FFMA", "TF32", "2xFP16")  # RF_PRODUCT
@@ -81,7 +82,8 @@ class Variant:
 
     @property
     def cluster(self) -> int:
-        return self["CLUSTER"]
+        """How many blocks have a copy of W_hh together."""
+        return self["CLUSTER"] if "CLUSTER" in MACROS[self.unit] else 1
 
     @property
     def product(self) -> str:
@@ -98,6 +100,14 @@ class Variant:
         """For the compiler: the variant's macros, then those of the call."""
         macros = dict(zip(MACROS[self.unit], self.macros, strict=True)) | others
         return " ".join(f"-DRF_{name}={int(value)}" for name, value in macros.items())
+
+    def recurrence_options(self, operation: str, cell: int) -> list[str]:
+        """The kernels for an operation: for dense inputs, then for ids, where these differ."""
+        macros = {"BACKWARD": operation == "rnn_backward", "CELL": cell}
+        if self.unit != "single_block":
+            return [self.options(**macros)]
+        gathers = (0,) if operation == "rnn_backward" else (0, 1)
+        return [self.options(**macros, GATHERS=each) for each in gathers]
 
     def needs(self, *others: int, H: int = 0, V: int = 0) -> Needs | None:
         """`others`: of the call, as shapes.cpp lists them. None: there is no such shape."""
@@ -164,8 +174,8 @@ def _recurrences(variant: Variant) -> Iterator[Kernels]:
         needs = variant.needs(backward)
         if needs and variant.cycles_of(operation, 0):
             for cell in CELLS:
-                options = variant.options(BACKWARD=backward, CELL=cell)
-                yield Kernels(variant.unit, options, needs.fixed_bytes + needs.group_bytes)
+                for options in variant.recurrence_options(operation, cell):
+                    yield Kernels(variant.unit, options, needs.fixed_bytes + needs.group_bytes)
 
 
 def _decodes(variant: Variant) -> Iterator[Kernels]:
@@ -176,9 +186,7 @@ def _decodes(variant: Variant) -> Iterator[Kernels]:
 
 
 _OF_UNIT = {
-    "recurrence": _recurrences,
-    "cluster": _recurrences,
-    "large_batch": _recurrences,
+    **dict.fromkeys(("recurrence", "cluster", "large_batch", "single_block"), _recurrences),
     "decode": _decodes,
 }
 

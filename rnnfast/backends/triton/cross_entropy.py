@@ -113,7 +113,10 @@ def cross_entropy_kernel(
             total += tl.sum(tl.exp(logits - largest[:, None]), axis=1)
             chosen += tl.sum(tl.where(classes[None, :] == target[:, None], logits, 0.0), axis=1)
     known = (target >= 0) & (target < V)
-    nll = tl.where(known, largest + tl.log(total) - chosen, float("nan"))
+    # The difference first: a small loss needs its digits, which the sum would round away. And in
+    # float64, since the logarithm of float32 is the approximate one: 1e-7 off near 1.
+    log_total = tl.log(total.to(tl.float64)).to(tl.float32)
+    nll = tl.where(known, (largest - chosen) + log_total, float("nan"))
     share = 1.0 / tl.cast(N, tl.float32)
     tl.store(parts + tl.program_id(0), tl.sum(tl.where(rows < N, nll, 0.0), axis=0) * share)
 

@@ -1,4 +1,4 @@
-"""Variants of csrc/cuda/recurrence.cu, launched in the emulator on torch's memory."""
+"""Variants of the recurrence's kernels, launched in the emulator on torch's memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from rnnfast.backends.cuda import kernel_table
 from support.emulator import build
 
 FFMA, TF32 = range(2)  # RF_PRODUCT
@@ -27,8 +28,9 @@ class Variant:
     rows: int  # per group
     smem_chunks: int = 0
     product: int = FFMA
+    unit = "recurrence"
 
-    def options(self, backward: bool, relu: bool) -> str:
+    def options(self, backward: bool, relu: bool, gathers: bool = False) -> str:
         values = {
             "BACKWARD": int(backward),
             "HP": self.hp,
@@ -57,6 +59,39 @@ class Variant:
         if self.smem_chunks:
             name += f"-smem{self.smem_chunks}"
         return name + ("", "-tf32")[self.product]
+
+
+@dataclass(frozen=True)
+class SingleBlock:
+    """The macros of single_block.cu, without direction, inputs and activation."""
+
+    hp: int
+    lanes: int
+    rows: int = 1
+    smem_slots: int = 0
+    unit, cluster, product = "single_block", 1, FFMA
+
+    @property
+    def warps(self) -> int:
+        return self.hp // 32
+
+    @property
+    def _row(self) -> kernel_table.Variant:
+        return kernel_table.Variant(self.unit, (self.hp, self.lanes, self.rows, self.smem_slots))
+
+    def options(self, backward: bool, relu: bool, gathers: bool = False) -> str:
+        return self._row.options(BACKWARD=backward, CELL=relu, GATHERS=gathers)
+
+    def is_valid(self) -> bool:
+        return self._row.needs(False) is not None
+
+    def shared_bytes(self, backward: bool, groups: int) -> int:
+        needs = self._row.needs(backward)
+        assert needs is not None, self
+        return needs.fixed_bytes
+
+    def __str__(self) -> str:
+        return f"H{self.hp}-lanes{self.lanes}-rows{self.rows}-smem{self.smem_slots}"
 
 
 def _fields(spec: str) -> list[tuple[str, type]]:
@@ -88,10 +123,17 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 
 @functools.cache
-def unit(variant: Variant, backward: bool, relu: bool, patch: tuple[str, ...] = ()) -> build.Unit:
+def unit(
+    variant: Variant | SingleBlock,
+    backward: bool,
+    relu: bool,
+    gathers: bool = False,
+    patch: tuple[str, ...] = (),
+) -> build.Unit:
     """The compiled variant; `patch` is (file, text, other text): a bug to be planted."""
     kernel = "rnn_backward" if backward else "rnn_forward"
-    return build.Unit("recurrence", variant.options(backward, relu), kernel, patch=patch)
+    options = variant.options(backward, relu, gathers)
+    return build.Unit(variant.unit, options, kernel, patch=patch)
 
 
 def unwritten(*shape: int) -> Tensor:
@@ -103,8 +145,8 @@ def unwritten(*shape: int) -> Tensor:
 class Launch:
     """A variant and how it is to run."""
 
-    variant: Variant
-    rows: int = 4  # of the batch per cluster
+    variant: Variant | SingleBlock
+    rows: int = 4  # of the batch per cluster; a single block has as many as its variant says
     seed: int = 0
     resident: int = 1
     first: int = 0  # the clusters before this one are not run
@@ -116,15 +158,17 @@ class Launch:
     def _run(self, params: ctypes.Structure, relu: bool) -> None:
         backward = isinstance(params, BackwardParams)
         v = self.variant
-        params.rows, params.wait_limit = self.rows, self.wait_limit
+        rows = v.rows if isinstance(v, SingleBlock) else self.rows
+        gathers = not backward and params.ids is not None
+        params.rows, params.wait_limit = rows, self.wait_limit
         params.error = self.error.data_ptr()
-        unit(v, backward, relu, self.patch).launch(
+        unit(v, backward, relu, gathers and isinstance(v, SingleBlock), self.patch).launch(
             "rnn_backward" if backward else "rnn_forward",
             params,
-            grid=-(-params.B // self.rows) * v.cluster,
+            grid=-(-params.B // rows) * v.cluster,
             cluster=v.cluster,
             block=32 * v.warps,
-            shared_bytes=v.shared_bytes(backward, -(-self.rows // v.rows)),
+            shared_bytes=v.shared_bytes(backward, -(-rows // v.rows)),
             seed=self.seed,
             resident=self.resident,
             first=self.first,

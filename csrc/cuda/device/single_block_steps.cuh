@@ -1,0 +1,163 @@
+// The steps of the recurrence in one block: the same loop for both directions and all inputs.
+//
+// h is kept twice, for even and for odd steps, so that one barrier per step suffices: what a step
+// overwrites was read in the step before, by threads that have passed the barrier since.
+#pragma once
+
+#include "number_math.cuh"
+#include "single_block_inputs.cuh"
+
+namespace rnnfast::cuda {
+
+using Activation = cells::ActivationOf<RF_CELL>::type;
+using Math = BranchFreeMath;
+
+class Steps {
+ public:
+  // h lies at `h`, [2, kRows, kHp].
+  RF_DEVICE Steps(const Sequence& p, const Place& place, float* h, Inputs& inputs,
+                  const Product& product, int lane)
+      : p_(p),
+        place_(place),
+        h_(h),
+        inputs_(inputs),
+        product_(product),
+        first_quad_(lane % kLanes * 4),
+        step_floats_(keep_in_register(static_cast<long long>(p.B) * p.H * (kBackward ? -1 : 1))) {
+    out_ = p.out + static_cast<long long>(place.row0) * p.H + place.column;
+    if (kBackward) out_ -= (p.T - 1) * step_floats_;
+  }
+
+  RF_DEVICE void run() {
+    begin_state();
+    __syncthreads();
+    const int whole = p_.T / kTurn * kTurn;
+    int s = 0;
+#pragma unroll 1
+    while (s < whole) {
+      inputs_.turn(s);
+      const int end = min(s + 32, whole);
+#pragma unroll 1
+      do {
+        run_turn(s);
+        s += kTurn;
+      } while (s < end);
+    }
+    if (s % 32 == 0) inputs_.turn(s);
+    run_rest(s);
+    store(out_);
+    if (p_.last) finish();
+  }
+
+ private:
+  static constexpr int kTurn = kShape.steps_ahead();  // steps in a turn of the loop
+
+  // A turn, and the steps after the last whole one. By templates: NVRTC does not unroll loops over
+  // so much.
+  template <int u = 0>
+  RF_DEVICE void run_turn(int s) {
+    step(u, s + u);
+    if constexpr (u + 1 < kTurn) run_turn<u + 1>(s);
+  }
+  template <int u = 0>
+  RF_DEVICE void run_rest(int s) {
+    if (s + u >= p_.T) return;
+    step(u, s + u);
+    if constexpr (u + 2 < kTurn) run_rest<u + 1>(s);
+  }
+
+  // Where h of the step before the u-th of a turn lies, and where that of the step goes.
+  RF_DEVICE float* h_before(int u) const { return h_ + u % 2 * kRows * kHp; }
+
+  // h_0 in the first buffer, 0 in padding: of the forward pass; the backward one begins with no
+  // state.
+  RF_DEVICE void begin_state() const {
+    for (int i = threadIdx.x; i < 2 * kRows * kHp; i += kThreads) {
+      const int r = i / kHp, k = i % kHp;
+      const bool is_state = !kBackward && r < kRows && k < p_.H;
+      h_[i] = is_state ? p_.first[static_cast<long long>(place_.read_row(p_, r)) * p_.H + k] : 0.f;
+    }
+  }
+
+  // From h_s to h_{s+1}: step s, the u-th of its turn. What the step before has computed is stored
+  // when the loads of this one have begun.
+  RF_DEVICE void step(int u, int s) {
+    const float* from = h_before(u) + first_quad_;
+    float* to = h_before(u + 1) + place_.column;
+#pragma unroll
+    for (int g = 0; g < kRows; g += kAtOnce) {
+      float add[kAtOnce], sums[kAtOnce], saved[kAtOnce];
+      product_.multiply(from + g * kHp, add, sums, [&] {
+        if (g == 0) {
+          if (u > 0 || s > 0) {
+            store(out_);
+            out_ += step_floats_;
+          }
+          inputs_.wait();
+        }
+#pragma unroll
+        for (int r = 0; r < kAtOnce; ++r) add[r] = inputs_.take(u, g + r, s, saved[r]);
+        if (g + kAtOnce == kRows) inputs_.end_step();
+      });
+#pragma unroll
+      for (int r = 0; r < kAtOnce; ++r) {
+        const float value =
+            kBackward ? Activation::through<Math>(sums[r], Activation::slope<Math>(saved[r]))
+                      : Activation::of<Math>(sums[r]);
+        values_[g + r] = value;
+        if (place_.is_real) to[(g + r) * kHp] = value;  // padding stays 0
+      }
+    }
+    if (kShape.warps() == 1) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
+  }
+
+  RF_DEVICE void store(float* to) const {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (place_.is_real && (kRows == 1 || place_.row0 + r < p_.B)) to[r * p_.H] = values_[r];
+    }
+  }
+
+  // h_last; backward, grad_h0, which takes one more product.
+  RF_DEVICE void finish() {
+    if (kBackward) {
+      const float* from = h_before(p_.T) + first_quad_;
+#pragma unroll
+      for (int g = 0; g < kRows; g += kAtOnce) {
+        const float nothing[kAtOnce] = {};
+        float sums[kAtOnce];
+        product_.multiply(from + g * kHp, nothing, sums, [] {});
+#pragma unroll
+        for (int r = 0; r < kAtOnce; ++r) values_[g + r] = sums[r];
+      }
+    }
+    store(p_.last + static_cast<long long>(place_.row0) * p_.H + place_.column);
+  }
+
+  const Sequence& p_;
+  const Place& place_;
+  float* h_;
+  Inputs& inputs_;
+  const Product& product_;
+  int first_quad_;  // of h, that this lane multiplies
+  long long step_floats_;
+  float* out_;           // where the values of the last step go
+  float values_[kRows];  // of the last step
+};
+
+RF_DEVICE void run_block(const Sequence& p) {
+  const int lane = keep_in_register(static_cast<int>(threadIdx.x & 31));
+  const int warp = keep_in_register(static_cast<int>(threadIdx.x >> 5));
+  float* const weights = reinterpret_cast<float*>(dynamic_shared());
+  float* const h = weights + kShape.weights_floats();
+  const Place place(p, warp, lane);
+  Inputs inputs(p, place, h + kShape.h_floats(), lane);
+  const Product product(p, weights, warp, lane);
+  Steps(p, place, h, inputs, product, lane).run();
+}
+
+}  // namespace rnnfast::cuda
