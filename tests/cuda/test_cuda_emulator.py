@@ -13,6 +13,7 @@ from support.emulator import build
 from support.emulator.checks import FP32, TENSOR_CORES, check, plain, run
 from support.emulator.recurrence import BAD_ID, TF32, TIMEOUT, Launch, Variant
 from support.problems import make
+from support.sweep import sweep
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 
@@ -29,12 +30,12 @@ def test_the_reference_here_is_the_reference():
         torch.testing.assert_close(mine[name], value)
 
 
-@pytest.mark.parametrize("variant", FP32, ids=str)
+@pytest.mark.parametrize("variant", sweep(FP32, FP32[0], FP32[5]), ids=str)
 def test_ffma(variant):
     check(Launch(variant, rows=2 * variant.rows), make(4, 3 * variant.rows, variant.hp))
 
 
-@pytest.mark.parametrize("variant", TENSOR_CORES, ids=str)
+@pytest.mark.parametrize("variant", sweep(TENSOR_CORES, TENSOR_CORES[1]), ids=str)
 def test_tensor_cores(variant):
     check(Launch(variant, rows=2 * variant.rows), make(4, 3 * variant.rows, variant.hp - 3))
 
@@ -53,16 +54,19 @@ def test_odd_states_in_one_block(variant, H):
     check(Launch(variant, rows=3, resident=2), make(3, 7, H, V=6))
 
 
-@pytest.mark.parametrize("variant", [FP32[3], FP32[4], TENSOR_CORES[1]], ids=str)
+@pytest.mark.parametrize(
+    "variant", sweep([FP32[3], FP32[4], TENSOR_CORES[1]], FP32[4], TENSOR_CORES[1]), ids=str
+)
 def test_relu(variant):
     check(Launch(variant, rows=variant.rows), make(4, 5, variant.hp - 2, V=5, relu=True))
 
 
-@pytest.mark.parametrize("variant", [FP32[2], TENSOR_CORES[0]], ids=str)
+@pytest.mark.parametrize("variant", sweep([FP32[2], TENSOR_CORES[0]], FP32[2]), ids=str)
 def test_many_steps_near_spectral_radius_1(variant):
     check(Launch(variant, rows=variant.rows), make(200, 3, 60, radius=1.0), seeds=2)
 
 
+@pytest.mark.full
 def test_more_seeds():
     """The orders of all threads and stores are many; some more of them."""
     check(Launch(FP32[4], rows=16), make(6, 16, 128), seeds=8)

@@ -13,7 +13,10 @@ from support.emulator.checks import FP32, TENSOR_CORES, check, run
 from support.emulator.recurrence import Launch, Variant
 from support.problems import Problem, make
 
-pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(bool(build.why_not()), reason=build.why_not()),
+]
 
 
 @pytest.mark.parametrize("variant", [Variant(32, 1, 2, 1), Variant(32, 2, 1, 1)], ids=str)

@@ -11,9 +11,10 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed (Linux only)", allow_module_level=True)
 
 from support import triton_resources
+from support.sweep import sweep
 
 
-@pytest.mark.parametrize("architecture", triton_resources.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", sweep(triton_resources.ARCHITECTURES, 90))
 def test_no_kernel_spills_or_takes_more_than_before(architecture):
     assert triton_resources.complaints(triton_resources.main_launches(), architecture) == []
 
