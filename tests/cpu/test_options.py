@@ -9,18 +9,18 @@ from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
 from rnnfast.cells import CELLS
 from support.compare import assert_close_to_f64
-from support.recurrences import Problem, make, run
+from support.recurrences import Case, make, run
 
 
-def check(problem: Problem) -> None:
+def check(case: Case) -> None:
     """Every result is as near to float64 as the reference's.
 
     In float64 the reference is the truth itself: 64 units in the last place are allowed there.
     """
-    got, same = run(native, problem), run(reference, problem)
-    truth = run(reference, problem.to(torch.float64))
+    got, same = run(native, case), run(reference, case)
+    truth = run(reference, case.to(torch.float64))
     for name, value in truth.items():
-        if problem.call.x.dtype == torch.float64:
+        if case.call.x.dtype == torch.float64:
             allowed = 64 * torch.finfo(torch.float64).eps * largest(value)
             torch.testing.assert_close(got[name], value, rtol=0, atol=allowed)
         else:
@@ -41,7 +41,11 @@ LENGTHS = {
     "one": [5],
 }
 TABLES = pytest.mark.parametrize("V", [None, 5, 1000], ids=["dense", "table", "large table"])
-THREADS = pytest.mark.parametrize("threads", [1, 2, 3])
+# Two threads meet every barrier; other numbers are for --full.
+_FULL = {"marks": pytest.mark.full}
+THREADS = pytest.mark.parametrize(
+    "threads", [pytest.param(1, **_FULL), 2, pytest.param(3, **_FULL), pytest.param(4, **_FULL)]
+)
 LENGTHS_OF_ALL = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 
@@ -92,7 +96,7 @@ def test_a_sequence_is_as_if_it_were_alone() -> None:
         torch.testing.assert_close(h_last[n : n + 1], last)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@THREADS
 @pytest.mark.parametrize("cell", ["relu", "leaky_relu"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_both_directions(shape: tuple[int, ...], cell: str, threads: int) -> None:
@@ -129,20 +133,20 @@ def test_resets_of_lengths(lengths: list[int], both: bool, to_h0: bool, cell: st
 
 
 def test_a_reset_everywhere_is_no_recurrence() -> None:
-    problem = make(5, 3, 20)
-    call = problem.call._replace(resets=torch.ones(5, 3, dtype=torch.bool))
+    case = make(5, 3, 20)
+    call = case.call._replace(resets=torch.ones(5, 3, dtype=torch.bool))
     hs, _, _ = native.rnn_forward(call, True)
     torch.testing.assert_close(hs, torch.tanh(call.x + call.b_h))
-    made = run(native, Problem(call, problem.grad_hs, problem.grad_h_last))
+    made = run(native, Case(call, case.grad_hs, case.grad_h_last))
     assert not made["h0"].any()
     assert not made["W_hh"].any()
 
 
 def test_a_leak_of_one_is_the_plain_cell() -> None:
-    problem = make(9, 5, 33)
-    leaky = problem.call._replace(cell="leaky_tanh", leak=torch.ones(33))
-    got = run(native, Problem(leaky, *problem[1:]))
-    for name, value in run(native, problem).items():
+    case = make(9, 5, 33)
+    leaky = case.call._replace(cell="leaky_tanh", leak=torch.ones(33))
+    got = run(native, Case(leaky, *case[1:]))
+    for name, value in run(native, case).items():
         torch.testing.assert_close(got[name], value)
 
 
@@ -154,13 +158,13 @@ def test_missing_gradients(missing: str, lengths: list[int] | None) -> None:
 
 
 def test_the_same_bits_on_every_run() -> None:
-    for problem in (
+    for case in (
         make(20, 1, 300, transposed=True),
         make(20, 37, 64, cell="leaky_relu", lengths=LENGTHS["many"], resets=True),
     ):
-        first = run(native, problem)
+        first = run(native, case)
         for _ in range(5):
-            for name, value in run(native, problem).items():
+            for name, value in run(native, case).items():
                 assert torch.equal(value, first[name]), name
 
 

@@ -10,20 +10,20 @@ from torch import Tensor
 from rnnfast.backends import Adjoint, Backend, Needs, Recurrence
 
 
-class Problem(NamedTuple):
+class Case(NamedTuple):
     """One call, and the gradients of its results."""
 
     call: Recurrence
     grad_hs: Tensor | None  # as hs
     grad_h_last: Tensor | None  # as h0
 
-    def to(self, dtype: torch.dtype) -> Problem:
+    def to(self, dtype: torch.dtype) -> Case:
         def cast(value: Any) -> Any:
             is_real = isinstance(value, Tensor) and value.is_floating_point()
             return value.to(dtype) if is_real else value
 
         call, *grads = self
-        return Problem(Recurrence(*map(cast, call)), *map(cast, grads))
+        return Case(Recurrence(*map(cast, call)), *map(cast, grads))
 
 
 def make(
@@ -38,7 +38,7 @@ def make(
     lengths: list[int] | None = None,  # of the sequences, the longest first
     resets: bool = False,
     **options: Any,
-) -> Problem:
+) -> Case:
     """W_hh has a spectral radius near 1; a third of the states are reset."""
     g = torch.Generator().manual_seed(T * 1000003 + B * 10007 + H * 101 + (V or 0))
 
@@ -63,14 +63,14 @@ def make(
         h0=0.5 * normal(*directions, B, H),
         **options,
     )
-    return Problem(call, normal(*rows, width), normal(*directions, B, H)).to(dtype)
+    return Case(call, normal(*rows, width), normal(*directions, B, H)).to(dtype)
 
 
-def run(backend: Backend, problem: Problem) -> dict[str, Tensor]:
+def run(backend: Backend, case: Case) -> dict[str, Tensor]:
     """All results by their names, those of the backward pass as in `Gradients`."""
-    r = problem.call
+    r = case.call
     hs, h_last, saved = backend.rnn_forward(r, True)
     V = 0 if r.ids is None else r.x.shape[0]
-    made = backend.rnn_backward(Adjoint(r, V, hs, saved, *problem[1:], Needs()))
+    made = backend.rnn_backward(Adjoint(r, V, hs, saved, *case[1:], Needs()))
     results = {"hs": hs, "h_last": h_last, **made._asdict()}
     return {name: value for name, value in results.items() if value is not None}
