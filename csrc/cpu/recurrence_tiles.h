@@ -20,7 +20,7 @@ template <class Real>
 struct ForwardTile {
   const Layer<Real>& layer;
   const Region<Real>& region;
-  int64_t t;
+  int64_t t;   // in the order in which steps are taken, see steps.h
   int64_t at;  // where the region's first row of this step begins in arrays [T, B, H]
   int64_t row;
   const Panel& panel;
@@ -115,7 +115,7 @@ template <class Real>
 struct BackwardTile {
   const Layer<Real>& layer;
   const Region<Real>& region;
-  int64_t t;
+  int64_t t;   // in the order in which steps are taken, see steps.h
   int64_t at;  // where the region's first row of this step begins in arrays [T, B, H]
   int64_t row;
   const Panel& panel;

@@ -101,13 +101,14 @@ class Recurrence {
   // longer where their cores are close and 22 % where they are far, its backward call 2 and 6 %).
   bool is_cut() const { return is_single_row() && !split_.by_rows; }
 
-  // The batch rows of a region: as many steps as in any other.
+  // The batch rows of a region. All regions have about as many steps to take.
   Share batch_rows_of(int64_t region) const {
     if (!layer_.steps.are_ragged()) return share_of(layer_.B, region, num_regions_);
     return {layer_.steps.rows_of_length(region, num_regions_),
             layer_.steps.rows_of_length(region + 1, num_regions_)};
   }
 
+  // Fills state_rows: where each step's states lie in the copies.
   void count_states(const Region<Real>& region) const {
     region.state_rows[0] = 0;
     for (int64_t s = 0; s <= layer_.T; ++s) {
@@ -149,7 +150,7 @@ class Recurrence {
     }
   }
 
-  // ... in one step.
+  // The same for all rows that have step t.
   template <class F>
   void each_tile(int64_t worker, int64_t t, const F& f) const {
     each_tile(worker, 0, region_of(worker).rows(layer_, t), f);
@@ -173,15 +174,16 @@ class Recurrence {
     }
   }
 
-  // A single row's product with W_hh, of its h or dz of step t. Without a transpose each worker
-  // multiplies its own columns of the row, as soon as it has them ...
+  // A single row's product without a transpose, from its h or dz of step t: each worker multiplies
+  // its own columns of the row, as soon as it has them.
   void multiply_columns(const Layer<Real>& layer, const Real* W_hh, int64_t worker, const Real* row,
                         int64_t t) const {
     if (!is_single_row() || layer.transposed) return;
     add_rows_times(row, W_hh, sums_, rows_of_W(worker), t % 2 != 0, layer.product(t, worker));
   }
 
-  // ... with a transpose the whole row, from which it makes its own columns of the product.
+  // A single row's product with a transpose: each worker makes its own columns of it, from the
+  // whole row.
   void multiply_row(const Layer<Real>& layer, const Real* W_hh, int64_t worker,
                     const Real* row) const {
     const Region<Real>& region = region_of(worker);
@@ -245,7 +247,7 @@ class Recurrence {
     }
   }
 
-  // What a cell knows of each unit, in the columns that the worker looks after.
+  // The leak of a cell that has one; the worker copies the columns that it looks after.
   void take_leak(const Real* leak) {
     memory_.take(layer_.leak, leak != nullptr ? layer_.width : 0);
   }

@@ -5,7 +5,6 @@
 #include "ops/recurrence_arguments.h"
 #include "ops/schemas.h"
 #include "torch/arguments.h"
-#include "torch/aten.h"
 #include "torch/checks.h"
 #include "training_arguments.h"
 
@@ -84,11 +83,11 @@ struct Minibatch {
   Sizes n;
   Classes ids, targets;
 
-  Minibatch(const Tensor& ids, const Tensor& targets, const Training& training, Axes axes)
-      : n(sizes_of(ids, *training.w[0], axes)) {
+  Minibatch(const Tensor& ids, const Tensor& targets, const Training& training)
+      : n(sizes_of(ids, *training.w[0], Axes::kBatchFirst)) {
     require(training.h, "h", n.dtype, "[B, H]", {n.B, n.H});
-    this->ids = Classes(ids, "ids", n.T, n.B, n.V, axes);
-    this->targets = Classes(targets, "targets", n.T, n.B, n.V, axes);
+    this->ids = Classes(ids, "ids", n.T, n.B, n.V, Axes::kBatchFirst);
+    this->targets = Classes(targets, "targets", n.T, n.B, n.V, Axes::kBatchFirst);
   }
 };
 
@@ -177,23 +176,14 @@ std::tuple<Tensor, Tensor> rnn_cross_entropy_grads(Tensor ids, Tensor targets,
   return {std::move(loss), std::move(h_last)};
 }
 
-namespace {
-
-std::vector<Tensor> one(Tensor tensor) {
-  std::vector<Tensor> tensors;
-  tensors.push_back(std::move(tensor));
-  return tensors;
-}
-
-Tensor take_steps(const std::vector<Tensor>& ids, const std::vector<Tensor>& targets, Axes axes,
-                  const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
-                  const Tensor& h, double lr, double max_norm, int64_t cell, bool keep_grads) {
+Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
+                   std::vector<Tensor> grads, Tensor h, double lr, double max_norm, int64_t cell,
+                   bool keep_grads) {
   require_pairs(ids, targets);
   // Whatever is refused is refused before the first step.
   const Training training(params, grads, h, lr, max_norm, cell);
   std::vector<Minibatch> minibatches;
-  for (size_t i = 0; i < ids.size(); ++i)
-    minibatches.emplace_back(ids[i], targets[i], training, axes);
+  for (size_t i = 0; i < ids.size(); ++i) minibatches.emplace_back(ids[i], targets[i], training);
   training.require_fit(minibatches[0].n);
 
   Tensor losses = empty({static_cast<int64_t>(ids.size())}, params[0].dtype());
@@ -203,22 +193,6 @@ Tensor take_steps(const std::vector<Tensor>& ids, const std::vector<Tensor>& tar
       *loss++ = take_step<Real>(training, each, keep_grads && &each == &minibatches.back());
   });
   return losses;
-}
-
-}  // namespace
-
-Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
-                  Tensor h, double lr, double max_norm, int64_t cell, bool keep_grads) {
-  const Tensor losses = take_steps(one(std::move(ids)), one(std::move(targets)), Axes::kStepsFirst,
-                                   params, grads, h, lr, max_norm, cell, keep_grads);
-  return view(losses, {}, {});
-}
-
-Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
-                   std::vector<Tensor> grads, Tensor h, double lr, double max_norm, int64_t cell,
-                   bool keep_grads) {
-  return take_steps(ids, targets, Axes::kBatchFirst, params, grads, h, lr, max_norm, cell,
-                    keep_grads);
 }
 
 }  // namespace rnnfast

@@ -196,7 +196,6 @@ void implement(Library library) {
       .impl<rnn_backward>("rnn_backward")
       .impl<plain_rnn_backward<rnn_backward>>("rnn_backward.plain")
       .impl<rnn_cross_entropy>("rnn_cross_entropy")
-      .impl<train_step>("train_step_")
       .impl<train_steps>("train_steps_")
       .impl<clip_grads>("clip_grads_")
       .impl<decode>("decode");

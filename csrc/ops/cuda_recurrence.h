@@ -52,8 +52,6 @@ void weight_gradient(const Call&, const Backward&, const Tensor& grad_W_hh);
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_cross_entropy(
     Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q,
     Tensor h0, int64_t cell, bool need_grads, bool need_h0);
-Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
-                  Tensor h, double lr, double max_norm, int64_t cell, bool keep_grads);
 Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
                    std::vector<Tensor> grads, Tensor h, double lr, double max_norm, int64_t cell,
                    bool keep_grads);

@@ -186,15 +186,6 @@ void take_step(const Call& call, Tensor ids, const Tensor& targets, const Params
 }  // namespace
 
 // keep_grads is of no use here: the clip takes the gradients from memory anyway.
-Tensor train_step(Tensor ids, Tensor targets, std::vector<Tensor> params, std::vector<Tensor> grads,
-                  Tensor h, double lr, double max_norm, int64_t cell, bool /* keep_grads */) {
-  const Call call(h, "h");
-  Tensor loss = call.empty({}, h.dtype());
-  take_step(call, std::move(ids), targets, five_of(params, "params"), five_of(grads, "grads"), h,
-            lr, max_norm, cell_of(cell), loss);
-  return loss;
-}
-
 Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
                    std::vector<Tensor> grads, Tensor h, double lr, double max_norm, int64_t cell,
                    bool /* keep_grads */) {

@@ -191,9 +191,6 @@ Library define_operators(const char* name_space) {
           "rnn_cross_entropy_grads_(Tensor ids, Tensor targets, Tensor[] params, "
           "Tensor(a!)[] grads, Tensor h0, int cell) -> (Tensor loss, Tensor h_last)")
       .def(
-          "train_step_(Tensor ids, Tensor targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
-          "Tensor(c!) h, float lr, float max_norm, int cell, bool keep_grads) -> Tensor")
-      .def(
           "train_steps_(Tensor[] ids, Tensor[] targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
           "Tensor(c!) h, float lr, float max_norm, int cell, bool keep_grads) -> Tensor")
       .def(
@@ -227,7 +224,6 @@ struct Registration {
         .impl<decode<true>>("decode_bf16")
         .impl<rnn_cross_entropy>("rnn_cross_entropy")
         .impl<rnn_cross_entropy_grads>("rnn_cross_entropy_grads_")
-        .impl<train_step>("train_step_")
         .impl<train_steps>("train_steps_");
     Library::implement("rnnfast", "CompositeExplicitAutograd").impl<build_info>("_build_info");
   }

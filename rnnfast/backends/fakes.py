@@ -75,12 +75,6 @@ def register() -> None:
     def _(ids, targets, params, grads, h0, relu):  # type: ignore[no-untyped-def]
         return h0.new_empty(()), h0.new_empty(h0.shape)
 
-    @fake("rnnfast::train_step_")
-    def _(  # type: ignore[no-untyped-def]
-        ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
-    ):
-        return h.new_empty(())
-
     @fake("rnnfast::train_steps_")
     def _(  # type: ignore[no-untyped-def]
         ids, targets, params, grads, h, lr, max_norm, relu, keep_grads

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rnnfast.backends import TrainSteps, library
+from rnnfast.backends import library
 from rnnfast.backends.compiled import Compiled
 from rnnfast.backends.cuda import precision
-from rnnfast.cells import CELLS
 
 if TYPE_CHECKING:
     from rnnfast.backends.cuda.bridge import Plan, Question
@@ -124,15 +123,6 @@ class Cuda(Compiled):
     def ops(self, tensor: Tensor) -> Any:
         _allow_products()
         return torch.ops.rnnfast if tensor.is_cuda else torch.ops.rnnfast_emulated
-
-    def train_steps_(self, s: TrainSteps) -> Tensor:
-        """`Reference.train_steps_`, without a synchronisation."""
-        cell, ids, targets, *rest, keep_grads = s
-        op, code = self.ops(s.h).train_step_.default, CELLS[cell].code
-        batches = zip(ids, targets, strict=True)
-        losses = [op(X.T, Y.T, *rest, code, keep_grads) for X, Y in batches]
-        torch.autograd.graph.increment_version((*s.params, *s.grads, s.h))
-        return torch.stack(losses)
 
 
 cuda = Cuda()
