@@ -35,7 +35,7 @@ void expect(const naive::Sizes& n, const std::string& name, const Buffer<Real>& 
   for (const double value : want) scale = std::max(scale, std::abs(value));
   for (size_t i = 0; i < want.size(); ++i) {
     const double difference = std::abs(static_cast<double>(got[i]) - want[i]);
-    if (!(difference <= error)) error = difference;  // NaN is the largest
+    if (!std::isnan(error) && !(difference <= error)) error = difference;  // NaN is the largest
   }
   if (!(error <= scale * allowed)) fail<Real>(n, name, error);
 }
