@@ -59,7 +59,7 @@ def make(
     return Problem(
         x=0.3 * (normal(T, B, H) if V is None else normal(V, H)),
         # strides as a loader has them
-        ids=None if V is None else torch.randint(0, V, (B, T), generator=g).T,
+        ids=None if V is None else torch.randint(0, V, (T, B), generator=g).T.contiguous().T,
         W_hh=W_hh,
         b_h=0.1 * normal(H),
         h0=0.5 * normal(B, H),
