@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnfast import dispatch, sharded
+from rnnfast import dispatch
 from rnnfast.backends import Backend, arguments
 from rnnfast.backends.reference import reference
+from rnnfast.training import sharded
 
 
 def clip_grads_(grads: list[Tensor], max_norm: float, *, d2l: bool) -> Tensor:
