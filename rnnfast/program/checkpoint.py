@@ -1,6 +1,6 @@
 """Checkpoints of a training run: one safetensors file, written atomically, checked on reading.
 
-A file holds the five parameters, torch's random state as a tensor and, as JSON in the safetensors
+A file holds the parameters, torch's random state as a tensor and, as JSON in the safetensors
 metadata, everything else that a run needs to continue bit by bit. A SHA-256 of both stands before
 the JSON, because safetensors itself does not notice a flipped byte in a tensor. It is one entry
 and not two, because safetensors writes its entries in any order: equal runs leave equal files.
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from rnnfast.backends.files import replacing
+from rnnfast.program import network
 from rnnfast.program.settings import Settings
 
 FILE_NAME = "checkpoint.safetensors"  # in the directory of a run
 FORMAT = 1
-PARAM_NAMES = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")  # the order of get_params
 _TORCH_STATE = "torch_random_state"
 
 
@@ -39,7 +39,7 @@ class CheckpointError(Exception):
 class Checkpoint:
     """A training run between two epochs. Raises ValueError where its parts do not fit together.
 
-    params: W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V], all float32 or all float64.
+    params: as `network.shapes` names them, all float32 or all float64.
     corpus, sha1: the name by which `load_corpus` finds the text, and the hash of what it found.
     vocab: the V tokens by index. perplexities: one for each finished epoch.
     python_state: `random.getstate()`. torch_state: `torch.get_rng_state()`.
@@ -69,18 +69,18 @@ class Checkpoint:
 
     def _check_params(self) -> None:
         V, H = len(self.vocab), self.settings.num_hiddens
-        shapes = ((V, H), (H, H), (H,), (H, V), (V,))
-        dtype = self.params[0].dtype
+        shapes = network.shapes(self.settings, V)
+        first, dtype = next(iter(shapes)), self.params[0].dtype
         if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"W_xh is {dtype}, must be float32 or float64")
-        for name, shape, param in zip(PARAM_NAMES, shapes, self.params, strict=True):
+            raise ValueError(f"{first} is {dtype}, must be float32 or float64")
+        for (name, shape), param in zip(shapes.items(), self.params, strict=True):
             if tuple(param.shape) != shape:
                 raise ValueError(
                     f"{name} has shape {tuple(param.shape)}, must be {shape} for a vocabulary "
                     f"of {V} tokens and {H} hidden units"
                 )
             if param.dtype != dtype:
-                raise ValueError(f"{name} is {param.dtype}, must be {dtype} like W_xh")
+                raise ValueError(f"{name} is {param.dtype}, must be {dtype} like {first}")
             if not bool(param.isfinite().all()):
                 raise ValueError(f"{name} contains NaN or infinite values")
 
@@ -95,10 +95,6 @@ class Checkpoint:
     def epoch(self) -> int:
         """The number of finished epochs."""
         return len(self.perplexities)
-
-    def get_params(self, vocab_size: int, num_hiddens: int, device: Any) -> list[Tensor]:
-        """Copies of the parameters, for a model in the place of `models.get_params`."""
-        return [param.to(device, copy=True).requires_grad_() for param in self.params]
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -145,7 +141,8 @@ def load(path: Path) -> Checkpoint:
 
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    named = dict(zip(PARAM_NAMES, checkpoint.params, strict=True))
+    names = network.shapes(checkpoint.settings, len(checkpoint.vocab))
+    named = dict(zip(names, checkpoint.params, strict=True))
     named[_TORCH_STATE] = checkpoint.torch_state
     return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
 
@@ -156,14 +153,15 @@ def _checkpoint(described: dict[str, Any], tensors: dict[str, Tensor]) -> Checkp
             f"its format is {described['format']!r}, this version of rnnfast reads {FORMAT}"
         )
     version, internal, gauss_next = described["python_state"]
+    settings, vocab = Settings(**described["settings"]), tuple(described["vocab"])
     return Checkpoint(
-        settings=Settings(**described["settings"]),
+        settings=settings,
         corpus=described["corpus"],
         sha1=described["sha1"],
-        vocab=tuple(described["vocab"]),
+        vocab=vocab,
         # Own copies: the loaded ones lie in one buffer, at offsets that an aligned kernel could
         # answer with another order of summation, thus with other bits.
-        params=tuple(tensors[name].clone() for name in PARAM_NAMES),
+        params=tuple(tensors[name].clone() for name in network.shapes(settings, len(vocab))),
         perplexities=tuple(described["perplexities"]),
         python_state=(version, tuple(internal), gauss_next),
         torch_state=tensors[_TORCH_STATE].clone(),

@@ -84,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Refused(argparse.Action):
+    """An option that is asked for and cannot be had; its help says why."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.error(f"{self.option_strings[0]} is {self.help}")
+
+
 def _add_train_options(parser: argparse.ArgumentParser) -> None:
     def setting(flag: str, summary: str, **kwargs: Any) -> None:
         # None means "not given": --resume then takes the value from the checkpoint.
@@ -100,6 +107,13 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     setting("--batch-size", "sequences per batch", dest="batch_size", type=positive, metavar="N")
     setting("--num-steps", "characters per sequence", dest="num_steps", type=positive, metavar="N")
     setting("--hiddens", "hidden units", dest="num_hiddens", type=positive, metavar="N")
+    setting("--layers", "recurrent layers", dest="layers", type=positive, metavar="N")
+    parser.add_argument(
+        "--bidirectional",
+        action=_Refused,
+        nargs=0,
+        help="refused: a network that reads the text backwards as well cannot generate",
+    )
     setting("--lr", "learning rate", dest="lr", type=_positive_float, metavar="X")
     setting(
         "--clip", "largest gradient norm; 0 or none: no limit", dest="clip", type=_clip, metavar="X"

@@ -9,8 +9,7 @@ import torch
 from rnnfast.book.console import show
 from rnnfast.book.data import Vocab
 from rnnfast.book.generation import generate
-from rnnfast.book.models import RNNModelScratch, init_rnn_state, rnn
-from rnnfast.program import checkpoint
+from rnnfast.program import checkpoint, network
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,14 +23,7 @@ def run(options: argparse.Namespace) -> int:
             f"{''.join(unknown)!r}; it knows {known!r}"
         )
     device = torch.device("cpu")
-    net = RNNModelScratch(
-        len(trained.vocab),
-        trained.settings.num_hiddens,
-        device,
-        trained.get_params,
-        init_rnn_state,
-        rnn,
-    )
+    net = network.build(trained.settings, len(trained.vocab), device, trained.params)
     vocab = Vocab(reserved_tokens=list(trained.vocab[1:]))
     generator = torch.Generator()
     if options.seed is None:

@@ -17,6 +17,7 @@ class Settings:
     batch_size: int = 32
     num_steps: int = 35
     num_hiddens: int = 512
+    layers: int = 1
     lr: float = 1.0
     clip: float = 1.0
     epochs: int = 500
@@ -25,7 +26,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_steps", "num_hiddens", "epochs"):
+        for name in ("batch_size", "num_steps", "num_hiddens", "layers", "epochs"):
             _check_int(name, getattr(self, name), minimum=1)
         for name in ("max_tokens", "seed"):
             _check_int(name, getattr(self, name), minimum=0)

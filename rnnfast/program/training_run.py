@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rnnfast.book.data import Corpus, SeqDataLoader, corpus_loader
-from rnnfast.book.models import RNNModelScratch, get_params, init_rnn_state, rnn
 from rnnfast.book.training import train_epoch_ch8
-from rnnfast.program import checkpoint
+from rnnfast.program import checkpoint, network
 from rnnfast.program.checkpoint import Checkpoint
 from rnnfast.program.settings import Settings
 
@@ -45,20 +44,19 @@ class Run:
         self._loader = corpus_loader(
             corpus, settings.batch_size, settings.num_steps, settings.random_iter
         )
+        V = len(corpus.vocab)
         if previous is None:
             random.seed(settings.seed)
             torch.manual_seed(settings.seed)
-            make_params, self.perplexities = get_params, list[float]()
+            self.net, self.perplexities = network.build(settings, V, device), list[float]()
         else:
+            self.net = network.build(settings, V, device, previous.params)
+            self.perplexities = list(previous.perplexities)
             random.setstate(previous.python_state)
             torch.set_rng_state(previous.torch_state)
-            make_params, self.perplexities = previous.get_params, list(previous.perplexities)
-        self.net = RNNModelScratch(
-            len(corpus.vocab), settings.num_hiddens, device, make_params, init_rnn_state, rnn
-        )
         self.stored_epoch = None if previous is None else previous.epoch
         self.speeds: list[float] = []
-        self._updater = torch.optim.SGD(self.net.params, settings.lr)
+        self._updater = torch.optim.SGD(network.parameters(self.net), settings.lr)
 
     @property
     def epoch(self) -> int:
@@ -106,7 +104,8 @@ class Run:
             )
         except OverflowError:  # exp of a mean loss above 709
             perplexity, speed = math.inf, 0.0
-        if not math.isfinite(perplexity) or not all(p.isfinite().all() for p in self.net.params):
+        params = network.parameters(self.net)
+        if not math.isfinite(perplexity) or not all(p.isfinite().all() for p in params):
             raise RuntimeError(
                 f"training diverged in epoch {self.epoch + 1} (perplexity {perplexity}): the "
                 f"checkpoint holds epoch {self.epoch}; train again with a smaller --lr than "
@@ -121,7 +120,7 @@ class Run:
             corpus=self.corpus.name,
             sha1=self.corpus.sha1,
             vocab=tuple(self.corpus.vocab.idx_to_token),
-            params=tuple(param.detach().to("cpu", copy=True) for param in self.net.params),
+            params=tuple(p.detach().to("cpu", copy=True) for p in network.parameters(self.net)),
             perplexities=tuple(self.perplexities),
             python_state=random.getstate(),
             torch_state=torch.get_rng_state(),

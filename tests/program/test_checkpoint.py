@@ -14,15 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rnnfast.program import checkpoint
-from rnnfast.program.checkpoint import (
-    PARAM_NAMES,
-    Checkpoint,
-    CheckpointError,
-    load,
-    save,
-)
+from rnnfast.program import checkpoint, network
+from rnnfast.program.checkpoint import Checkpoint, CheckpointError, load, save
 from rnnfast.program.settings import Settings
+
+PARAM_NAMES = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")  # of one layer
 
 in_one_directory = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150
@@ -109,9 +105,9 @@ def test_round_trip_of_special_bits_and_strides(tmp_path: Path) -> None:
     assert_same(load(tmp_path / "c"), saved)
 
 
-def test_get_params_gives_own_leaves() -> None:
+def test_a_network_has_its_own_leaves() -> None:
     saved = example()
-    params = saved.get_params(3, 4, torch.device("cpu"))
+    params = network.parameters(network.build(saved.settings, 3, torch.device("cpu"), saved.params))
     assert all(p.requires_grad and p.is_leaf for p in params)
     before = saved.params[0].clone()
     with torch.no_grad():

@@ -40,7 +40,7 @@ def generated(
 def test_generate_greedy(generated: Any, trained: Path) -> None:
     saved = checkpoint.load(trained)
     net = rnnfast.RNNModelScratch(
-        len(saved.vocab), 8, "cpu", saved.get_params, rnnfast.init_rnn_state, rnnfast.rnn
+        len(saved.vocab), 8, "cpu", lambda *_: saved.params, rnnfast.init_rnn_state, rnnfast.rnn
     )
     vocab = data.Vocab(reserved_tokens=list(saved.vocab[1:]))
     with rnnfast.use_backend("reference"):
