@@ -75,8 +75,8 @@ struct Copy {
   RightMatrix<Real> on_the_right() const { return RightMatrix<Real>::in_panels(values, rows); }
 };
 
-// Where a tile lies in a copy, from a row on: vector j of row i at vectors[j] + i * stride. Looked
-// up together: after each store the compiler would look them up anew.
+// Where a tile lies, in a copy or a matrix, from a row on: vector j of row i at vectors[j] + i *
+// stride. Looked up together: after each store the compiler would look them up anew.
 template <class Real, int Vectors>
 struct Places {
   std::array<Real*, Vectors> vectors;
@@ -87,6 +87,10 @@ struct Places {
     RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) {
       vectors[j] = copy.column(panel, j * kLanes<Real>) + row * stride;
     }
+  }
+  // Rows that lie as in a matrix.
+  RNNFAST_INLINE Places(Real* first, int64_t stride) : stride(stride) {
+    RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) vectors[j] = first + j * kLanes<Real>;
   }
 };
 
