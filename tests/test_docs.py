@@ -95,6 +95,8 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
     folder = tmp_path_factory.mktemp("fresh")
     built = (".git", ".venv", ".*_cache", "build", "dist", "*.so", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, folder / "rnnfast", ignore=shutil.ignore_patterns(*built))
+    # ruff heeds .gitignore in a repository alone
+    subprocess.run(["git", "init", "--quiet", folder / "rnnfast"], check=True)
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     pip = [folder / "venv" / "bin" / "pip", "install", "--quiet"]
     subprocess.run([*pip, "setuptools>=77", "ninja"], check=True)  # what the page takes for granted
