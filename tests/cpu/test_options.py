@@ -8,8 +8,11 @@ from rnnfast.backends import library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
 from rnnfast.cells import CELLS
+from support import instruction_sets
 from support.compare import assert_close_to_f64
 from support.recurrences import Case, make, run
+
+assert library.load_error() == ""
 
 
 def check(case: Case) -> None:
@@ -213,3 +216,10 @@ def test_cells_have_the_same_codes_everywhere() -> None:
     camel = {name: "k" + name.title().replace("_", "") for name in CELLS}
     codes = ", ".join(f"{camel[cell.name]} = {cell.code}" for cell in CELLS.values())
     assert f"{{ {codes} }}" in header.read_text()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("instruction_set", instruction_sets.lower())
+def test_on_every_instruction_set(instruction_set: str) -> None:
+    which = "(test_cells and not same) or (test_lengths and many) or resets_of"
+    instruction_sets.run_again([__file__], which, instruction_set)
