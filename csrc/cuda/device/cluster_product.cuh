@@ -20,7 +20,7 @@ constexpr int kColumns = kShape.columns(), kThreads = kShape.threads();
 constexpr int kWarpColumns = ClusterShape::kWarpColumns;
 
 using Activation = cells::ActivationOf<RF_CELL>::type;
-using Math = NumberMath<float>;
+using Math = BranchFreeMath;
 
 // The output that a lane ends up with: a column of the warp's 8 and a row. Lanes 8 or 16 apart have
 // copies of it; the first of them is its owner.

@@ -14,9 +14,10 @@
 // Launch: grid ceil(B / rows) * RF_CLUSTER, block 512, dynamic shared memory of
 // LargeBatchShape::shared_bytes().
 //
-// Predicted for an H100, in cycles a step: the products take 14.5 for each 16 k and half where a
-// tile has up to 24 rows, 20 where it has 40; 0.85 go to each 16 bytes sent to each block, of which
-// a half hides behind products; 500 to the barriers, the partial sums and tanh.
+// Predicted for an H100, in cycles a step, from what a prototype took there (this kernel has not
+// run): the products take 14.5 for each 16 k and half where a tile has up to 24 rows, 20 where it
+// has 40; 0.85 go to each 16 bytes sent to each block, of which a half hides behind products; 500
+// to the barriers, the partial sums and tanh.
 #include "large_batch_inputs.cuh"
 #include "large_batch_product.cuh"
 

@@ -20,7 +20,7 @@ constexpr int kSources = kShape.sources();
 constexpr int kStepsOfSource = kColumns / 16;  // the tensor cores' own k
 
 using Activation = cells::ActivationOf<RF_CELL>::type;
-using Math = NumberMath<float>;
+using Math = BranchFreeMath;
 constexpr bool kBounded = !kBackward && RF_CELL == cells::kTanh;  // what is sent is at most 1
 
 // M[k][column]. H^2 is far below 2^31.
