@@ -98,7 +98,7 @@ def question(p: Problem) -> Question:
 
 @pytest.mark.full
 def test_a_large_batch():
-    p = make(2, 64, 250, 5)
+    p = make(2, 32, 300, 5)
     assert choose_recurrence.chosen(question(p)).variant.unit == "large_batch"
     check(p)
 
