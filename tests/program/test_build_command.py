@@ -72,9 +72,9 @@ def test_present_kernels_are_within_the_committed_table():
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="there is no nvcc on the PATH")
 def test_nvcc_accepts_the_kernels():
-    recurrence = cuda_resources.kernels("90a")[-1]
-    ((_, figures, spilled),) = cuda_resources.measure("nvcc", "90a", recurrence)
-    assert recurrence.unit == "recurrence"
+    single_block = cuda_resources.kernels("90a")[-1]
+    ((_, figures, spilled),) = cuda_resources.measure("nvcc", "90a", single_block)
+    assert single_block.unit == "single_block"
     assert figures["registers"] > 0
     assert spilled == 0
 
