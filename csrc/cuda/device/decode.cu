@@ -43,7 +43,6 @@
 #include "number_math.cuh"
 #include "params.h"
 
-
 namespace rnnfast::cuda {
 
 constexpr bool kShares = RF_CLUSTER > 1;

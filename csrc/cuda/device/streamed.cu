@@ -9,7 +9,6 @@
 #include "params.h"
 #include "streamed_params.h"
 
-
 using namespace rnnfast::cuda;
 using Real = RF_REAL;
 using Activation = rnnfast::cells::ActivationOf<RF_CELL>::type;

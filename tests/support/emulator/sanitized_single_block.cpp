@@ -25,8 +25,8 @@ int main() {
       T,           B,          H,         V,         ids.data(),    B,    1,         x.data(),
       W_hh.data(), b_h.data(), h0.data(), hs.data(), h_last.data(), rows, 1ll << 40, &error};
   for (unsigned seed = 0; seed < 4; ++seed) {
-    const EmulatorGeometry geometry{
-        2, 1, kThreads, static_cast<unsigned>(kShape.shared_bytes()), seed, 1};
+    const EmulatorGeometry geometry{2,    1, kThreads, static_cast<unsigned>(kShape.shared_bytes()),
+                                    seed, 1};
     if (emulator_launch(kernel, &params, &geometry) != 0) {
       std::printf("%s\n", emulator_message());
       return 1;
