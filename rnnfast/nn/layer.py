@@ -87,7 +87,8 @@ class _Layer(torch.autograd.Function):
         else:
             grad_W_ih = dz.T @ x.flatten(0, -2) if any(needed[4::of_direction]) else W_ih
         grad_x = made.x @ W_ih if needed[1] else None
-        grads = [grad_W_ih, made.W_hh, made.b_h, made.b_h][:of_direction]
+        # Both biases get memory of their own: whoever clips gradients in place scales each once.
+        grads = [grad_W_ih, made.W_hh, made.b_h, made.b_h.clone()][:of_direction]
         if D == 2:
             grads[0] = grad_W_ih.unflatten(0, (2, -1))
             grads = [grad[d] for d in range(2) for grad in grads]

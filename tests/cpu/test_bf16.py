@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from rnnfast import functional
+from rnnfast import autograd
 from rnnfast.backends import Recurrence, library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
@@ -131,7 +131,7 @@ def test_only_medium_rounds(medium, precision):
     for got, want in zip(rounded, torch.ops.rnnfast.rnn(*wide(args)), strict=True):
         assert torch.equal(got, want)
     x, ids, W_hh, b_h, h0, _ = args
-    recur = functools.partial(functional._recur, native)
+    recur = functools.partial(autograd.recur, native)
     call = Recurrence("tanh", x, ids, W_hh.clone().requires_grad_(), b_h, h0)
     assert torch.equal(recur(call)[0], exact[0])
     with torch.no_grad():

@@ -282,3 +282,13 @@ def test_a_constrained_weight_is_computed_once_per_call(backend_of_module):
     calls.clear()
     layer(torch.randn(5, 2, 3))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_no_two_gradients_share_memory(bidirectional):
+    """Clipping in place would scale them twice."""
+    module = nn.RNN(3, 5, bidirectional=bidirectional)
+    module(torch.randn(4, 2, 3))[0].sum().backward()
+    spans = sorted((p.grad.data_ptr(), p.grad.nbytes) for p in module.parameters())
+    for (start, size), (following, _) in zip(spans, spans[1:], strict=False):
+        assert start + size <= following
