@@ -1,6 +1,7 @@
 """rnnfast.nn.RNN against torch.nn.RNN: every combination of arguments, and what is around it."""
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -290,5 +291,5 @@ def test_no_two_gradients_share_memory(bidirectional):
     module = nn.RNN(3, 5, bidirectional=bidirectional)
     module(torch.randn(4, 2, 3))[0].sum().backward()
     spans = sorted((p.grad.data_ptr(), p.grad.nbytes) for p in module.parameters())
-    for (start, size), (following, _) in zip(spans, spans[1:], strict=False):
+    for (start, size), (following, _) in itertools.pairwise(spans):
         assert start + size <= following

@@ -300,7 +300,7 @@ def test_nothing_grows_over_many_steps_and_nothing_outlives_the_net(cuda):
 
     tensors_after(10, net, optimizer)
     before = tensors_after(10, net, optimizer)
-    assert tensors_after(2000, net, optimizer) == before
+    assert tensors_after(2000, net, optimizer) <= before  # fewer: garbage of other tests is gone
     gone = [weakref.ref(net), weakref.ref(graphs._kept[net])]
     del net, optimizer
     gc.collect()
