@@ -29,11 +29,11 @@ class Emulated:
         self.options = {"shape": shape, **options}
         self.error = NO_ERROR
 
-    def decode(self, first, *arguments):
-        steps = arguments[6]
-        ids, h_last, error = cuda_kernels.decode(first, *arguments, **self.options)
+    def decode(self, d):
+        rest = (d.h0, d.steps, d.temperature, d.uniforms, d.cell == "relu")
+        ids, h_last, error = cuda_kernels.decode(d.first, *d.params, *rest, **self.options)
         assert error == self.error
-        return ids.reshape(steps, len(first)), h_last
+        return ids.reshape(d.steps, len(d.first)), h_last
 
 
 SHAPES = [
