@@ -33,6 +33,8 @@ from rnnfast.backends.triton import (
     recurrence,
     triton,
 )
+
+sys.path.append(str(Path(__file__).parents[1]))  # where it runs as a script
 from support import untyped
 
 TABLE = Path(__file__).with_name("triton_resources.json")
