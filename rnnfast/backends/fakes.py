@@ -36,7 +36,7 @@ def register() -> None:
         return x.new_empty(hs_shape), x.new_empty(h0.shape)
 
     @fake("rnnfast::rnn_logits")
-    def _(x, ids, W_hh, b_h, W_hq, b_q, h0, relu):  # type: ignore[no-untyped-def]
+    def _(x, ids, W_hh, b_h, W_hq, b_q, h0, cell):  # type: ignore[no-untyped-def]
         T, B = (x if ids is None else ids).shape[:2]
         H, V = W_hq.shape
         return x.new_empty((T * B, V)), x.new_empty((B, H)), x.new_empty((T, B, H))
@@ -64,7 +64,7 @@ def register() -> None:
 
     @fake("rnnfast::rnn_cross_entropy")
     def _(  # type: ignore[no-untyped-def]
-        ids, targets, W_xh, W_hh, b_h, W_hq, b_q, h0, relu, need_grads, need_h0
+        ids, targets, W_xh, W_hh, b_h, W_hq, b_q, h0, cell, need_grads, need_h0
     ):
         inputs = (W_xh, W_hh, b_h, W_hq, b_q, h0)
         needed = [need_grads] * 5 + [need_grads and need_h0]
@@ -72,12 +72,12 @@ def register() -> None:
         return h0.new_empty(()), h0.new_empty(h0.shape), *grads
 
     @fake("rnnfast::rnn_cross_entropy_grads_")
-    def _(ids, targets, params, grads, h0, relu):  # type: ignore[no-untyped-def]
+    def _(ids, targets, params, grads, h0, cell):  # type: ignore[no-untyped-def]
         return h0.new_empty(()), h0.new_empty(h0.shape)
 
     @fake("rnnfast::train_steps_")
     def _(  # type: ignore[no-untyped-def]
-        ids, targets, params, grads, h, lr, max_norm, relu, keep_grads
+        ids, targets, params, grads, h, lr, max_norm, cell, keep_grads
     ):
         return h.new_empty((len(ids),))
 
@@ -92,7 +92,7 @@ def register() -> None:
     @fake("rnnfast::decode")
     @fake("rnnfast::decode_bf16")
     def _(  # type: ignore[no-untyped-def]
-        first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, relu
+        first, W_xh, W_hh, b_h, W_hq, b_q, h0, steps, temperature, uniforms, cell
     ):
         return first.new_empty((steps, first.shape[0])), h0.new_empty(h0.shape)
 

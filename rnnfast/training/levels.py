@@ -1,14 +1,14 @@
 """How one minibatch is trained, at four levels of speed; all leave the same behind.
 
 graph    the step below, captured on a GPU and replayed by one launch (`graphs`)
-step     loss, gradients, clip and SGD are one call of the backend (`train_step_`); on the CPU one
-         call trains many minibatches (`train_steps_`)
+step     loss, gradients, clip and SGD are one call of the backend (`train_steps_`), which on the
+         CPU trains many minibatches
 loss     the loss and its gradients are one call, and the caller's updater follows
 general  net, loss, backward, clip and updater run in turn, as in the book
 
-`choose` finds the fastest level that a net, a loss and an updater allow, and says why not a faster
-one. What can be seen after an epoch does not depend on it: parameters, the last gradients, the
-optimizer. (`step` makes new gradients in each epoch, as zero_grad does, and keeps those of the last
+`choose.level_for` finds the fastest level that a net, a loss and an updater allow, and says why not
+a faster one. What can be seen after an epoch does not depend on it: parameters, the last gradients,
+the optimizer. (`step` makes new gradients in each epoch, as zero_grad does, and keeps those of the last
 minibatch alone: after an error before it they are None.)
 """
 
