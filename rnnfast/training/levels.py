@@ -8,8 +8,8 @@ general  net, loss, backward, clip and updater run in turn, as in the book
 
 `choose.level_for` finds the fastest level that a net, a loss and an updater allow, and says why not
 a faster one. What can be seen after an epoch does not depend on it: parameters, the last gradients,
-the optimizer. (`step` makes new gradients in each epoch, as zero_grad does, and keeps those of the last
-minibatch alone: after an error before it they are None.)
+the optimizer. (`step` makes new gradients in each epoch, as zero_grad does, and keeps those of the
+last minibatch alone: after an error before it they are None.)
 """
 
 from __future__ import annotations
