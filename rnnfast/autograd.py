@@ -87,8 +87,8 @@ class RNN(torch.autograd.Function):
 
 
 def run_backward(backend: Backend, a: Adjoint) -> Gradients:
-    """`Backend.rnn_backward`, by the reference where it is itself differentiated."""
-    if is_differentiated() or a.grad_saved is not None:
+    """`Backend.rnn_backward`, by the reference where no kernel can serve."""
+    if needs_reference(a.grad_hs, a.grad_h_last) or a.grad_saved is not None:
         backend = reference
     return backend.rnn_backward(a)
 
@@ -109,7 +109,7 @@ class RNNLogits(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hs, ids, W_hh, W_hq, h0 = ctx.saved_tensors
-        backend = reference if is_differentiated() else ctx.backend
+        backend = reference if needs_reference(*grads) else ctx.backend
         grad_logits, grad_h_last, grad_hs = grads
         r = Recurrence(ctx.cell, hs, ids, W_hh, None, h0)
         needed = ctx.needs_input_grad
@@ -182,6 +182,21 @@ def _differentiable_grads(
     wanted = [tensor for tensor, need in zip(inputs[2:], needed, strict=True) if need]
     grads = iter(torch.autograd.grad(loss, wanted, create_graph=True))
     return [next(grads) if need else loss for need in needed]
+
+
+def needs_reference(*grads: Tensor | None) -> bool:
+    """Whether a backward pass is one for torch's own operations; warns of the fallback, once.
+
+    Several vectors go through it at once under torch.func.vmap and with is_grads_batched=True, as
+    torch.autograd.functional.jacobian has with vectorize=True.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    is_batched = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_batchedtensor
+    if any(holds(grad) for grad in grads if grad is not None for holds in is_batched):
+        dispatch.warn_fallback("several vectors go through the backward pass at once")
+        return True
+    return is_differentiated()
 
 
 def is_differentiated() -> bool:

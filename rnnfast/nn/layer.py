@@ -79,7 +79,7 @@ class _Layer(torch.autograd.Function):
             grad_h_last = grad_h_last.squeeze(0)
         args = (W_ih.shape[1], hs, activity, grad_hs, grad_h_last, needs, grad_activity)
         made = run_backward(call.backend, Adjoint(r, *args))
-        dz = made.x.flatten(0, -2)
+        dz = made.x.reshape(-1, made.x.shape[-1])
         if is_table:
             grad_W_ih = dz.T
         elif x.dtype == torch.int64:
@@ -90,7 +90,7 @@ class _Layer(torch.autograd.Function):
         # Both biases get memory of their own: whoever clips gradients in place scales each once.
         grads = [grad_W_ih, made.W_hh, made.b_h, made.b_h.clone()][:of_direction]
         if D == 2:
-            grads[0] = grad_W_ih.unflatten(0, (2, -1))
+            grads[0] = grad_W_ih.reshape(2, -1, W_ih.shape[1])
             grads = [grad[d] for d in range(2) for grad in grads]
         grad_h0 = made.h0.view_as(h0) if needed[2] else None
         grad_leak = made.leak

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import has_torch_function_unary
 
 from rnnfast import dispatch
 from rnnfast.backends import Backend
@@ -40,7 +41,8 @@ class RNN(torch.nn.RNN):
         generator: what the noise is drawn from; torch's own generator by default.
 
     Where no kernel serves a call (half precision on the CPU, autocast, a torch.func transform, a
-    device without kernels), torch's own implementation runs; `rnnfast.explain(module)` says so.
+    device without kernels, weights that make gradients of each sample), torch's own implementation
+    runs; `rnnfast.explain(module)` says so.
     Raises what torch.nn.RNN raises.
     """
 
@@ -117,7 +119,8 @@ class RNN(torch.nn.RNN):
         try:
             like = x if x.dtype.is_floating_point else self.example
             features = self.asks(packed, resets is not None)
-            backend = dispatch.kernels_for(like, features)
+            overridden = _overrides_functions(self.example)
+            backend = None if overridden else dispatch.kernels_for(like, features)
             if backend is None and (resets is not None or self.is_more_than_torchs):
                 backend = dispatch.backend_for(like, features)
             if backend is not None:
@@ -141,9 +144,9 @@ class RNN(torch.nn.RNN):
 
     @property
     def example(self) -> Tensor:
-        """A tensor of the weights' dtype and device."""
-        like: Any = self._flat_weights[0]
-        return like  # type: ignore[no-any-return]
+        """A tensor of the weights' class, dtype and device."""
+        like: Tensor = self._read(0)[0]
+        return like
 
     def _for_torch(self, input: Any, hx: Tensor | None) -> tuple[Any, Tensor | None]:
         """A call in what torch.nn.RNN knows: one-hot vectors for ids, and a state."""
@@ -269,6 +272,11 @@ def _features(packed: bool, both: bool, resets: bool, leaky: bool) -> tuple[str,
     """What a call asks of a backend: fields of `Recurrence`."""
     asked = {"batch_sizes": packed, "both_directions": both, "resets": resets, "leak": leaky}
     return ("transposed", *(name for name, is_asked in asked.items() if is_asked))
+
+
+def _overrides_functions(W: Tensor) -> bool:
+    """Whether a weight's class replaces torch's functions, as that for gradients of each sample."""
+    return type(W) not in (torch.nn.Parameter, Tensor) and has_torch_function_unary(W)
 
 
 def _check_types(x: Any, hx: Any, resets: Any) -> None:

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 from torch.nn.utils.rnn import pack_sequence
 
 from rnnfast import FallbackWarning, nn
@@ -125,6 +126,36 @@ def test_double_backward_is_right(twins):
             )
             penalty = sum(g.square().sum() for g in first)
             grads.append(torch.autograd.grad(penalty, list(layer.parameters())))
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.filterwarnings("default::rnnfast.FallbackWarning")
+def test_several_vectors_go_back_at_once(twins):
+    x = torch.randn(T, B, V, requires_grad=True)
+    grads = []
+    for layer in twins:
+        torch.manual_seed(1)
+        y, h = layer(x)
+        wanted = [x, *layer.parameters()]
+        vectors = torch.randn(2, *y.shape), torch.randn(2, *h.shape)
+
+        def back(*vectors, results=(y, h), wanted=wanted, **kwargs):
+            return torch.autograd.grad(results, wanted, vectors, retain_graph=True, **kwargs)
+
+        each = [torch.stack(of_one) for of_one in zip(*map(back, *vectors), strict=True)]
+        torch.testing.assert_close(list(back(*vectors, is_grads_batched=True)), each)
+        torch.testing.assert_close(list(torch.func.vmap(back)(*vectors)), each)
+        grads.append(each)
+    torch.testing.assert_close(*grads)
+
+
+def test_gradients_of_each_sample(twins):
+    x, grads = torch.randn(T, T, V), []
+    for layer in twins:
+        layer.batch_first = True
+        y, _ = call_for_per_sample_grads(layer)(x)
+        y.sin().sum().backward()
+        grads.append([p.grad_sample for p in layer.parameters()])
     torch.testing.assert_close(*grads)
 
 
