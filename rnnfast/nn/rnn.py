@@ -145,8 +145,9 @@ class RNN(torch.nn.RNN):
     @property
     def example(self) -> Tensor:
         """A tensor of the weights' class, dtype and device."""
-        like: Tensor = self._read(0)[0]
-        return like
+        stored, name = self._parameters, self._flat_weights_names[0]
+        like: Any = stored[name] if name in stored else self._flat_weights[0]
+        return like  # type: ignore[no-any-return]
 
     def _for_torch(self, input: Any, hx: Tensor | None) -> tuple[Any, Tensor | None]:
         """A call in what torch.nn.RNN knows: one-hot vectors for ids, and a state."""
