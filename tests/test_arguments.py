@@ -97,6 +97,12 @@ def decoding() -> dict[str, Any]:
 
 W_XH, W_HH, B_H, W_HQ, B_Q = (no_tensor_like(p, *FLOATS) for p in params())
 STATES = {"h0": ("h0", "state")}
+DECODING = {
+    "first": no_tensor_like(ids()[0], torch.int32, torch.float32),
+    "h0": STATE,
+    "params": PARAMS,
+    "steps": NO_INTEGER | st.just(-1),
+}
 
 FUNCTIONS = {
     "functional.rnn": Public(
@@ -185,23 +191,14 @@ FUNCTIONS = {
     "functional.greedy_decode": Public(
         functional.greedy_decode,
         decoding,
-        {
-            "first": no_tensor_like(ids()[0], torch.int32, torch.float32),
-            "h0": STATE,
-            "params": PARAMS,
-            "steps": NO_INTEGER | st.just(-1),
-            "nonlinearity": NONLINEARITY,
-        },
+        DECODING | {"nonlinearity": NONLINEARITY},
         STATES | {"params": PARAM_NAMES},
     ),
     "functional.sample_decode": Public(
         functional.sample_decode,
         decoding,
-        {
-            "first": no_tensor_like(ids()[0], torch.int32, torch.float32),
-            "h0": STATE,
-            "params": PARAMS,
-            "steps": NO_INTEGER | st.just(-1),
+        DECODING
+        | {
             "temperature": NO_NUMBER | st.sampled_from([0.0, -1.0, float("nan"), float("inf")]),
             "generator": st.sampled_from([3, "x", torch]),
         },

@@ -7,7 +7,7 @@ from torch import Tensor
 from rnnfast.backends import library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
-from support.compare import assert_close_to_f64
+from support import clipping
 
 assert library.load_error() == ""
 
@@ -38,13 +38,7 @@ def threads(request):
 @pytest.mark.parametrize("max_norm", [0.0, 0.5, 1e4])
 def test_agrees_with_float64(threads, dtype, d2l, max_norm):
     grads = [torch.randn(shape, dtype=dtype) for shape in SHAPES]
-    same, wide = clones(grads), [g.double() for g in grads]
-    norm = native.clip_grads_(grads, max_norm, d2l)
-    same_norm = reference.clip_grads_(same, max_norm, d2l)
-    wide_norm = reference.clip_grads_(wide, max_norm, d2l)
-    assert_close_to_f64("norm", norm, same_norm, wide_norm)
-    for i, (got, want, truth) in enumerate(zip(grads, same, wide, strict=True)):
-        assert_close_to_f64(f"grads[{i}]", got, want, truth)
+    clipping.check(native, grads, max_norm, d2l)
 
 
 def test_is_the_same_for_any_number_of_threads():

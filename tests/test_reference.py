@@ -95,25 +95,10 @@ def test_sampling_follows_the_distribution():
 
 
 def test_half_precision_runs():
-    p = models.params(3, 4, torch.bfloat16)
-    hs, h = untyped.rnn_forward(
-        reference,
-        p[0],
-        torch.tensor([[1, 2]]),
-        p[1],
-        p[2],
-        torch.zeros(2, 4, dtype=torch.bfloat16),
-        False,
-    )
+    W_xh, W_hh, b_h, *_ = models.params(3, 4, torch.bfloat16)
+    values = (W_xh, torch.tensor([[1, 2]]), W_hh, b_h, torch.zeros(2, 4, dtype=torch.bfloat16))
+    hs, h = untyped.rnn_forward(reference, *values, False)
     assert hs.dtype == h.dtype == torch.bfloat16
-    want = [t.double() for t in p]
-    truth, _ = untyped.rnn_forward(
-        reference,
-        want[0],
-        torch.tensor([[1, 2]]),
-        want[1],
-        want[2],
-        torch.zeros(2, 4).double(),
-        False,
-    )
+    wide = [t.double() if t.is_floating_point() else t for t in values]
+    truth, _ = untyped.rnn_forward(reference, *wide, False)
     assert_close_to_f64("hs", hs, hs, truth)

@@ -50,42 +50,29 @@ class Directions {
 };
 
 // What belongs to the second direction lies so many elements behind what belongs to the first.
-template <class Element>
-RNNFAST_INLINE void advance(Element*& array, int64_t elements) {
-  if (array != nullptr) array += elements;
+template <class... Elements>
+RNNFAST_INLINE void advance(int64_t elements, Elements*&... arrays) {
+  ((arrays = arrays == nullptr ? nullptr : arrays + elements), ...);
 }
 
 // The arguments of one of both directions.
 template <class Real>
 RnnForwardArgs<Real> of_direction(RnnForwardArgs<Real> args, int64_t direction) {
-  const int64_t H = direction * args.H, matrix = H * args.H, state = H * args.B;
-  advance(args.x, H);
-  advance(args.W_hh, matrix);
-  advance(args.b_h, H);
-  advance(args.h0, state);
-  advance(args.hs, H);
-  advance(args.h_last, state);
-  advance(args.leak, H);
-  advance(args.saved, H);
+  const int64_t H = direction * args.H;
+  advance(H, args.x, args.b_h, args.hs, args.leak, args.saved);
+  advance(H * args.H, args.W_hh);
+  advance(H * args.B, args.h0, args.h_last);
   args.options.reverse = direction == 1;
   return args;
 }
 
 template <class Real>
 RnnBackwardArgs<Real> of_direction(RnnBackwardArgs<Real> args, int64_t direction) {
-  const int64_t H = direction * args.H, matrix = H * args.H, state = H * args.B;
-  advance(args.grad_hs, H);
-  advance(args.grad_h_last, state);
-  advance(args.hs, H);
-  advance(args.W_hh, matrix);
-  advance(args.h0, state);
-  advance(args.grad_x, H);
-  advance(args.grad_W_hh, matrix);
-  advance(args.grad_b_h, H);
-  advance(args.grad_h0, state);
-  advance(args.leak, H);
-  advance(args.saved, H);
-  advance(args.grad_leak, H);
+  const int64_t H = direction * args.H;
+  advance(H, args.grad_hs, args.hs, args.leak, args.saved);
+  advance(H, args.grad_x, args.grad_b_h, args.grad_leak);
+  advance(H * args.H, args.W_hh, args.grad_W_hh);
+  advance(H * args.B, args.h0, args.grad_h_last, args.grad_h0);
   args.options.reverse = direction == 1;
   return args;
 }

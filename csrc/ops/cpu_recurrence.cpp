@@ -79,10 +79,6 @@ Problem backward_problem(StateGradients& grads, const Tensor& hs, const std::opt
   return n;
 }
 
-struct Needs {
-  bool W_hh, b_h, h0;
-};
-
 // The gradients of the recurrence's own arguments.
 struct RecurrenceGradients {
   RecurrenceGradients(const Problem& n, const std::optional<Tensor>& ids, const Needs& needs)
@@ -138,13 +134,10 @@ std::tuple<Tensor, Tensor> run_forward(Tensor x, const std::optional<Tensor>& id
 }  // namespace
 
 std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
-                               std::optional<Tensor> b_h, Tensor h0, int64_t cell, bool transposed,
-                               bool reverse, std::optional<Tensor> batch_sizes,
-                               std::optional<Tensor> resets, bool resets_to_h0,
-                               std::optional<Tensor> leak, std::optional<Tensor> saved) {
+                               std::optional<Tensor> b_h, Tensor h0, int64_t cell,
+                               RecurrenceOptions options) {
   return run_forward<false>(std::move(x), ids, std::move(W_hh), std::move(b_h), std::move(h0), cell,
-                            {transposed, reverse, std::move(batch_sizes), std::move(resets),
-                             resets_to_h0, std::move(leak), std::move(saved)});
+                            std::move(options));
 }
 
 std::tuple<Tensor, Tensor> rnn_bf16(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
@@ -209,15 +202,11 @@ LayerGradients run_backward(StateGradients grads, Tensor hs, const std::optional
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
     std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
-    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, bool need_W_hh,
-    bool need_b_h, bool need_h0, bool transposed, bool reverse, std::optional<Tensor> batch_sizes,
-    std::optional<Tensor> resets, bool resets_to_h0, std::optional<Tensor> leak,
-    std::optional<Tensor> saved) {
+    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, Needs needs,
+    RecurrenceOptions options) {
   LayerGradients out =
       run_backward({std::move(grad_hs), std::move(grad_h_last)}, std::move(hs), ids, V,
-                   std::move(W_hh), std::move(h0), cell, {need_W_hh, need_b_h, need_h0},
-                   {transposed, reverse, std::move(batch_sizes), std::move(resets), resets_to_h0,
-                    std::move(leak), std::move(saved)});
+                   std::move(W_hh), std::move(h0), cell, needs, std::move(options));
   return {std::move(out.x), std::move(out.W_hh.tensor), std::move(out.b_h.tensor),
           std::move(out.h0.tensor), out.leak ? std::move(*out.leak) : empty({0}, out.x.dtype())};
 }
@@ -226,11 +215,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward_plain(std::optional<Tens
                                                               std::optional<Tensor> grad_h_last,
                                                               Tensor hs, std::optional<Tensor> ids,
                                                               int64_t V, Tensor W_hh, Tensor h0,
-                                                              int64_t cell, bool need_W_hh,
-                                                              bool need_b_h, bool need_h0) {
-  LayerGradients out =
-      run_backward({std::move(grad_hs), std::move(grad_h_last)}, std::move(hs), ids, V,
-                   std::move(W_hh), std::move(h0), cell, {need_W_hh, need_b_h, need_h0}, {});
+                                                              int64_t cell, Needs needs) {
+  LayerGradients out = run_backward({std::move(grad_hs), std::move(grad_h_last)}, std::move(hs),
+                                    ids, V, std::move(W_hh), std::move(h0), cell, needs, {});
   return {std::move(out.x), std::move(out.W_hh.tensor), std::move(out.b_h.tensor),
           std::move(out.h0.tensor)};
 }
@@ -238,7 +225,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward_plain(std::optional<Tens
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(
     Tensor grad_logits, std::optional<Tensor> grad_h_last, std::optional<Tensor> grad_hs, Tensor hs,
     std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor W_hq, Tensor h0, int64_t cell,
-    bool need_W_hh, bool need_b_h, bool need_h0) {
+    Needs needs) {
   StateGradients grads{std::move(grad_hs), std::move(grad_h_last)};
   RecurrenceOptions none;
   const Problem n = backward_problem(grads, hs, ids, V, W_hh, h0, cell_of(cell), none);
@@ -248,7 +235,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(
   require(grad_logits, "grad_logits", n.dtype, "[T * B, V]", {n.T * n.B, classes});
   make_all_contiguous(grad_logits, hs, W_hh, W_hq, h0);
 
-  RecurrenceGradients out(n, ids, {need_W_hh, need_b_h, need_h0});
+  RecurrenceGradients out(n, ids, needs);
   Tensor grad_W_hq = empty({n.H, classes}, n.dtype), grad_b_q = empty({classes}, n.dtype);
   with_real(n.dtype, [&]<class Real>() {
     auto args = out.arguments<Real>(n, grads, hs, W_hh, h0);

@@ -108,13 +108,10 @@ void require_none_but_transposed(const RecurrenceOptions& options) {
 }
 
 std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
-                               std::optional<Tensor> b_h, Tensor h0, int64_t cell, bool transposed,
-                               bool reverse, std::optional<Tensor> batch_sizes,
-                               std::optional<Tensor> resets, bool resets_to_h0,
-                               std::optional<Tensor> leak, std::optional<Tensor> saved) {
+                               std::optional<Tensor> b_h, Tensor h0, int64_t cell,
+                               RecurrenceOptions options) {
   const Call call(x, "x");
-  require_none_but_transposed({transposed, reverse, std::move(batch_sizes), std::move(resets),
-                               resets_to_h0, std::move(leak), std::move(saved)});
+  require_none_but_transposed(options);
   const int32_t dtype = require_real(x, "x");
   const RecurrenceSizes n = forward_sizes(x, ids, W_hh, b_h, h0, dtype);
   const int64_t T = n.T, B = n.B, H = n.H, V = n.V;
@@ -124,7 +121,7 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
   call.require_here(W_hh, "W_hh");
   call.require_here(b_h, "b_h");
   call.require_here(h0, "h0");
-  if (transposed) W_hh = rnnfast::transposed(W_hh);
+  if (options.transposed) W_hh = rnnfast::transposed(W_hh);
   call.make_all_contiguous(x, W_hh, b_h, h0);
 
   Tensor hs = call.empty({T, B, H}, dtype), h_last = call.empty({B, H}, dtype);
@@ -137,13 +134,10 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
     std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
-    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, bool need_W_hh,
-    bool need_b_h, bool need_h0, bool transposed, bool reverse, std::optional<Tensor> batch_sizes,
-    std::optional<Tensor> resets, bool resets_to_h0, std::optional<Tensor> leak,
-    std::optional<Tensor> saved) {
+    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, Needs needs,
+    RecurrenceOptions options) {
   const Call call(hs, "hs");
-  require_none_but_transposed({transposed, reverse, std::move(batch_sizes), std::move(resets),
-                               resets_to_h0, std::move(leak), std::move(saved)});
+  require_none_but_transposed(options);
   const RecurrenceSizes n = backward_sizes(grad_hs, grad_h_last, hs, ids, V, W_hh, h0);
   const int64_t T = n.T, B = n.B, H = n.H;
   const int32_t dtype = n.dtype;
@@ -154,13 +148,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
   call.require_here(ids, "ids");
   call.require_here(W_hh, "W_hh");
   call.require_here(h0, "h0");
-  if (transposed) W_hh = rnnfast::transposed(W_hh);
+  if (options.transposed) W_hh = rnnfast::transposed(W_hh);
   call.make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
 
   Tensor dz = call.empty({T, B, H}, dtype);
-  Tensor grad_W_hh = wanted_or_empty(call, need_W_hh, {H, H}, dtype);
-  Tensor grad_b_h = wanted_or_empty(call, need_b_h, {H}, dtype);
-  Tensor grad_h0 = wanted_or_empty(call, need_h0, {B, H}, dtype);
+  Tensor grad_W_hh = wanted_or_empty(call, needs.W_hh, {H, H}, dtype);
+  Tensor grad_b_h = wanted_or_empty(call, needs.b_h, {H}, dtype);
+  Tensor grad_h0 = wanted_or_empty(call, needs.h0, {B, H}, dtype);
   Tensor grad_table = wanted_or_empty(call, ids.has_value(), {V, H}, dtype);
   if (B > 0) {
     const Backward arguments{T,
@@ -173,14 +167,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
                              h0,
                              cell_of(cell),
                              dz,
-                             need_h0 ? &grad_h0 : nullptr};
+                             needs.h0 ? &grad_h0 : nullptr};
     backward(call, arguments);
-    if (need_W_hh) {
+    if (needs.W_hh) {
       weight_gradient(call, arguments,
-                      transposed ? rnnfast::transposed(grad_W_hh) : same(grad_W_hh));
+                      options.transposed ? rnnfast::transposed(grad_W_hh) : same(grad_W_hh));
     }
     RowSumJobs sums(call, dtype);
-    if (need_b_h) sums.add(dz, T * B, H, grad_b_h);
+    if (needs.b_h) sums.add(dz, T * B, H, grad_b_h);
     if (ids) sums.add(dz, H, *ids, V, grad_table);
     sums.run();
   } else {

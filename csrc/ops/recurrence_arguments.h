@@ -6,6 +6,7 @@
 
 #include "cells/cells.h"
 #include "torch/abi.h"
+#include "torch/boxed.h"
 #include "torch/checks.h"
 
 namespace rnnfast {
@@ -16,6 +17,34 @@ struct RecurrenceOptions {
   std::optional<Tensor> batch_sizes, resets;
   bool resets_to_h0 = false;
   std::optional<Tensor> leak, saved;
+};
+
+template <>
+struct Boxed<RecurrenceOptions> {
+  static RecurrenceOptions take(StableIValue*& next) {
+    using MaybeTensor = std::optional<Tensor>;
+    return {
+        .transposed = take_boxed<bool>(next),
+        .reverse = take_boxed<bool>(next),
+        .batch_sizes = take_boxed<MaybeTensor>(next),
+        .resets = take_boxed<MaybeTensor>(next),
+        .resets_to_h0 = take_boxed<bool>(next),
+        .leak = take_boxed<MaybeTensor>(next),
+        .saved = take_boxed<MaybeTensor>(next),
+    };
+  }
+};
+
+// Which gradients a backward call is asked for, besides that of x.
+struct Needs {
+  bool W_hh, b_h, h0;
+};
+
+template <>
+struct Boxed<Needs> {
+  static Needs take(StableIValue*& next) {
+    return {take_boxed<bool>(next), take_boxed<bool>(next), take_boxed<bool>(next)};
+  }
 };
 
 // The cell's code as the kernels take it.

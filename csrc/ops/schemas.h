@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "ops/recurrence_arguments.h"
 #include "torch/abi.h"
 #include "torch/boxed.h"
 
@@ -16,10 +17,8 @@ namespace rnnfast {
 Library define_operators(const char* name_space);
 
 std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
-                               std::optional<Tensor> b_h, Tensor h0, int64_t cell, bool transposed,
-                               bool reverse, std::optional<Tensor> batch_sizes,
-                               std::optional<Tensor> resets, bool resets_to_h0,
-                               std::optional<Tensor> leak, std::optional<Tensor> saved);
+                               std::optional<Tensor> b_h, Tensor h0, int64_t cell,
+                               RecurrenceOptions options);
 
 // rnn and rnn_backward without their options, as overloads: each argument takes 0.1 us, a fifth of
 // a small call in all.
@@ -27,19 +26,17 @@ template <auto kRnn>
 std::tuple<Tensor, Tensor> plain_rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                      std::optional<Tensor> b_h, Tensor h0, int64_t cell) {
   return kRnn(std::move(x), std::move(ids), std::move(W_hh), std::move(b_h), std::move(h0), cell,
-              false, false, std::nullopt, std::nullopt, false, std::nullopt, std::nullopt);
+              {});
 }
 template <auto kRnnBackward>
 std::tuple<Tensor, Tensor, Tensor, Tensor> plain_rnn_backward(std::optional<Tensor> grad_hs,
                                                               std::optional<Tensor> grad_h_last,
                                                               Tensor hs, std::optional<Tensor> ids,
                                                               int64_t V, Tensor W_hh, Tensor h0,
-                                                              int64_t cell, bool need_W_hh,
-                                                              bool need_b_h, bool need_h0) {
+                                                              int64_t cell, Needs needs) {
   auto [x, grad_W_hh, b_h, grad_h0, leak] =
       kRnnBackward(std::move(grad_hs), std::move(grad_h_last), std::move(hs), std::move(ids), V,
-                   std::move(W_hh), std::move(h0), cell, need_W_hh, need_b_h, need_h0, false, false,
-                   std::nullopt, std::nullopt, false, std::nullopt, std::nullopt);
+                   std::move(W_hh), std::move(h0), cell, needs, {});
   return {std::move(x), std::move(grad_W_hh), std::move(b_h), std::move(grad_h0)};
 }
 
@@ -48,8 +45,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward_plain(std::optional<Tens
                                                               std::optional<Tensor> grad_h_last,
                                                               Tensor hs, std::optional<Tensor> ids,
                                                               int64_t V, Tensor W_hh, Tensor h0,
-                                                              int64_t cell, bool need_W_hh,
-                                                              bool need_b_h, bool need_h0);
+                                                              int64_t cell, Needs needs);
 
 // Products of bfloat16; the tensors are float32.
 std::tuple<Tensor, Tensor> rnn_bf16(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
@@ -57,10 +53,8 @@ std::tuple<Tensor, Tensor> rnn_bf16(Tensor x, std::optional<Tensor> ids, Tensor 
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
     std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
-    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, bool need_W_hh,
-    bool need_b_h, bool need_h0, bool transposed, bool reverse, std::optional<Tensor> batch_sizes,
-    std::optional<Tensor> resets, bool resets_to_h0, std::optional<Tensor> leak,
-    std::optional<Tensor> saved);
+    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, Needs needs,
+    RecurrenceOptions options);
 
 std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                               std::optional<Tensor> b_h, Tensor W_hq, Tensor b_q,
@@ -69,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> id
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(
     Tensor grad_logits, std::optional<Tensor> grad_h_last, std::optional<Tensor> grad_hs, Tensor hs,
     std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor W_hq, Tensor h0, int64_t cell,
-    bool need_W_hh, bool need_b_h, bool need_h0);
+    Needs needs);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_cross_entropy(
     Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q,

@@ -13,7 +13,8 @@
 
 namespace rnnfast {
 
-// StableIValue <-> C++. Reading an argument takes its ownership.
+// StableIValue <-> C++. Reading an argument takes its ownership. A struct of several arguments of a
+// schema is a specialisation with take(), which reads them from consecutive boxes.
 template <class Value>
 struct Boxed {
   static_assert(std::is_arithmetic_v<Value>);
@@ -74,6 +75,16 @@ struct Boxed<std::string> {
   }
 };
 
+// The value in the next box or boxes.
+template <class Value>
+Value take_boxed(StableIValue*& next) {
+  if constexpr (requires { Boxed<Value>::take(next); }) {
+    return Boxed<Value>::take(next);
+  } else {
+    return Boxed<Value>::read(*next++);
+  }
+}
+
 namespace detail {
 
 template <class... Results>
@@ -87,21 +98,16 @@ void write_results(StableIValue* stack, Result result) {
   *stack = Boxed<Result>::write(std::move(result));
 }
 
-template <class Result, class... Arguments, size_t... Index>
-void call_boxed(Result (*operation)(Arguments...), StableIValue* stack,
-                std::index_sequence<Index...>) {
+template <class Result, class... Arguments>
+void call_boxed(Result (*operation)(Arguments...), StableIValue* stack) {
+  [[maybe_unused]] StableIValue* next = stack;  // an operation may have no argument
   // Braces: every argument is owned, in order, before anything can throw.
-  std::tuple<Arguments...> arguments{Boxed<Arguments>::read(stack[Index])...};
+  std::tuple<Arguments...> arguments{take_boxed<Arguments>(next)...};
   if constexpr (std::is_void_v<Result>) {
     std::apply(operation, std::move(arguments));
   } else {
     write_results(stack, std::apply(operation, std::move(arguments)));
   }
-}
-
-template <class Result, class... Arguments>
-void call_boxed(Result (*operation)(Arguments...), StableIValue* stack) {
-  call_boxed(operation, stack, std::index_sequence_for<Arguments...>{});
 }
 
 }  // namespace detail

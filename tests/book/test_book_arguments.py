@@ -1,5 +1,6 @@
 """Every function of the book, given one argument that is of no use among good ones: it is named."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -69,6 +70,13 @@ def training() -> dict[str, Any]:
     }
 
 
+def of_sizes(call: Callable[..., Any], **sizes: int) -> Public:
+    """A function of sizes and a device."""
+    no_size = NO_INTEGER | st.just(-1)
+    wrong = dict.fromkeys(sizes, no_size) | {"device": NO_DEVICE}
+    return Public(call, lambda: {**sizes, "device": "cpu"}, wrong)
+
+
 FUNCTIONS = {
     "RNNModelScratch": Public(
         rnnfast.RNNModelScratch,
@@ -97,34 +105,10 @@ FUNCTIONS = {
         lambda: {"inputs": ids().T, "state": torch.zeros(1, B, H)},
         {"inputs": NO_TENSOR | st.none()},
     ),
-    "RNNModel.begin_state": Public(
-        concise().begin_state,
-        lambda: {"device": "cpu", "batch_size": B},
-        {"device": NO_DEVICE, "batch_size": NO_INTEGER | st.just(-1)},
-    ),
-    "RNNModelScratch.begin_state": Public(
-        net().begin_state,
-        lambda: {"device": "cpu", "batch_size": B},
-        {"device": NO_DEVICE, "batch_size": NO_INTEGER | st.just(-1)},
-    ),
-    "get_params": Public(
-        rnnfast.get_params,
-        lambda: {"vocab_size": V, "num_hiddens": H, "device": "cpu"},
-        {
-            "vocab_size": NO_INTEGER | st.just(-1),
-            "num_hiddens": NO_INTEGER | st.just(-1),
-            "device": NO_DEVICE,
-        },
-    ),
-    "init_rnn_state": Public(
-        rnnfast.init_rnn_state,
-        lambda: {"batch_size": B, "num_hiddens": H, "device": "cpu"},
-        {
-            "batch_size": NO_INTEGER | st.just(-1),
-            "num_hiddens": NO_INTEGER | st.just(-1),
-            "device": NO_DEVICE,
-        },
-    ),
+    "RNNModel.begin_state": of_sizes(concise().begin_state, batch_size=B),
+    "RNNModelScratch.begin_state": of_sizes(net().begin_state, batch_size=B),
+    "get_params": of_sizes(rnnfast.get_params, vocab_size=V, num_hiddens=H),
+    "init_rnn_state": of_sizes(rnnfast.init_rnn_state, batch_size=B, num_hiddens=H),
     "predict_ch8": Public(
         rnnfast.predict_ch8,
         lambda: {

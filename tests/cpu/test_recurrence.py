@@ -10,7 +10,7 @@ from torch import Tensor
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
 from support import instruction_sets, untyped
-from support.problems import NAMES, check, make, run
+from support.problems import check, check_needs, make, run
 from support.threads import check_same_bits
 
 
@@ -87,24 +87,7 @@ def test_missing_arguments(missing: str, V: int | None, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("V", [None, 28, 1000])
 def test_only_what_is_needed(V: int | None) -> None:
-    p = make(5, 9, 33, V)
-    everything = run(native, p)
-    for needed in range(8):
-        need = [bool(needed & bit) for bit in (1, 2, 4)]
-        grads = untyped.rnn_backward(
-            native,
-            p.grad_hs,
-            p.grad_h_last,
-            everything["hs"],
-            p.ids,
-            V or 0,
-            p.W_hh,
-            p.h0,
-            p.relu,
-            *need,
-        )
-        for name, grad, wanted in zip(NAMES[2:], grads, [True, *need], strict=True):
-            assert torch.equal(grad, everything[name]) if wanted else grad.numel() == 0, name
+    check_needs(native, make(5, 9, 33, V))
 
 
 def test_nan_and_infinity_spread_as_in_torch() -> None:

@@ -7,8 +7,7 @@ import rnnfast
 from rnnfast import functional, use_backend
 from rnnfast.backends.cuda import bridge, choose_decode, cuda
 from rnnfast.backends.reference import reference
-from support import models, untyped
-from support.compare import assert_close_to_f64
+from support import clipping, models, untyped
 from support.decoding import ARGMAX_LOGITS, check_greedy, check_sampled, constant_logits, make
 from support.emulator import build
 from support.training_calls import check, loss_and_gradients, whole_step
@@ -96,20 +95,10 @@ def test_a_step_refuses_what_does_not_fit(change, message):
 # ---- clip
 
 
-def check_clip(grads, max_norm, d2l):
-    same, wide = [g.clone() for g in grads], [g.double() for g in grads]
-    norm = cuda.clip_grads_(grads, max_norm, d2l)
-    same_norm = reference.clip_grads_(same, max_norm, d2l)
-    wide_norm = reference.clip_grads_(wide, max_norm, d2l)
-    assert_close_to_f64("norm", norm, same_norm, wide_norm)
-    for i, (got, want, truth) in enumerate(zip(grads, same, wide, strict=True)):
-        assert_close_to_f64(f"grads[{i}]", got, want, truth)
-
-
 @pytest.mark.parametrize("d2l", [True, False])
 @pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
 def test_clip_of_more_gradients_than_a_launch_takes(dtype, d2l):
-    check_clip([torch.randn(i % 7, 3, dtype=dtype) for i in range(150)], 0.5, d2l)
+    clipping.check(cuda, [torch.randn(i % 7, 3, dtype=dtype) for i in range(150)], 0.5, d2l)
 
 
 def test_clip_of_any_layout():
@@ -123,7 +112,7 @@ def test_clip_of_any_layout():
         torch.empty(0, 4),
         torch.randn(5, 1, 6, dtype=F64).transpose(0, 2),
     ]
-    check_clip(grads, 0.5, True)
+    clipping.check(cuda, grads, 0.5, True)
 
 
 def test_clip_of_nothing_is_zero():

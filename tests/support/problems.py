@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -110,6 +111,17 @@ def truth_of(p: Problem) -> dict[str, Tensor]:
         name: torch.from_numpy(value.astype(np.float64))
         for name, value in zip(NAMES, results, strict=True)
     }
+
+
+def check_needs(backend: Backend, p: Problem) -> None:
+    """A backward call gives what it is asked for, as if all were wanted, and nothing else."""
+    everything = run(backend, p)
+    V = 0 if p.ids is None else len(p.x)
+    incoming, weights = (p.grad_hs, p.grad_h_last, everything["hs"], p.ids, V), (p.W_hh, p.h0)
+    for need in product([False, True], repeat=3):
+        grads = untyped.rnn_backward(backend, *incoming, *weights, p.relu, *need)
+        for name, grad, wanted in zip(NAMES[2:], grads, (True, *need), strict=True):
+            assert torch.equal(grad, everything[name]) if wanted else grad.numel() == 0, name
 
 
 def check(backend: Backend, p: Problem) -> None:

@@ -94,6 +94,13 @@ class Case {
     }
   }
 
+  // Sizes, cell, and ids of `transposed`.
+  template <class Args>
+  void fill(Args& args, const int64_t* ids) const {
+    args.T = n.T, args.B = n.B, args.H = n.H, args.V = n.V, args.cell = n.relu;
+    args.ids = ids, args.ids_stride_t = 1, args.ids_stride_b = n.T;
+  }
+
   // Forward and backward. Without ids the optional arguments are left out too.
   template <class Real>
   void layer(const KernelsOf<Real>& kernels, bool with_ids) {
@@ -102,20 +109,11 @@ class Case {
     const Values hs = naive::forward(n, with_ids ? naive::gather(n, W_xh, ids) : x, W_hh, bias, h0);
     Buffer<int64_t> ids_in = transposed(ids);
     Buffer<Real> x_in(x), W_in(W_hh), b_in(b_h), h0_in(h0), hs_out(hs.size()), last(h0.size());
-    RnnForwardArgs<Real> args{n.T,
-                              n.B,
-                              n.H,
-                              n.V,
-                              with_ids ? ids_in.data() : nullptr,
-                              1,
-                              n.T,
-                              x_in.data(),
-                              W_in.data(),
-                              with_ids ? b_in.data() : nullptr,
-                              h0_in.data(),
-                              n.relu,
-                              hs_out.data(),
-                              last.data()};
+    RnnForwardArgs<Real> args{};
+    fill(args, with_ids ? ids_in.data() : nullptr);
+    args.x = x_in.data(), args.W_hh = W_in.data(), args.h0 = h0_in.data();
+    if (with_ids) args.b_h = b_in.data();
+    args.hs = hs_out.data(), args.h_last = last.data();
     kernels.rnn_forward(args);
     expect("hs", hs_out, hs);
     expect("h_last", last, Values(hs.end() - n.B * n.H, hs.end()));
@@ -129,23 +127,15 @@ class Case {
     const Values grad_last = uniform(h0.size(), 1);
     Buffer<Real> hs_in(hs), grad_hs_in(grad_hs), grad_last_in(grad_last), grad_x(x.size()),
         grad_W(W_hh.size()), grad_b(n.H), grad_h0(h0.size());
-    RnnBackwardArgs<Real> backward{n.T,
-                                   n.B,
-                                   n.H,
-                                   n.V,
-                                   with_ids ? ids_in.data() : nullptr,
-                                   1,
-                                   n.T,
-                                   with_ids ? grad_hs_in.data() : nullptr,
-                                   grad_last_in.data(),
-                                   hs_in.data(),
-                                   W_in.data(),
-                                   h0_in.data(),
-                                   n.relu,
-                                   grad_x.data(),
-                                   grad_W.data(),
-                                   with_ids ? grad_b.data() : nullptr,
-                                   with_ids ? grad_h0.data() : nullptr};
+    RnnBackwardArgs<Real> backward{};
+    fill(backward, with_ids ? ids_in.data() : nullptr);
+    backward.grad_h_last = grad_last_in.data(), backward.hs = hs_in.data();
+    backward.W_hh = W_in.data(), backward.h0 = h0_in.data();
+    backward.grad_x = grad_x.data(), backward.grad_W_hh = grad_W.data();
+    if (with_ids) {
+      backward.grad_hs = grad_hs_in.data(), backward.grad_b_h = grad_b.data();
+      backward.grad_h0 = grad_h0.data();
+    }
     kernels.rnn_backward(backward);
     const Values rounded(hs_in.data(), hs_in.data() + hs.size());
     naive::Gradients want = naive::backward(n, grad_hs, grad_last, rounded, W_hh, h0);
@@ -226,10 +216,8 @@ class Case {
     Buffer<double> loss_out(1);
     Buffer<Real> last(h0.size());
     CrossEntropyArgs<Real> args{};
-    args.T = n.T, args.B = n.B, args.H = n.H, args.V = n.V, args.cell = n.relu;
-    args.ids = ids_in.data(), args.targets = targets_in.data();
-    args.ids_stride_t = args.targets_stride_t = 1;
-    args.ids_stride_b = args.targets_stride_b = n.T;
+    fill(args, ids_in.data());
+    args.targets = targets_in.data(), args.targets_stride_t = 1, args.targets_stride_b = n.T;
     args.W_xh = params[0].data(), args.W_hh = params[1].data(), args.b_h = params[2].data();
     args.W_hq = params[3].data(), args.b_q = params[4].data(), args.h0 = params[5].data();
     args.loss = loss_out.data(), args.h_last = last.data();
