@@ -19,6 +19,11 @@ inline std::string device_name(const Tensor& tensor) {
   return "device " + index + " of another type";
 }
 
+// For the compiler: the dtype of a kernel's elements.
+inline std::string real_option(int32_t dtype) {
+  return dtype == aoti_torch_dtype_float64() ? "-DRF_REAL=double" : "-DRF_REAL=float";
+}
+
 // Makes the device of the first tensor current until the call ends. On the CPU, where the tests'
 // emulating driver runs the kernels, that is device 0 and no stream.
 //

@@ -1,7 +1,6 @@
 #include "cuda_clip.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace rnnfast::cuda {
 
@@ -82,16 +81,13 @@ void ClipNorm::launch_with(const Table& table, const char* kernel, Params params
   launch("clip_norm", kernel, "", geometry, &params, call_.device(), call_.stream());
 }
 
-void ClipNorm::run(double max_norm, bool d2l, const Tensor* norm, double lr) {
+void ClipNorm::run(double max_norm, bool d2l, const Tensor& norm) {
   if (tables_.empty()) tables_.emplace_back();  // the norm of nothing
   int num_sums = 0;
-  if (norm != nullptr || !std::isinf(max_norm)) {
-    for (const Table& table : tables_) num_sums += blocks_of(table);
-  }
+  for (const Table& table : tables_) num_sums += blocks_of(table);
   const Tensor sums = call_.empty({num_sums}, aoti_torch_dtype_float64());
   int first = 0;
   for (const Table& table : tables_) {
-    if (num_sums == 0) break;
     ClipSumsParams params{};
     params.sums = sums.data<double>() + first;
     launch_with(table, "clip_sums", params);
@@ -103,14 +99,27 @@ void ClipNorm::run(double max_norm, bool d2l, const Tensor* norm, double lr) {
   params.num_sums = num_sums;
   params.d2l = d2l;
   params.max_norm = max_norm;
-  params.lr = lr;
-  if (norm != nullptr) {
-    if (norm->dtype() == aoti_torch_dtype_float64()) {
-      params.norm_float64 = norm->data<double>();
-    } else {
-      params.norm = norm->data<float>();
-    }
+  if (norm.dtype() == aoti_torch_dtype_float64()) {
+    params.norm_float64 = norm.data<double>();
+  } else {
+    params.norm = norm.data<float>();
   }
+  scale(params);
+}
+
+void ClipNorm::step(const std::optional<Tensor>& squares, double max_norm, double lr) {
+  ClipScaleParams params{};
+  if (squares) {
+    params.sums = squares->data<double>();
+    params.num_sums = static_cast<int>(squares->size(0));
+  }
+  params.d2l = 1;
+  params.max_norm = max_norm;
+  params.lr = lr;
+  scale(params);
+}
+
+void ClipNorm::scale(ClipScaleParams params) const {
   const bool one_by_one = overlap(extents_);  // scaled as often as they are listed, in order
   for (const Table& table : tables_) {
     if (!one_by_one) {

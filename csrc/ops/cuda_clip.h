@@ -1,6 +1,8 @@
-// The clip norm of gradients on a GPU, with SGD where wanted: two launches (cuda/clip_norm.cu).
+// The clip norm of gradients on a GPU, and SGD (cuda/device/clip_norm.cu): two launches, or one
+// where the squares are known.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "cuda/device/params.h"
@@ -19,9 +21,12 @@ class ClipNorm {
   void add(const Tensor& gradient, const Tensor* parameter = nullptr);
 
   // norm (0-dim, float32 or float64) = the 2-norm of all gradients, which are scaled by d2l's rule
-  // or torch's; then parameter -= lr * gradient. An infinite max_norm scales nothing and needs no
-  // norm.
-  void run(double max_norm, bool d2l, const Tensor* norm, double lr = 0);
+  // or torch's.
+  void run(double max_norm, bool d2l, const Tensor& norm);
+
+  // The gradients, the sum of whose squares is that of `squares` [n], are scaled by d2l's rule;
+  // then parameter -= lr * gradient. Without squares nothing is scaled.
+  void step(const std::optional<Tensor>& squares, double max_norm, double lr);
 
  private:
   // Of one launch, as both kernels take them.
@@ -32,6 +37,7 @@ class ClipNorm {
 
   void append(const GradientRows& rows);
   int blocks_of(const Table& table) const;
+  void scale(ClipScaleParams params) const;
   template <class Params>
   void launch_with(const Table& table, const char* kernel, Params params) const;
 

@@ -11,9 +11,7 @@ namespace rnnfast::cuda {
 namespace {
 
 std::string options_for(const Tensor& tensor, int cell) {
-  const bool is_double = tensor.dtype() == aoti_torch_dtype_float64();
-  return std::string(is_double ? "-DRF_REAL=double" : "-DRF_REAL=float") +
-         " -DRF_CELL=" + std::to_string(cell);
+  return real_option(tensor.dtype()) + " -DRF_CELL=" + std::to_string(cell);
 }
 
 // The address of an element, counted from the first of a float32 or float64 tensor.

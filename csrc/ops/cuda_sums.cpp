@@ -1,7 +1,6 @@
 #include "cuda_sums.h"
 
 #include <algorithm>
-#include <string>
 
 namespace rnnfast::cuda {
 
@@ -53,36 +52,25 @@ void RowSumJobs::add(RowSums sums, const Tensor& out) {
   const int64_t tile = sums.ids != nullptr ? tile_of(sums, dtype_, call_.device()) : 1;
   sums.tile = static_cast<int>(tile);
   sums.blocks = static_cast<int>(sums.slices * ceil_div(sums.V, tile) * ceil_div(sums.C, kLanes));
-  sums.sums = out.data<void>();
-  if (sums.slices > 1) {
-    parts_.push_back(call_.empty({sums.slices, sums.V, sums.C}, dtype_));
-    sums.sums = parts_.back().data<void>();
-  }
-  jobs_.push_back({sums, &out});
+  sums.sums = parts_.parts_of(out, sums.slices);
+  jobs_.push_back(sums);
 }
 
 void RowSumJobs::run() {
   RowSumsParams params{};
-  SumSlicesParams second{};
   unsigned blocks = 0;
-  int64_t tile = 1, most = 0;
-  for (const Job& job : jobs_) {
-    params.jobs[params.num_jobs++] = job.sums;
-    blocks += static_cast<unsigned>(job.sums.blocks);
-    tile = std::max<int64_t>(tile, job.sums.tile);
-    if (job.sums.slices == 1) continue;
-    const int64_t count = job.sums.V * job.sums.C;
-    second.jobs[second.num_jobs++] = {job.sums.sums, job.out->data<void>(), job.sums.slices, count};
-    most = std::max(most, count);
+  int64_t tile = 1;
+  for (const RowSums& job : jobs_) {
+    params.jobs[params.num_jobs++] = job;
+    blocks += static_cast<unsigned>(job.blocks);
+    tile = std::max<int64_t>(tile, job.tile);
   }
   if (blocks == 0) return;
-  const std::string options =
-      dtype_ == aoti_torch_dtype_float64() ? "-DRF_REAL=double" : "-DRF_REAL=float";
   const int64_t shared_bytes = kWarps * tile * kLanes * real_bytes(dtype_);
-  launch("row_sums", "row_sums", options,
+  launch("row_sums", "row_sums", real_option(dtype_),
          {blocks, 1, kWarps * kLanes, static_cast<unsigned>(shared_bytes)}, &params, call_.device(),
          call_.stream());
-  if (most > 0) call_.launch_over(most, "row_sums", "sum_slices", options, second);
+  parts_.run(false);
 }
 
 }  // namespace rnnfast::cuda

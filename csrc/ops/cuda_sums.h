@@ -6,13 +6,14 @@
 
 #include "cuda/device/params.h"
 #include "cuda_call.h"
+#include "cuda_part_sums.h"
 #include "torch/abi.h"
 
 namespace rnnfast::cuda {
 
 class RowSumJobs {
  public:
-  RowSumJobs(const Call& call, int32_t dtype) : call_(call), dtype_(dtype) {}
+  RowSumJobs(const Call& call, int32_t dtype) : call_(call), dtype_(dtype), parts_(call, dtype) {}
 
   // out [C] = the sum of all N rows of x [N, C].
   void add(const Tensor& x, int64_t N, int64_t C, const Tensor& out);
@@ -24,17 +25,12 @@ class RowSumJobs {
   void run();
 
  private:
-  struct Job {
-    RowSums sums;
-    const Tensor* out;
-  };
-
   void add(RowSums sums, const Tensor& out);
 
   const Call& call_;
   int32_t dtype_;
-  std::vector<Job> jobs_;
-  std::vector<Tensor> parts_;  // of jobs whose rows are summed in slices
+  std::vector<RowSums> jobs_;
+  PartSums parts_;  // of jobs whose rows are summed in slices
 };
 
 }  // namespace rnnfast::cuda

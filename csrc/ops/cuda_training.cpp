@@ -1,12 +1,17 @@
-// The operators that train, on CUDA tensors: a dozen launches, no synchronisation, all memory from
+// The operators that train, on CUDA tensors: a few launches, no synchronisation, all memory from
 // torch's allocator, so that a step can be captured in a CUDA graph.
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 
 #include "cuda/device/params.h"
+#include "cuda/device/readout_shape.h"
 #include "cuda_clip.h"
+#include "cuda_gradients.h"
+#include "cuda_part_sums.h"
 #include "cuda_sums.h"
+#include "cuda_training_choice.h"
 #include "gradients.h"
 #include "ops/cuda_recurrence.h"
 #include "ops/recurrence_arguments.h"
@@ -20,6 +25,11 @@ namespace {
 // A longer row of logits is shared by the eight warps of a block.
 constexpr int64_t kMostClassesPerWarp = 1024;
 
+// With 51 KB of shared memory each, for up to 32 classes. More would only leave more parts.
+constexpr int64_t kReadoutsPerMultiprocessor = 2;
+
+int real_bytes(int32_t dtype) { return dtype == aoti_torch_dtype_float64() ? 8 : 4; }
+
 void require_all_here(const Call& call, const std::string& of, const Params& params) {
   const char* names[] = {"W_xh", "W_hh", "b_h", "W_hq", "b_q"};
   for (size_t i = 0; i < params.size(); ++i) {
@@ -28,13 +38,16 @@ void require_all_here(const Call& call, const std::string& of, const Params& par
 }
 
 // The network from its inputs to the loss, and back. All tensors are checked; all but ids and
-// targets are contiguous.
+// targets are contiguous. What is left in parts is added up by `sums`.
 class Network {
  public:
   Network(const Call& call, const Sizes& n, Tensor ids, const Tensor& targets, const Params& params,
-          const Tensor& h0, int cell)
+          const Tensor& h0, int cell, const Tensor& loss, PartSums& sums)
       : call_(call),
+        loss_(loss),
+        sums_(sums),
         n_(n),
+        choice_(training_choice(n.H, n.V, real_bytes(n.dtype), call.device())),
         rows_(n.T * n.B),
         ids_(std::move(ids)),
         targets_(targets),
@@ -43,52 +56,80 @@ class Network {
         b_h_(same(*params[2])),
         W_hq_(*params[3]),
         b_q_(*params[4]),
+        h0_(h0),
         cell_(cell),
         states_(call.empty({n.T + 1, n.B, n.H}, n.dtype)),
-        h0_(matrix(states_, n.B, n.H)),
         hs_(view(states_, {n.T, n.B, n.H}, {n.B * n.H, n.H, 1}, n.B * n.H)),
         logits_(call.empty({rows_, n.V}, n.dtype)),
-        losses_(call.empty({rows_}, n.dtype)) {
-    copy(h0_, h0);  // before all hs: h_{t-1} of all steps in one piece
-  }
+        losses_(call.empty({choice_.columns > 0 ? 0 : rows_}, n.dtype)) {}
 
-  // h_last [B, H], which may be h0's memory; the logits or, where wanted, their gradient.
-  void forward(const Tensor& h_last, bool wants_gradient) {
+  // h_last [B, H], which must not be h0's memory, the loss and, where there are gradients to be
+  // made, those of the readout.
+  void forward(const Tensor& h_last, const Params* grads) {
     cuda::forward(call_,
                   {n_.T, n_.B, n_.H, n_.V, W_xh_, ids_, W_hh_, b_h_, h0_, cell_, hs_, h_last});
-    multiply(matrix(hs_, rows_, n_.H), W_hq_, logits_);
-    cross_entropy(wants_gradient);
+    if (grads != nullptr) grad_hs_ = call_.empty({n_.T, n_.B, n_.H}, n_.dtype);
+    if (choice_.columns > 0) {
+      read_out(grads != nullptr ? (*grads)[4] : nullptr);
+    } else {
+      multiply(matrix(hs_, rows_, n_.H), W_hq_, logits_);
+      cross_entropy(grads != nullptr);
+      if (grads == nullptr) sum_losses();
+    }
   }
 
-  // loss (0-dim) alone.
-  void loss(const Tensor& loss) {
-    RowSumJobs sums(call_, n_.dtype);
-    sums.add(losses_, rows_, 1, loss);
-    sums.run();
-  }
-
-  // loss and all gradients; grad_h0 may be null. After forward() with a gradient.
-  void backward(const Tensor& loss, const Params& grads, const Tensor* grad_h0) {
-    const Tensor hs = matrix(hs_, rows_, n_.H);
-    multiply(transposed(hs), logits_, *grads[3]);
-    std::optional<Tensor> grad_hs = call_.empty({n_.T, n_.B, n_.H}, n_.dtype);
-    multiply(logits_, transposed(W_hq_), matrix(*grad_hs, rows_, n_.H));
-
+  // All gradients; grad_h0 may be null. After forward() with gradients.
+  void backward(const Params& grads, const Tensor* grad_h0) {
+    if (choice_.columns == 0) {
+      multiply(logits_, transposed(W_hq_), matrix(*grad_hs_, rows_, n_.H));
+    }
     const Tensor dz = call_.empty({n_.T, n_.B, n_.H}, n_.dtype);
     const std::optional<Tensor> no_grad_h_last;
     cuda::backward(
-        call_, {n_.T, n_.B, n_.H, grad_hs, no_grad_h_last, hs_, W_hh_, h0_, cell_, dz, grad_h0});
-    multiply(transposed(matrix(states_, rows_, n_.H)), matrix(dz, rows_, n_.H), *grads[1]);
-
-    RowSumJobs sums(call_, n_.dtype);
-    sums.add(dz, n_.H, *ids_, n_.V, *grads[0]);
-    sums.add(dz, rows_, n_.H, *grads[2]);
-    sums.add(logits_, rows_, n_.V, *grads[4]);
-    sums.add(losses_, rows_, 1, loss);
-    sums.run();
+        call_, {n_.T, n_.B, n_.H, grad_hs_, no_grad_h_last, hs_, W_hh_, h0_, cell_, dz, grad_h0});
+    if (!choice_.own_product) {
+      copy(matrix(states_, n_.B, n_.H), h0_);  // before all hs: h_{t-1} of all steps in one piece
+      multiply(transposed(matrix(states_, rows_, n_.H)), matrix(dz, rows_, n_.H), *grads[1]);
+      sums_.add_to_norm(*grads[1]);
+    }
+    if (choice_.columns > 0) {
+      sum_in_one_launch(dz, grads);
+    } else {
+      sum_by_several(dz, grads);
+    }
   }
 
  private:
+  void read_out(const Tensor* grad_b_q) {
+    const ReadoutShape shape{choice_.columns, real_bytes(n_.dtype)};
+    const int64_t groups = (rows_ + shape.kRows - 1) / shape.kRows;
+    const int64_t most = limits_of(call_.device()).multiprocessors * kReadoutsPerMultiprocessor;
+    const int64_t blocks = std::min(groups, most);
+    ReadoutParams params{};
+    params.N = rows_;
+    params.H = n_.H;
+    params.V = n_.V;
+    params.B = n_.B;
+    params.targets = targets_.data<const long long>();
+    params.targets_stride_t = targets_.stride(0);
+    params.targets_stride_b = targets_.stride(1);
+    params.hs = hs_.data<void>();
+    params.W_hq = W_hq_.data<void>();
+    params.b_q = b_q_.data<void>();
+    params.losses = sums_.parts_of(loss_, blocks, false);
+    if (grad_b_q != nullptr) {
+      params.grad_logits = logits_.data<void>();
+      params.grad_hs = grad_hs_->data<void>();
+      params.grad_b_q = sums_.parts_of(*grad_b_q, blocks);
+    }
+    params.error = call_.error();
+    const std::string columns = " -DRF_COLUMNS=" + std::to_string(choice_.columns);
+    launch("readout", "readout", real_option(n_.dtype) + columns,
+           {static_cast<unsigned>(blocks), 1, shape.kThreads,
+            static_cast<unsigned>(shape.shared_bytes())},
+           &params, call_.device(), call_.stream());
+  }
+
   void cross_entropy(bool wants_gradient) {
     const int64_t warps = n_.V <= kMostClassesPerWarp ? 1 : 8;
     CrossEntropyParams params{};
@@ -103,22 +144,52 @@ class Network {
     params.losses = losses_.data<void>();
     params.wants_gradient = wants_gradient;
     params.error = call_.error();
-    const bool is_double = n_.dtype == aoti_torch_dtype_float64();
-    const std::string options = std::string("-DRF_REAL=") + (is_double ? "double" : "float") +
-                                " -DRF_ROW_WARPS=" + std::to_string(warps);
+    const std::string options = real_option(n_.dtype) + " -DRF_ROW_WARPS=" + std::to_string(warps);
     call_.launch_over(rows_ * warps * 32, "cross_entropy", "cross_entropy", options, params, 64);
   }
 
+  void sum_in_one_launch(const Tensor& dz, const Params& grads) {
+    Gradients sums(call_, rows_, n_.dtype);
+    sums.add_table(dz, *ids_, *grads[0]);
+    sums.add_sum(dz, *grads[2]);
+    sums.add_product(rows_of(hs_, n_.H), rows_of(logits_, n_.V), *grads[3]);
+    if (choice_.own_product) {
+      sums.add_product(rows_before(h0_, hs_), rows_of(dz, n_.H), *grads[1]);
+    }
+    sums.run(sums_);
+  }
+
+  void sum_by_several(const Tensor& dz, const Params& grads) {
+    multiply(transposed(matrix(hs_, rows_, n_.H)), logits_, *grads[3]);
+    RowSumJobs sums(call_, n_.dtype);
+    sums.add(dz, n_.H, *ids_, n_.V, *grads[0]);
+    sums.add(dz, rows_, n_.H, *grads[2]);
+    sums.add(logits_, rows_, n_.V, *grads[4]);
+    sums.add(losses_, rows_, 1, loss_);
+    sums.run();
+    for (const int i : {0, 2, 3, 4}) sums_.add_to_norm(*grads[i]);
+  }
+
+  void sum_losses() {
+    RowSumJobs sums(call_, n_.dtype);
+    sums.add(losses_, rows_, 1, loss_);
+    sums.run();
+  }
+
   const Call& call_;
+  const Tensor& loss_;  // 0-dim
+  PartSums& sums_;
   const Sizes n_;
+  const TrainingChoice choice_;
   const int64_t rows_;
   const std::optional<Tensor> ids_;
   const Tensor &targets_, &W_xh_, &W_hh_;
   const std::optional<Tensor> b_h_;
-  const Tensor &W_hq_, &b_q_;
+  const Tensor &W_hq_, &b_q_, &h0_;
   const int cell_;
-  const Tensor states_, h0_, hs_;  // [T + 1, B, H]: the first, and all others
-  const Tensor logits_, losses_;   // [T B, V], [T B]
+  const Tensor states_, hs_;       // [T + 1, B, H], and all but the first
+  const Tensor logits_, losses_;   // [T B, V], which become their gradient, and [T B]
+  std::optional<Tensor> grad_hs_;  // [T, B, H]
 };
 
 void require_classes(const Call& call, const Sizes& n, const Tensor& ids, const Tensor& targets) {
@@ -148,14 +219,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
   Tensor grad_W_xh = grad(true, {n.V, n.H}), grad_W_hh = grad(true, {n.H, n.H});
   Tensor grad_b_h = grad(true, {n.H}), grad_W_hq = grad(true, {n.H, n.V});
   Tensor grad_b_q = grad(true, {n.V}), grad_h0 = grad(need_h0, {n.B, n.H});
-  Network network(call, n, std::move(ids), targets, params, h0, cell_of(cell));
-  network.forward(h_last, need_grads);
-  if (need_grads) {
-    const Params grads = {&grad_W_xh, &grad_W_hh, &grad_b_h, &grad_W_hq, &grad_b_q};
-    network.backward(loss, grads, need_h0 ? &grad_h0 : nullptr);
-  } else {
-    network.loss(loss);
-  }
+  const Params grads = {&grad_W_xh, &grad_W_hh, &grad_b_h, &grad_W_hq, &grad_b_q};
+  PartSums sums(call, n.dtype);
+  Network network(call, n, std::move(ids), targets, params, h0, cell_of(cell), loss, sums);
+  network.forward(h_last, need_grads ? &grads : nullptr);
+  if (need_grads) network.backward(grads, need_h0 ? &grad_h0 : nullptr);
+  sums.run(false);
   return {std::move(loss),     std::move(h_last),    std::move(grad_W_xh), std::move(grad_W_hh),
           std::move(grad_b_h), std::move(grad_W_hq), std::move(grad_b_q),  std::move(grad_h0)};
 }
@@ -175,12 +244,16 @@ void take_step(const Call& call, Tensor ids, const Tensor& targets, const Params
   require_plain({w[0], w[1], w[2], w[3], w[4], g[0], g[1], g[2], g[3], g[4], &h});
   require_classes(call, n, ids, targets);
 
-  Network network(call, n, std::move(ids), targets, w, h, cell);
-  network.forward(h, true);
-  network.backward(loss, g, nullptr);
+  PartSums sums(call, n.dtype);
+  Network network(call, n, std::move(ids), targets, w, h, cell, loss, sums);
+  const Tensor h_last = call.empty({n.B, n.H}, n.dtype);
+  network.forward(h_last, &g);
+  network.backward(g, nullptr);
+  sums.copy(h_last, h);
+  const std::optional<Tensor> squares = sums.run(!std::isinf(max_norm));
   ClipNorm clip(call);
   for (size_t i = 0; i < w.size(); ++i) clip.add(*g[i], w[i]);
-  clip.run(max_norm, true, nullptr, lr);
+  clip.step(squares, max_norm, lr);
 }
 
 }  // namespace
@@ -213,7 +286,7 @@ Tensor clip_grads(std::vector<Tensor> grads, double max_norm, bool d2l) {
     clip.add(grads[i]);
   }
   Tensor norm = call.empty({}, grads[0].dtype());
-  clip.run(max_norm, d2l, &norm);
+  clip.run(max_norm, d2l, norm);
   return norm;
 }
 

@@ -125,15 +125,81 @@ struct RowSumsParams {
   int num_jobs;
 };
 
-// out[i] = the sum of parts[s, i] over s.
-struct SliceSum {
-  const void* parts;  // [slices, count]
-  void* out;          // [count]
-  long long slices, count;
+// ---- readout.cu
+
+// logits = hs W_hq + b_q, the loss of row n -log softmax(logits_n)[target_n] / N, and the
+// gradients of the mean: grad_logits, grad_hs = grad_logits W_hq^T, and grad_b_q. Each block leaves
+// its part of the loss and of grad_b_q. void: of RF_REAL.
+struct ReadoutParams {
+  long long N, H, V, B;      // N = T * B rows; row n is step n / B of sequence n % B
+  const long long* targets;  // [T, B]
+  long long targets_stride_t, targets_stride_b;
+  const void* hs;     // [N, H]
+  const void* W_hq;   // [H, V]
+  const void* b_q;    // [V]
+  void* losses;       // [grid]
+  void* grad_logits;  // [N, V], or null: the loss alone
+  void* grad_hs;      // [N, H]
+  void* grad_b_q;     // [grid, V]
+  int* error;
 };
-struct SumSlicesParams {
-  SliceSum jobs[kMostRowSums];
-  int num_jobs;
+
+// ---- gradients.cu
+
+// A matrix of N rows, of which the first may lie elsewhere: h0 before all hs but the last.
+struct MatrixRows {
+  const void* first;  // [num_first, columns], or null where there are none
+  long long num_first;
+  const void* others;  // [N - num_first, columns]
+  long long columns;
+};
+
+// parts[s] = A^T B over the rows of slice s. void: of RF_REAL.
+struct GradientProduct {
+  MatrixRows a, b;
+  void* parts;  // [slices, a.columns, b.columns]
+  int tiles;    // of kSide x kSide elements
+};
+
+// table[s, v] = the sum of the rows n of x with ids[n] = v, n in slice s, and sums[s] the sum of
+// all of them. An id outside [0, V) belongs nowhere.
+struct GradientSums {
+  const void* x;  // [N, C]
+  long long C, V;
+  const long long* ids;  // [T, B], N = T * B, or null: the sum of all rows alone, and V is 0
+  long long B, ids_stride_t, ids_stride_b;
+  void* table;  // [slices, V, C]
+  void* sums;   // [slices, C], or null
+  int tiles;    // of kThreads columns and classes() classes
+};
+constexpr int kMostProducts = 2;
+
+// Slice s has the rows from s * rows on.
+struct GradientsParams {
+  GradientSums sums;
+  GradientProduct products[kMostProducts];
+  long long N, rows;
+  int tiles;  // of all of them
+};
+
+// ---- sum_parts.cu
+
+// out[i] = the sum of parts[s, i] over s; parts may be out where there is one. void: of RF_REAL.
+struct PartSum {
+  const void* parts;  // [num_parts, count]
+  void* out;          // [count]
+  long long num_parts, count;
+  int is_gradient;  // its squares are part of the norm
+  int first_tile;   // how many tiles the jobs before it have, of 32 elements or, where num_parts is
+                    // 1, of kSumThreads
+};
+constexpr int kMostPartSums = 8;
+constexpr int kSumThreads = 256;
+
+struct SumPartsParams {
+  PartSum jobs[kMostPartSums];
+  int num_jobs, num_tiles;
+  double* squares;  // [grid]: the sum of the squares of each block's gradients; or null
 };
 
 // ---- decode.cu

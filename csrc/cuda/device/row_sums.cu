@@ -9,9 +9,8 @@
 // that every sum must read).
 //
 // Macros: RF_REAL   float or double
-// Launch, row_sums: grid of the jobs' blocks, at most 16 warps, shared memory
-// warps * (largest tile) * 32 Reals. sum_slices, where a job has several slices: any grid, at most
-// 256 threads.
+// Launch: grid of the jobs' blocks, at most 16 warps, shared memory
+// warps * (largest tile) * 32 Reals. sum_parts.cu adds up the slices of a job that has several.
 #include "params.h"
 #include "reduce.cuh"
 
@@ -130,20 +129,5 @@ extern "C" __global__ void __launch_bounds__(512)
     for (int w = 0; w < warps; ++w) sum += all[(w * job.tile + v) * 32 + lane];
     if (!x.exists) continue;
     static_cast<Real*>(job.sums)[(slice * job.V + first + v) * job.C + column] = sum;
-  }
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-    sum_slices(const __grid_constant__ SumSlicesParams p) {
-  const long long threads = static_cast<long long>(gridDim.x) * blockDim.x;
-  for (int j = 0; j < p.num_jobs; ++j) {
-    const SliceSum& job = p.jobs[j];
-    for (long long i = blockIdx.x * static_cast<long long>(blockDim.x) + threadIdx.x; i < job.count;
-         i += threads) {
-      Real sum = 0;
-      const auto* parts = static_cast<const Real*>(job.parts) + i;
-      for (long long s = 0; s < job.slices; ++s) sum += parts[s * job.count];
-      static_cast<Real*>(job.out)[i] = sum;
-    }
   }
 }

@@ -36,6 +36,9 @@ _REALS = ("-DRF_REAL=float", "-DRF_REAL=double")
 UNITS = {
     "streamed": tuple(f"{real} -DRF_CELL={cell}" for real in _REALS for cell in CELLS),
     "row_sums": _REALS,
+    "sum_parts": _REALS,
+    "gradients": _REALS,
+    "readout": tuple(f"{real} -DRF_COLUMNS={columns}" for real in _REALS for columns in (1, 2, 4)),
     "next_id": _REALS,
     "clip_norm": ("",),
     "cross_entropy": tuple(f"{real} -DRF_ROW_WARPS={warps}" for real in _REALS for warps in (1, 8)),
