@@ -192,7 +192,7 @@ def explain(
         device, dtype = tensor.device, tensor.dtype
     call = Call(torch.device(device).type, dtype, active_transform())
     explanation = _explain(_forced.get(), call)
-    backend, H = _BACKENDS[explanation.backend], _hidden_units(example)
+    backend, sizes = _BACKENDS[explanation.backend], _sizes(example)
     from rnnfast.nn.explain import explain_layers  # both stand above this module
     from rnnfast.training.choose import last_choice
 
@@ -200,7 +200,7 @@ def explain(
     return dataclasses.replace(
         explanation,
         layers=tuple(explain_layers(example) if is_module else ()),
-        variants=tuple(backend.variants(torch.device(device), dtype, H)),
+        variants=tuple(backend.variants(torch.device(device), dtype, sizes)),
         training=last_choice(),
     )
 
@@ -270,10 +270,13 @@ def _first_tensor(example: Any) -> Tensor | None:
     return _first_tensor(params[0])
 
 
-def _hidden_units(example: Any) -> int | None:
-    """H of a net like ours, or None."""
+def _sizes(example: Any) -> tuple[int, int] | None:
+    """H and V of a net like ours, or None."""
     params = getattr(example, "params", None)
-    return params[1].shape[0] if isinstance(params, (list, tuple)) and len(params) == 5 else None
+    if not isinstance(params, (list, tuple)) or len(params) != 5:
+        return None
+    H, V = params[3].shape
+    return H, V
 
 
 def warn_fallback(reason: str) -> None:

@@ -7,11 +7,11 @@
 
 #include "cuda/device/params.h"
 #include "cuda/device/readout_shape.h"
+#include "cuda/host/training_choice.h"
 #include "cuda_clip.h"
 #include "cuda_gradients.h"
 #include "cuda_part_sums.h"
 #include "cuda_sums.h"
-#include "cuda_training_choice.h"
 #include "gradients.h"
 #include "ops/cuda_recurrence.h"
 #include "ops/recurrence_arguments.h"

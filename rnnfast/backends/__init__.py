@@ -169,8 +169,10 @@ class Backend:
         """Why it cannot be used on this machine, or an empty string; loads it."""
         return ""
 
-    def variants(self, device: torch.device, dtype: torch.dtype, H: int | None) -> list[str]:
-        """Which kernels serve a net of H hidden units (None: some usual ones), a line each."""
+    def variants(
+        self, device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | None
+    ) -> list[str]:
+        """Which kernels serve a net of these H and V (None: some usual ones), a line each."""
         return []
 
     def check_errors(self, device: torch.device) -> None:

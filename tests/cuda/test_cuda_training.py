@@ -24,8 +24,9 @@ def driver(emulated):
     emulated.driver().emulated_driver_capturing(0)
 
 
-# T, B, H, V; a table with more rows than tokens, long rows of logits, one of everything.
-SHAPES = [(6, 5, 30, 28), (2, 3, 17, 1100), (1, 1, 1, 1)]
+# T, B, H, V; a table with more rows than tokens, long rows of logits, one of everything; the
+# gradient of W_hh by a product of torch's, and all classes of the readout's own kernel.
+SHAPES = [(6, 5, 30, 28), (2, 3, 17, 1100), (1, 1, 1, 1), (3, 2, 260, 5), (2, 9, 65, 97)]
 
 
 @pytest.mark.parametrize(("shape", "relu"), [*[(s, False) for s in SHAPES], (SHAPES[0], True)])
@@ -51,14 +52,31 @@ def test_whole_step(shape, dtype, max_norm):
     check(whole_step, max_norm, shape, dtype, cuda)
 
 
-def test_a_step_is_six_launches_of_ours_and_can_be_captured(driver):
-    network = make_network(SHAPES[0], F32)
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[3]])
+def test_a_step_is_six_launches_of_ours_and_can_be_captured(shape, driver):
+    network = make_network(shape, F32)
     whole_step(cuda, *network, 1.0)  # compiles
     driver.emulated_driver_capturing(1)
     before = driver.emulated_driver_launches()
     whole_step(cuda, *network, 1.0)
-    assert driver.emulated_driver_launches() - before == 6  # and five of torch's
+    assert driver.emulated_driver_launches() - before == 6  # and, for the second, two of torch's
     driver.emulated_driver_capturing(0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "line"),
+    [
+        ((28, 256), "one for the gradients of the weights, with that of W_hh"),
+        ((28, 257), "and a product of cuBLAS for that of W_hh"),
+        ((129, 64), "products of cuBLAS, and kernels between them"),
+    ],
+)
+def test_explain_names_what_trains(sizes, line):
+    V, H = sizes
+    with use_backend("cuda"):
+        text = str(rnnfast.explain(models.ours(models.params(V, H))))
+    (found,) = (each for each in text.splitlines() if f"training H={H} V={V}: " in each)
+    assert line in found
 
 
 def test_a_bad_target_shows_at_the_next_call():

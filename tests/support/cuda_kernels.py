@@ -15,7 +15,10 @@ assert library.load_error() == ""
 KERNELS = {
     "clip_norm": ("clip_sums", "clip_scale"),
     "cross_entropy": ("cross_entropy",),
-    "row_sums": ("row_sums", "sum_slices"),
+    "row_sums": ("row_sums",),
+    "sum_parts": ("sum_parts",),
+    "readout": ("readout",),
+    "gradients": ("gradients",),
     "decode": ("decode",),
 }
 
@@ -145,14 +148,122 @@ def row_sums(jobs, warps=2, tile=1, slices=1, seed=0, bug=()):
     )
     if slices == 1:
         return [out[0] for out in outs]
-    totals = [new(*out.shape[1:], dtype=out.dtype) for out in outs]
-    sums = [
-        params("SliceSum", parts=part, out=out, slices=slices, count=out.numel())
-        for part, out in zip(outs, totals, strict=True)
-    ]
-    arguments = params("SumSlicesParams", jobs=sums, num_jobs=len(sums))
-    unit.launch("sum_slices", arguments, grid=2, cluster=1, block=64, shared_bytes=0, seed=seed)
-    return totals
+    return sum_parts(outs, seed=seed)[0]
+
+
+def sum_parts(parts, gradients=(), grid=2, seed=0, bug=()):
+    """(sums of each [num_parts, ...] over its parts, sum of the squares of those in gradients)."""
+    outs = [new(*part.shape[1:], dtype=part.dtype) for part in parts]
+    entries, tiles = [], 0
+    for i, (part, out) in enumerate(zip(parts, outs, strict=True)):
+        sizes = {"num_parts": len(part), "count": out.numel(), "first_tile": tiles}
+        entries.append(params("PartSum", parts=part, out=out, is_gradient=i in gradients, **sizes))
+        tiles += -(-out.numel() // (constant("kSumThreads") if len(part) == 1 else 32))
+    grid = min(grid, tiles)
+    squares = new(grid, dtype=torch.float64)
+    arguments = params(
+        "SumPartsParams",
+        jobs=entries,
+        num_jobs=len(entries),
+        num_tiles=tiles,
+        squares=squares if gradients else None,
+    )
+    unit_of("sum_parts", real(parts[0]), bug).launch(
+        "sum_parts",
+        arguments,
+        grid=grid,
+        cluster=1,
+        block=constant("kSumThreads"),
+        shared_bytes=constant("kSumThreads") * parts[0].element_size(),
+        seed=seed,
+    )
+    return outs, squares.sum()
+
+
+def readout(
+    hs, W_hq, b_q, targets, wants_gradient=True, columns=1, grid=3, seed=0, resident=1, bug=()
+):  # fmt: skip
+    """(loss, grad_logits, grad_hs, grad_b_q, error word) of hs [T*B, H] and targets [T, B]."""
+    (T, B), (H, V) = targets.shape, W_hq.shape
+    grid = min(grid, -(-T * B // 8))
+    losses, grad_b_q = new(grid, dtype=hs.dtype), new(grid, V, dtype=hs.dtype)
+    grad_logits, grad_hs = new(T * B, V, dtype=hs.dtype), new(T * B, H, dtype=hs.dtype)
+    error = torch.zeros(1, dtype=torch.int32)
+    arguments = params(
+        "ReadoutParams",
+        N=T * B,
+        H=H,
+        V=V,
+        B=B,
+        targets=targets,
+        targets_stride_t=targets.stride(0),
+        targets_stride_b=targets.stride(1),
+        hs=hs,
+        W_hq=W_hq,
+        b_q=b_q,
+        losses=losses,
+        grad_logits=grad_logits if wants_gradient else None,
+        grad_hs=grad_hs,
+        grad_b_q=grad_b_q,
+        error=error,
+    )
+    tile, classes, bytes = 1024 // columns // hs.element_size(), 32 * columns, hs.element_size()
+    unit_of("readout", f"{real(hs)} -DRF_COLUMNS={columns}", bug).launch(
+        "readout",
+        arguments,
+        grid=grid,
+        cluster=1,
+        block=256,
+        shared_bytes=bytes * (8 * tile + 72 * classes + 8 + tile * (classes + 1)),
+        seed=seed,
+        resident=resident,
+    )
+    return losses.sum(), grad_logits, grad_hs, grad_b_q.sum(0), int(error)
+
+
+def gradients(x, ids, V, products, rows=32, seed=0, resident=1, bug=()):
+    """In parts: sums of x [N, C] by ids [T, B], of all rows, and A^T B of each (first, others, B).
+
+    A is `first` and below it `others`, [N, K] or more rows; B is [N, J]. ids None: V is 0.
+    """
+    (N, C), columns = x.shape, -(-x.shape[1] // 256)
+    slices, classes = -(-N // rows), 128 // x.element_size()
+    table, sums = new(slices, V, C, dtype=x.dtype), new(slices, C, dtype=x.dtype)
+    layout = {}
+    if ids is not None:
+        layout = {
+            "ids": ids,
+            "B": ids.shape[1],
+            "ids_stride_t": ids.stride(0),
+            "ids_stride_b": ids.stride(1),
+        }
+    tiles = max(1, -(-V // classes)) * columns
+    of_rows = params("GradientSums", x=x, C=C, V=V, table=table, sums=sums, tiles=tiles, **layout)
+    entries, outs = [], []
+    for first, others, b in products:
+        (num_first, K), J = first.shape, b.shape[1]
+        outs.append(new(slices, K, J, dtype=x.dtype))
+        sides = {
+            "a": params("MatrixRows", first=first, num_first=num_first, others=others, columns=K),
+            "b": params("MatrixRows", others=b, columns=J),
+        }
+        tiles_here = -(-K // 64) * -(-J // 64)
+        entries.append(params("GradientProduct", parts=outs[-1], tiles=tiles_here, **sides))
+        tiles += tiles_here
+    arguments = params(
+        "GradientsParams", sums=of_rows, products=entries, N=N, rows=rows, tiles=tiles
+    )
+    unit_of("gradients", real(x), bug).launch(
+        "gradients",
+        arguments,
+        grid=slices * tiles,
+        cluster=1,
+        block=256,
+        shared_bytes=classes * 256 * x.element_size() + 128,
+        seed=seed,
+        resident=resident,
+    )
+    return [table, sums, *outs]
 
 
 def decode_options(shape, holds=True, relu=False):

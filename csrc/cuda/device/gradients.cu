@@ -43,26 +43,24 @@ struct Factors {
 };
 static_assert(sizeof(Factors) <= kShape.shared_bytes());
 
-__device__ const Real* row_of(const MatrixRows& rows, long long n) {
-  if (n < rows.num_first) return static_cast<const Real*>(rows.first) + n * rows.columns;
-  return static_cast<const Real*>(rows.others) + (n - rows.num_first) * rows.columns;
-}
-
 // kSide columns of the chunk's rows, zeros beyond the last of either.
 __device__ void load(const MatrixRows& rows, Chunk chunk, long long first_column,
                      Real (&to)[kRows][kSide]) {
-  constexpr int kRowsAtOnce = kThreads / kSide;
+  constexpr int kRowsAtOnce = kThreads / kSide, kLoads = kRows / kRowsAtOnce;
   const int column = threadIdx.x % kSide, from = threadIdx.x / kSide;
   const bool exists = first_column + column < rows.columns;
-  Real value[kRows / kRowsAtOnce];
+  const auto* first = static_cast<const Real*>(rows.first) + first_column + column;
+  const auto* others = static_cast<const Real*>(rows.others) + first_column + column;
+  Real value[kLoads];
 #pragma unroll
-  for (int i = 0; i < kRows / kRowsAtOnce; ++i) {
+  for (int i = 0; i < kLoads; ++i) {
     const int row = from + i * kRowsAtOnce;
-    const bool is_here = exists && row < chunk.count;
-    value[i] = is_here ? row_of(rows, chunk.first + row)[first_column + column] : Real(0);
+    const long long n = chunk.first + row, later = n - rows.num_first;
+    const Real* at = (later < 0 ? first : others) + (later < 0 ? n : later) * rows.columns;
+    value[i] = exists && row < chunk.count ? *at : Real(0);
   }
 #pragma unroll
-  for (int i = 0; i < kRows / kRowsAtOnce; ++i) to[from + i * kRowsAtOnce][column] = value[i];
+  for (int i = 0; i < kLoads; ++i) to[from + i * kRowsAtOnce][column] = value[i];
 }
 
 // A thread has 4 x 4 sums: rows of the product one after another, columns 16 apart, so that the
@@ -168,7 +166,7 @@ __device__ void sum_by_class(const GradientSums& job, Range rows, long long slic
 
 using namespace rnnfast::cuda;
 
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     gradients(const __grid_constant__ GradientsParams p) {
   const long long slice = blockIdx.x / p.tiles;
   const Range rows{slice * p.rows, min((slice + 1) * p.rows, p.N)};

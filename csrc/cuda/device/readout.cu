@@ -54,16 +54,17 @@ __device__ void load_weights(const ReadoutParams& p, const Tile& tile, Shared& s
   constexpr int kAtOnce = 16 / kColumns;  // loads under way, to hide their latency
   static_assert(kTile / kWarps % kAtOnce == 0);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const Real* W_hq = static_cast<const Real*>(p.W_hq) + tile.first * p.V;
+  const int V = static_cast<int>(p.V), count = tile.count, padded = tile.padded();
+  const Real* W_hq = static_cast<const Real*>(p.W_hq) + tile.first * V;
 #pragma unroll 1
-  for (int from = warp; from < tile.padded(); from += kWarps * kAtOnce) {
+  for (int from = warp; from < padded; from += kWarps * kAtOnce) {
     Real w[kAtOnce][kColumns];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const int row = from + i * kWarps, v = lane + 32 * c;
-        w[i][c] = row < tile.count && v < p.V ? W_hq[row * p.V + v] : Real(0);
+        w[i][c] = row < count && v < V ? W_hq[row * V + v] : Real(0);
       }
     }
 #pragma unroll
@@ -71,7 +72,7 @@ __device__ void load_weights(const ReadoutParams& p, const Tile& tile, Shared& s
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const int row = from + i * kWarps;
-        if (row < tile.padded()) s.W[row][lane + 32 * c] = w[i][c];
+        if (row < padded) s.W[row][lane + 32 * c] = w[i][c];
       }
     }
   }
@@ -183,7 +184,10 @@ __device__ void gradient_of_states(const ReadoutParams& p, const Tile& tile, lon
 
 using namespace rnnfast::cuda;
 
-extern "C" __global__ void __launch_bounds__(kThreads)
+// Two blocks of a multiprocessor leave 128 registers for each thread.
+constexpr int kBlocks = kColumns * sizeof(Real) <= 16 ? 2 : 1;
+
+extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
     readout(const __grid_constant__ ReadoutParams p) {
   Shared& s = *shared_array<Shared>();
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;

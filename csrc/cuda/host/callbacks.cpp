@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "sources.h"
+#include "training_choice.h"
 
 #define RNNFAST_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -155,6 +156,16 @@ RNNFAST_EXPORT int rnnfast_cuda_resident(const char* unit, const char* name, con
                                          int device, int* count, char* error, size_t size) {
   return guarded(error, size, [&] {
     *count = resident(unit, name, options, {cluster, cluster, block, shared_bytes}, device);
+  });
+}
+
+RNNFAST_EXPORT int rnnfast_cuda_training_choice(int64_t H, int64_t V, int real_bytes, int device,
+                                                int* reads_out, int* multiplies, char* error,
+                                                size_t size) {
+  return guarded(error, size, [&] {
+    const TrainingChoice choice = training_choice(H, V, real_bytes, device);
+    *reads_out = choice.columns > 0;
+    *multiplies = choice.own_product;
   });
 }
 

@@ -83,12 +83,14 @@ def plan_for(question: Question) -> Plan | None:
     return choice.plan if choice else None
 
 
-def explain(device: torch.device, dtype: torch.dtype, H: int | None) -> list[str]:
-    """What serves the forward pass of a net of H hidden units (None: some usual ones), in lines.
+def explain(device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | None) -> list[str]:
+    """What serves the forward pass and the training of a net of these H and V, in lines.
+
+    None: of some usual ones.
 
     The device is asked as a call asks it, so kernels may be compiled.
     """
-    from rnnfast.backends.cuda import choose_recurrence
+    from rnnfast.backends.cuda import bridge, choose_recurrence
     from rnnfast.backends.cuda.bridge import Question
 
     index = device.index if device.index is not None else _current(is_emulated())
@@ -96,9 +98,13 @@ def explain(device: torch.device, dtype: torch.dtype, H: int | None) -> list[str
     least_exact = precision.least_exact()
     setting = torch.get_float32_matmul_precision()
     lines = [f"products as exact as {least_exact}, as torch's precision {setting!r} asks"]
-    for h, B in [(H, B) for B in USUAL_B] if H else [(h, 32) for h in USUAL_H]:
-        question = Question("rnn_forward", B, h, USUAL_V, bits, 0, index, least_exact)
-        lines.append(f"H={h} B={B}: {choose_recurrence.explain(question)}")
+    usual = [(H, USUAL_V) for H in USUAL_H]
+    for H, V in [sizes] if sizes else usual:
+        for B in USUAL_B if sizes else (32,):
+            question = Question("rnn_forward", B, H, V, bits, 0, index, least_exact)
+            lines.append(f"H={H} B={B}: {choose_recurrence.explain(question)}")
+    for H, V in [sizes] if sizes else usual:
+        lines.append(f"training H={H} V={V}: {bridge.training_choice(H, V, bits, index)}")
     return lines
 
 
@@ -114,8 +120,10 @@ class Cuda(Compiled):
     def load_error(self) -> str:
         return library.load_error() or load_error()
 
-    def variants(self, device: torch.device, dtype: torch.dtype, H: int | None) -> list[str]:
-        return explain(device, dtype, H)
+    def variants(
+        self, device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | None
+    ) -> list[str]:
+        return explain(device, dtype, sizes)
 
     def check_errors(self, device: torch.device) -> None:
         check_errors(device)

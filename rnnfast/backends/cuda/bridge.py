@@ -62,6 +62,23 @@ class Plan:
     rows: int  # of the batch per cluster
 
 
+@dataclass(frozen=True)
+class TrainingChoice:
+    """What serves a training step beside the recurrence: a kernel of ours, or cuBLAS."""
+
+    reads_out: bool  # one kernel for readout, loss and their gradients
+    multiplies: bool  # the gradient of W_hh in one kernel with all others
+
+    def __str__(self) -> str:
+        if not self.reads_out:
+            return "products of cuBLAS, and kernels between them"
+        W_hh = "with that" if self.multiplies else "and a product of cuBLAS for that"
+        return (
+            "one kernel for readout, loss and their gradients, one for the gradients of the "
+            f"weights, {W_hh} of W_hh"
+        )
+
+
 class DriverError(RuntimeError):
     """The CUDA driver is missing or refused something. The message has its own words."""
 
@@ -127,6 +144,14 @@ def resident(plan: Plan, device: int) -> int:
     sizes = (g.cluster, g.block, g.shared_bytes)
     _call("rnnfast_cuda_resident", *names, *sizes, device, ctypes.byref(count))
     return count.value
+
+
+def training_choice(H: int, V: int, dtype_bits: int, device: int) -> TrainingChoice:
+    """What serves a training step beside the recurrence; see csrc/cuda/host/training_choice.h."""
+    found = [ctypes.c_int() for _ in range(2)]
+    sizes = (ctypes.c_int64(H), ctypes.c_int64(V), dtype_bits // 8, device)
+    _call("rnnfast_cuda_training_choice", *sizes, *map(ctypes.byref, found))
+    return TrainingChoice(*(bool(value.value) for value in found))
 
 
 def needs(

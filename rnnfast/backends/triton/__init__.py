@@ -62,11 +62,13 @@ class Triton(Backend):
     def load_error(self) -> str:
         return load_error()
 
-    def variants(self, device: torch.device, dtype: torch.dtype, H: int | None) -> list[str]:
+    def variants(
+        self, device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | None
+    ) -> list[str]:
         """Where W_hh lies at this H, or at any."""
         from rnnfast.backends.triton import recurrence
 
-        return recurrence.explain(device, dtype, H)
+        return recurrence.explain(device, dtype, sizes[0] if sizes else None)
 
     def rnn_forward(self, r: Recurrence, saves: bool = True) -> tuple[Tensor, Tensor, None]:
         """`Reference.rnn_forward`: one launch, or two for each step above the largest H.

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "cuda/device/readout_shape.h"
-#include "cuda/host/launch.h"
+#include "launch.h"
 
 namespace rnnfast::cuda {
 

@@ -1,0 +1,296 @@
+"""The CUDA kernels of a training step beside the recurrence, emulated on the CPU."""
+
+import math
+
+import pytest
+import torch
+
+from rnnfast.backends.cuda import bridge
+from support.compare import assert_close_to_f64
+from support.cuda_checks import sums_by_torch, torch_cross_entropy
+from support.cuda_kernels import gradients, readout, sum_parts
+from support.emulator import build
+from support.sweep import sweep
+
+pytestmark = pytest.mark.skipif(build.why_not() != "", reason=build.why_not())
+
+F32, F64 = torch.float32, torch.float64
+SEEDS = sweep([0, 1, 2], 0)
+ERROR_TARGET = 2
+
+
+def assert_right(name, got, same_dtype, f64):
+    if got.dtype == F64:  # in which torch would be its own truth
+        torch.testing.assert_close(got, f64, msg=lambda text: f"{name}: {text}")
+    else:
+        assert_close_to_f64(name, got, same_dtype, f64)
+
+
+# ---- readout.cu
+
+
+def readout_by_torch(hs, W_hq, b_q, targets):
+    """loss, grad_logits, grad_hs, grad_b_q."""
+    losses, grad_logits = torch_cross_entropy(hs @ W_hq + b_q, targets)
+    return losses.sum(), grad_logits, grad_logits @ W_hq.T, grad_logits.sum(0)
+
+
+def make_readout(T, B, H, V, dtype=F32):
+    hs, W_hq, b_q = torch.randn(T * B, H).tanh(), torch.randn(H, V), torch.randn(V)
+    return hs.to(dtype), W_hq.to(dtype), b_q.to(dtype), torch.randint(V, (B, T)).T
+
+
+NAMES = ("loss", "grad_logits", "grad_hs", "grad_b_q")
+# T, B, H, V, columns; tiles of 256, 128 and 64 rows of W_hq.
+READOUTS = [
+    (1, 1, 1, 1, 1),
+    (3, 11, 31, 28, 1),
+    (7, 5, 260, 32, 1),
+    (2, 9, 65, 2, 1),
+    (5, 3, 130, 33, 2),
+    (4, 7, 200, 97, 4),
+]
+
+
+def check_readout(T, B, H, V, columns, dtype=F32, **options):
+    hs, W_hq, b_q, targets = make_readout(T, B, H, V, dtype)
+    same = readout_by_torch(hs, W_hq, b_q, targets)
+    truth = readout_by_torch(hs.double(), W_hq.double(), b_q.double(), targets)
+    *got, error = readout(hs, W_hq, b_q, targets, columns=columns, **options)
+    assert error == 0
+    for name, *each in zip(NAMES, got, same, truth, strict=True):
+        assert_right(name, *each)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("shape", READOUTS)
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+def test_readout_agrees_with_float64(shape, dtype, seed):
+    check_readout(*shape, dtype, seed=seed)
+
+
+def test_readout_of_the_loss_alone():
+    arguments = make_readout(3, 7, 40, 28)
+    want = readout(*arguments)[0]
+    loss, *untouched, _ = readout(*arguments, wants_gradient=False)
+    assert torch.equal(loss, want)
+    assert all(each.isnan().all() for each in untouched)
+
+
+@pytest.mark.parametrize("target", [-1, 10, 2**40])
+def test_readout_reports_a_target_out_of_range(target):
+    *arguments, targets = make_readout(2, 3, 5, 10)
+    targets[1, 1] = target
+    *got, error = readout(*arguments, targets)
+    assert error == ERROR_TARGET
+    assert all(each.isfinite().all() for each in got)
+
+
+def check_extreme_logits(**options):
+    """NaN and infinity stay in their rows, as far as the equations go."""
+    logits = torch.randn(5, 40)
+    logits[0, 7], logits[1, 3], logits[2, 4] = math.inf, math.nan, -math.inf
+    logits[3] = 3e38
+    logits[4] = -math.inf
+    targets = torch.tensor([[7], [0], [4], [1], [0]])
+    for row in range(5):  # each is the bias of a readout of states that are zero
+        arguments = torch.zeros(1, 3), torch.randn(3, 40), logits[row], targets[row : row + 1]
+        want = readout_by_torch(*arguments)
+        *got, _ = readout(*arguments, columns=2, **options)
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b, equal_nan=True)
+
+
+def test_readout_of_extreme_logits():
+    check_extreme_logits()
+
+
+def test_readout_gives_the_same_bits_for_every_schedule():
+    arguments = make_readout(5, 9, 270, 28)
+    want = readout(*arguments)
+    for seed in (1, 2):
+        got = readout(*arguments, seed=seed, resident=2)
+        assert all(torch.equal(a, b) for a, b in zip(got[:-1], want[:-1], strict=True))
+
+
+# ---- gradients.cu
+
+
+def make_gradients(T, B, H, V, K, dtype=F32):
+    """x, ids, V and two products, of which one has its first B rows elsewhere."""
+    x, logits = torch.randn(T * B, H, dtype=dtype), torch.randn(T * B, V, dtype=dtype)
+    h0, hs = torch.randn(B, K, dtype=dtype), torch.randn(T * B, K, dtype=dtype)
+    ids = torch.randint(V, (B, T)).T
+    return x, ids, V, [(h0, hs, x), (h0[:0], hs, logits)]
+
+
+def gradients_by_torch(x, ids, V, products):
+    table = sums_by_torch(x, ids, V)
+    products = [torch.cat(a)[: len(b)].T @ b for *a, b in products]
+    return [table, x.sum(0), *products]
+
+
+# T, B, H, V, K and rows of a slice
+GRADIENTS = [
+    (1, 1, 1, 1, 1, 32),
+    (9, 5, 33, 28, 65, 32),
+    (3, 70, 40, 3, 31, 64),
+    (2, 40, 260, 33, 64, 64),
+    (40, 2, 65, 97, 130, 96),
+]
+
+
+def check_gradients(*shape, rows=32, dtype=F32, **options):
+    arguments = make_gradients(*shape, dtype)
+    x, ids, V, products = arguments
+    wide = x.double(), ids, V, [[each.double() for each in job] for job in products]
+    got = gradients(*arguments, rows=rows, **options)
+    for i, (parts, same, truth) in enumerate(
+        zip(got, gradients_by_torch(*arguments), gradients_by_torch(*wide), strict=True)
+    ):
+        assert_right(f"result {i}", parts.sum(0), same, truth)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("shape", GRADIENTS)
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+def test_gradients_agree_with_float64(shape, dtype, seed):
+    *sizes, rows = shape
+    check_gradients(*sizes, rows=rows, dtype=dtype, seed=seed)
+
+
+def test_gradients_without_ids():
+    x, _, _, products = make_gradients(4, 9, 30, 5, 7)
+    got = gradients(x, None, 0, products)
+    want = [x.sum(0), *gradients_by_torch(x, torch.zeros(4, 9, dtype=int), 1, products)[2:]]
+    for parts, total in zip(got[1:], want, strict=True):
+        torch.testing.assert_close(parts.sum(0), total)
+
+
+def test_gradients_leave_out_ids_beyond_the_table():
+    x, ids = torch.randn(12, 4), torch.tensor([[-1, 5, 2**40, 1], [0, 1, 2, 3], [4, 4, 4, 4]])
+    keep = ((ids >= 0) & (ids < 5)).reshape(-1)
+    table, sums = gradients(x, ids, 5, [])
+    torch.testing.assert_close(table[0], sums_by_torch(x[keep], ids.reshape(-1)[keep], 5))
+    torch.testing.assert_close(sums[0], x.sum(0))
+
+
+def test_an_infinity_stays_in_its_class():
+    x, ids = torch.randn(40, 3), torch.randint(1, 5, (8, 5))
+    x[17, 1] = math.inf
+    ids[17 // 5, 17 % 5] = 0
+    table = gradients(x, ids, 5, [])[0].sum(0)
+    assert table[0, 1] == math.inf
+    assert table[1:].isfinite().all()
+
+
+# ---- sum_parts.cu
+
+
+def check_sum_parts(dtype=F32, **options):
+    shapes = [(9, 7, 33), (1, 300), (1, 5), (40, 1), (8, 64), (70, 31)]
+    parts = [torch.randn(shape, dtype=dtype) for shape in shapes]
+    got, squares = sum_parts(parts, gradients=(0, 1, 5), **options)
+    for i, (part, out) in enumerate(zip(parts, got, strict=True)):
+        assert_right(f"sum {i}", out, part.sum(0), part.double().sum(0))
+    norm = sum(got[i].double().square().sum() for i in (0, 1, 5))
+    torch.testing.assert_close(squares, norm, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("grid", [1, 3, 100])
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+def test_sum_parts_agrees_with_float64(dtype, grid, seed):
+    check_sum_parts(dtype, grid=grid, seed=seed)
+
+
+def check_large_squares(**options):
+    _, squares = sum_parts([torch.full((1, 7), 1e25)], gradients=(0,), **options)
+    torch.testing.assert_close(squares.item(), 7e50, rtol=1e-6, atol=0)
+
+
+def test_squares_do_not_overflow():
+    check_large_squares()
+
+
+# ---- which of them run
+
+
+def test_the_choice_by_sizes(emulated):
+    def chosen(H, V, bits=32):
+        choice = bridge.training_choice(H, V, bits, 0)
+        return choice.reads_out, choice.multiplies
+
+    assert chosen(256, 128) == chosen(1, 1, 64) == (True, True)
+    assert chosen(257, 28) == (True, False)
+    assert chosen(64, 129) == (False, False)
+
+
+BUGS = {
+    "a row of another step": (
+        lambda **options: check_readout(3, 11, 31, 28, 1, **options),
+        ("readout.cu", "n / p.B * p.targets_stride_t", "n % p.B * p.targets_stride_t"),
+    ),
+    "the last tile kept for the first": (
+        lambda **options: check_readout(3, 11, 300, 28, 1, **options),
+        ("readout.cu", "if (loaded == tile) return;", "if (loaded >= 0) return;"),
+    ),
+    "weights overwritten too early": (
+        lambda **options: check_readout(3, 11, 600, 28, 1, **options),
+        ("readout.cu", "__syncthreads();  // the one before has been used", ""),
+    ),
+    "states read too early": (
+        lambda **options: check_readout(3, 11, 100, 28, 1, **options),
+        ("readout.cu", "__syncthreads();\n      multiply", "multiply"),
+    ),
+    "no maximum subtracted": (
+        check_extreme_logits,
+        ("readout.cu", "maximum = combine_lanes(maximum, Larger());", "maximum = 0;"),
+    ),
+    "rows beyond the last": (
+        lambda **options: check_readout(3, 11, 31, 28, 1, **options),
+        ("readout.cu", "at[row] = exists ? slope : Real(0);", "at[row] = slope;"),
+    ),
+    "h0 left out": (
+        lambda **options: check_gradients(9, 5, 33, 28, 65, **options),
+        ("gradients.cu", "later = n - rows.num_first", "later = n"),
+    ),
+    "a chunk overwritten too early": (
+        lambda **options: check_gradients(9, 9, 33, 28, 65, rows=96, **options),
+        ("gradients.cu", "__syncthreads();  // the chunk before has been used\n    load", "load"),
+    ),
+    "classes overwritten too early": (
+        lambda **options: check_gradients(9, 9, 33, 28, 5, rows=96, **options),
+        ("gradients.cu", "__syncthreads();  // the chunk before has been used\n    find", "find"),
+    ),
+    "the second tile of classes as the first": (
+        lambda **options: check_gradients(9, 5, 33, 40, 5, **options),
+        ("gradients.cu", "(slice * job.V + first + v)", "(slice * job.V + v)"),
+    ),
+    "a slice of another result": (
+        check_sum_parts,
+        ("sum_parts.cu", "p.jobs[j + 1].first_tile <= tile", "p.jobs[j + 1].first_tile < tile"),
+    ),
+    "the warps' sums read too early": (
+        check_sum_parts,
+        ("sum_parts.cu", "= sum;\n  __syncthreads();", "= sum;"),
+    ),
+    "squares in float32": (
+        check_large_squares,
+        ("sum_parts.cu", "static_cast<double>(value) * value", "value * value"),
+    ),
+}  # fmt: skip
+QUICK = ("rows beyond the last", "h0 left out", "a slice of another result")
+
+
+@pytest.mark.parametrize("name", sweep(BUGS, *QUICK))
+def test_finds_a_planted_bug(name):
+    check, bug = BUGS[name]
+
+    def check_some_schedules(**options):
+        for seed in range(4):
+            check(seed=seed, **options)
+
+    check_some_schedules()
+    with pytest.raises((AssertionError, build.EmulationError)):
+        check_some_schedules(bug=bug)
