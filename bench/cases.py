@@ -24,11 +24,11 @@ PARAMETERS = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")
 PRODUCTS = {"tanh": 1, "relu": 1}
 # How many times an operation multiplies by each weight matrix: forward, for the gradient of the
 # state, and for the gradient of the weights.
-_PASSES = {"train": 3, "gradients": 3}
+_PASSES = {"train": 3, "gradients": 3, "clip": 0}
 
 
 @dataclass(frozen=True)
-class Problem:
+class Task:
     """What every peer is given: parameters, and the minibatches of one epoch.
 
     params: float32 W_xh [V,H], W_hh [H,H], b_h [H], W_hq [H,V], b_q [V].
@@ -50,7 +50,29 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Case:
+class Shape:
+    """What the shapes of all suites have. `units` and `weights` are a subclass's own."""
+
+    name: str
+    hidden: int
+    batch: int = 32
+    steps: int = 35
+
+    def flops(self, op: str) -> int:
+        """Floating-point operations of one call of `op` that no implementation can avoid."""
+        return 2 * self.weights(op) * self.units(op) * _PASSES.get(op, 1)
+
+    def units(self, op: str) -> int:
+        """What one call of `op` handles, in characters or in vectors of the input."""
+        raise NotImplementedError
+
+    def weights(self, op: str = "forward") -> int:
+        """Multiply-adds for each of them."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Case(Shape):
     """One shape of the book's model: ids, one recurrent layer, a readout.
 
     cell: a name of rnnfast.cells. epoch: minibatches; the notebook's 10,000 characters make 8.
@@ -58,38 +80,23 @@ class Case:
     proven: how many generated ids are compared.
     """
 
-    name: str
-    hidden: int
-    batch: int = 32
-    steps: int = 35
     vocab: int = 28
     epoch: int = 8
     cell: str = "tanh"
     ops: tuple[str, ...] = OPS
     proven: int = GENERATED
 
-    @property
-    def tokens(self) -> int:
-        """Characters in one minibatch."""
-        return self.batch * self.steps
-
     def units(self, op: str) -> int:
         """Characters handled by one call of `op`; the clip norm is counted as one."""
-        counts = {"train": self.tokens * self.epoch, "generate": GENERATED, "clip": 1}
-        return counts.get(op, self.tokens)
+        tokens = self.batch * self.steps
+        return {"train": tokens * self.epoch, "generate": GENERATED, "clip": 1}.get(op, tokens)
 
-    def weights(self, op: str = "train") -> int:
+    def weights(self, op: str = "forward") -> int:
         """Multiply-adds per character: the recurrence and the readout. The input is a gather."""
         readout = 0 if op in ("states", "gradients") else self.vocab
         return self.hidden * (PRODUCTS[self.cell] * self.hidden + readout)
 
-    def flops(self, op: str) -> int:
-        """Floating-point operations of one call of `op` that no implementation can avoid."""
-        if op == "clip":
-            return 0
-        return 2 * self.weights(op) * self.units(op) * _PASSES.get(op, 1)
-
-    def problem(self, seed: int = 0) -> Problem:
+    def task(self, seed: int = 0) -> Task:
         """The data of this case. The scales give a gradient norm above 1, so that clipping acts."""
         random = np.random.RandomState(seed)  # a stream that numpy promises never to change
         V, H = self.vocab, self.hidden
@@ -107,7 +114,7 @@ class Case:
         windows = (
             (corpus[:, t : t + self.steps], corpus[:, t + 1 : t + 1 + self.steps]) for t in starts
         )
-        return Problem(params, tuple(windows))
+        return Task(params, tuple(windows))
 
 
 @dataclass(frozen=True)
@@ -127,16 +134,12 @@ class Sequences:
 
 
 @dataclass(frozen=True)
-class Stack:
+class Stack(Shape):
     """One shape of torch.nn.RNN, whose own initialisation from seed 0 gives the parameters.
 
     packed: the lengths of the sequences are uniform in 1..T, the longest first.
     """
 
-    name: str
-    hidden: int
-    batch: int = 32
-    steps: int = 35
     inputs: int = 64
     layers: int = 1
     directions: int = 1
@@ -161,11 +164,7 @@ class Stack:
         other = self.directions * self.hidden * (self.directions * self.hidden + self.hidden)
         return PRODUCTS[self.cell] * (first + (self.layers - 1) * other)
 
-    def flops(self, op: str) -> int:
-        """Floating-point operations of one call of `op` that no implementation can avoid."""
-        return 2 * self.weights(op) * self.units(op) * _PASSES.get(op, 1)
-
-    def problem(self, seed: int = 0) -> Sequences:
+    def task(self, seed: int = 0) -> Sequences:
         random = np.random.RandomState(seed)
         T, B, H = self.steps, self.batch, self.hidden
         states, width = self.layers * self.directions, self.directions * H

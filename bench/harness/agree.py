@@ -80,7 +80,7 @@ class Judge:
                 rounding += _TORCH_CLIP
             if op == "train" and name != "loss":
                 assert isinstance(self._truth, BookTruth)
-                before = self._truth.problem.params[PARAMETERS.index(name)]
+                before = self._truth.task.params[PARAMETERS.index(name)]
                 got = before.astype(np.float64) - got
                 # The parameter is rounded once when the step is taken from it.
                 absolute = _EPS * float(np.abs(before).max())

@@ -5,20 +5,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 Call = Callable[[], object]
 
 
-class Clock(Protocol):
-    def seconds(self, call: Call, prepare: Call, budget: float) -> float:
-        """The seconds of one call, from a turn of about `budget` seconds.
+def clock_for(device: str) -> HostClock | DeviceClock:
+    """Its seconds(call, prepare, budget) are those of one call, from a turn of about `budget`.
 
-        The first call of a turn does not count. `prepare` is never timed.
-        """
-
-
-def clock_for(device: str) -> Clock:
+    The first call of a turn does not count. `prepare` is never timed.
+    """
     return DeviceClock() if device.startswith("cuda") else HostClock()
 
 

@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 Result = dict[str, Any]
-_SPEED_OPS = {"train": "training", "generate": "generation"}
 
 
 def draw(result: Result, file: Path) -> None:
-    """NAME.png with everyone in it; for the CPU also speed.png, which has the three of interest."""
+    """speed.png of the CPU's training; of any other suite NAME.png, ours over the best peer."""
     from matplotlib import use
 
     use("Agg")
     if not any(record["ops"] for record in result["cases"].values()):
         return
     if result["suite"] == "cpu":
-        _everyone(result, file.with_suffix(".png"))
         if any("train" in record["ops"] for record in result["cases"].values()):
             _speed(result, file.with_name("speed.png"))
     else:
@@ -112,71 +110,3 @@ def _lines(result: Result, op: str) -> dict[str, list[tuple[int, float]]]:
             kind = case.partition("_")[2] or case
             lines.setdefault(kind, []).append((record["shape"]["hidden"], ratio))
     return lines
-
-
-def _everyone(result: Result, file: Path) -> None:
-    """Bars per shape, one panel per operation: tokens/s over the yardstick's, and the limit."""
-    from matplotlib import pyplot as plt
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    operations = [
-        (op, case, operation)
-        for case, record in result["cases"].items()
-        for op, operation in record["ops"].items()
-    ]
-    ops = list(dict.fromkeys(op for op, _, _ in operations))
-    colors = _colors(list(dict.fromkeys(name for *_, each in operations for name in each["peers"])))
-    figure, panels = plt.subplots(
-        len(ops), figsize=(12, 4 * len(ops)), squeeze=False, layout="constrained"
-    )
-    for op, axes in zip(ops, panels[:, 0], strict=True):
-        cases = {case: each for o, case, each in operations if o == op}
-        _panel(axes, op, cases, colors, result["yardstick"])
-    swatches = [Patch(color=color) for color in colors.values()]
-    line = Line2D([], [], color="black", linestyle="--")
-    figure.legend([line, *swatches], ["the machine's limit", *colors], loc="outside right upper")
-    cpu, threads = result["machine"]["cpu"], result["threads"]
-    figure.suptitle(f"{cpu}, threads: {threads}, {result['date']}")
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
-
-
-def _colors(names: list[str]) -> dict[str, Any]:
-    """Shades of grey and blue for the peers, of red for ours."""
-    from matplotlib import colormaps
-
-    ours = [name for name in names if name.startswith("ours")]
-    peers = [name for name in names if name not in ours]
-    return {
-        name: colormaps[scale](0.35 + 0.6 * i / len(group))
-        for scale, group in (("bone_r", peers), ("Reds", ours))
-        for i, name in enumerate(group)
-    }
-
-
-def _panel(axes: Any, op: str, cases: Result, colors: dict[str, Any], yardstick: str) -> None:
-    names = [name for name in colors if any(name in each["peers"] for each in cases.values())]
-    width = 0.85 / len(names)
-    for n, name in enumerate(names):
-        ratios = [each["peers"].get(name, {}).get("times_yardstick") for each in cases.values()]
-        known = [x for x, ratio in enumerate(ratios) if ratio]
-        axes.bar(
-            [x - 0.425 + (n + 0.5) * width for x in known],
-            [ratios[x]["median"] for x in known],
-            width,
-            color=colors[name],
-        )
-    for x, operation in enumerate(cases.values()):
-        if (limit := _limit(operation, yardstick)) is not None:
-            axes.hlines(limit, x - 0.45, x + 0.45, color="black", linestyle="--")
-    axes.set_yscale("log")
-    axes.set_xticks(range(len(cases)), list(cases))
-    axes.set_ylabel("tokens/s, times the yardstick")
-    axes.set_title(op)
-
-
-def _limit(operation: Result, yardstick: str) -> float | None:
-    """Times the yardstick that the machine would allow: its share of the limit, turned over."""
-    share = operation["peers"].get(yardstick, {}).get("percent_of_limit")
-    return 100 / share["median"] if share else None

@@ -49,8 +49,8 @@ class BookTruth:
     """Results of every operation but generation by name; `generated` has the rest."""
 
     def __init__(self, case: Case) -> None:
-        self._case, self.problem = case, case.problem()
-        self._params = [p.astype(np.float64) for p in self.problem.params]
+        self._case, self.task = case, case.task()
+        self._params = [p.astype(np.float64) for p in self.task.params]
         self._act, self._slope = _ACT[case.cell], _SLOPE[case.cell]
 
     def of(self, op: str) -> Named:
@@ -64,7 +64,7 @@ class BookTruth:
         hs = self._hidden_states(self._ids[0])
         if op == "states":
             return {"hs": hs[1:]}
-        d_hs = self.problem.grad_hs.astype(np.float64)
+        d_hs = self.task.grad_hs.astype(np.float64)
         grads = self._through_time(self._ids[0], hs, d_hs)
         return {"hs": hs[1:], **dict(zip(PARAMETERS[:3], grads, strict=True))}
 
@@ -84,7 +84,7 @@ class BookTruth:
     @cached_property
     def _ids(self) -> tuple[Ints, Ints]:
         """X and Y [T,B] of the first minibatch."""
-        X, Y = self.problem.batches[0]
+        X, Y = self.task.batches[0]
         return X.T, Y.T
 
     @cached_property
@@ -131,7 +131,7 @@ class StackTruth:
     """torch.nn.RNN in float64."""
 
     def __init__(self, case: Stack) -> None:
-        self._sequences: Sequences = case.problem()
+        self._sequences: Sequences = case.task()
 
     def of(self, op: str) -> Named:
         from bench.peers import layers  # needs torch, which the book's truth does not

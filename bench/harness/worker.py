@@ -34,7 +34,7 @@ class Host:
         module = importlib.import_module(self._name)
         self._calls: dict[str, Callable[[], Any]] = {}
         self._peer = None  # the one of the case before may hold much memory
-        self._peer = module.make(self._variant, self._case.problem(), self._threads, self._device)
+        self._peer = module.make(self._variant, self._case.task(), self._threads, self._device)
         self._clock = clock_for(self._device)
         self._calls = {op: self._call(op) for op in self._case.ops if hasattr(self._peer, op)}
         return {"ops": list(self._calls), "versions": module.versions()}
@@ -60,9 +60,9 @@ class Host:
     def time(self, op: str, budget: float) -> Message:
         """The seconds of one call, from a turn of about `budget` seconds."""
         gc.collect()
-        return {"seconds": self._clock.seconds(self._calls[op], lambda: self.prepare(op), budget)}
+        return {"seconds": self._clock.seconds(self._calls[op], lambda: self._prepare(op), budget)}
 
-    def prepare(self, op: str) -> None:
+    def _prepare(self, op: str) -> None:
         """Every epoch starts from the same parameters.
 
         Otherwise a net that has learnt the text by heart is timed: its gradients are denormal
@@ -70,10 +70,6 @@ class Host:
         """
         if op == "train":
             self._peer.reset()
-
-    def call(self, op: str) -> Callable[[], Any]:
-        """The operation as it is timed; training runs over a whole epoch."""
-        return self._calls[op]
 
     def _array(self, value: Any) -> Any:
         """Of a number, a list of ids, a text, or a tensor."""
@@ -86,6 +82,7 @@ class Host:
         return np.asarray(value)
 
     def _call(self, op: str) -> Callable[[], Any]:
+        """The operation as it is timed; training runs over a whole epoch."""
         method: Callable[..., Any] = getattr(self._peer, op)
         if op == "train":
             assert isinstance(self._case, Case)

@@ -1,6 +1,6 @@
 """The peers, one file per family.
 
-A family's module has `make(variant, problem, threads, device) -> Peer` and `versions() -> dict`.
+A family's module has `make(variant, task, threads, device) -> Peer` and `versions() -> dict`.
 It is imported in the worker alone, so it may import what is not installed everywhere.
 """
 
@@ -28,16 +28,16 @@ class Peer(Protocol):
         """The parameters as they are now, in the order of PARAMETERS."""
 
     def reset(self) -> None:
-        """Put the parameters back to the problem's own."""
+        """Put the parameters back to the task's own."""
 
     def forward(self) -> Any:
-        """Mean loss of the first minibatch at the problem's own parameters, without gradients.
+        """Mean loss of the first minibatch at the task's own parameters, without gradients.
 
         Of a stack of layers: the output [T,B,directions * H] and the last state.
         """
 
     def generate(self) -> list[int] | str:
-        """GENERATED greedy characters after the id FIRST, at the problem's own parameters.
+        """GENERATED greedy characters after the id FIRST, at the task's own parameters.
 
         As ids, or as the text that CharVocab makes of them, where the peer's own call gives that.
         """
@@ -46,11 +46,11 @@ class Peer(Protocol):
         """The hidden states [T,B,H] of the first minibatch, without gradients."""
 
     def gradients(self) -> tuple[Any, ...]:
-        """The hidden states, and the gradients of W_xh, W_hh and b_h for the problem's `grad_hs`.
+        """The hidden states, and the gradients of W_xh, W_hh and b_h for the task's `grad_hs`.
 
         Of a stack of layers: what `forward` gives, then the gradients of the input, of the first
         state and of every parameter.
         """
 
     def clip(self) -> tuple[Any, ...]:
-        """Gradients that were equal to the problem's parameters, after clipping to norm CLIP."""
+        """Gradients that were equal to the task's parameters, after clipping to norm CLIP."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases import Problem
-from bench.peers.tensors import batches_of, copy, graphed
+from bench.cases import Task
+from bench.peers.tensors import batches_of, copy
 
 
 class Captured:
@@ -18,22 +18,22 @@ class Captured:
     A subclass has `_states`, `_gradients`, `_step` (of training, on `_X` and `_Y`; `_h`, the
     parameters and `_loss`, a sum, change in place) and `_clip` (of the gradients of `_leaves`).
 
-    leaves: the problem's parameters; trained: those that training changes.
+    leaves: the task's parameters; trained: those that training changes.
     """
 
     def __init__(
         self,
-        problem: Problem,
+        task: Task,
         device: str,
         graph: bool,
         leaves: Sequence[Tensor],
         trained: Sequence[Tensor],
     ) -> None:
-        self._problem, self._device, self._graph = problem, device, graph
+        self._task, self._device, self._graph = task, device, graph
         self._leaves, self._trained = list(leaves), list(trained)
-        self._batches = batches_of(problem, device)
+        self._batches = batches_of(task, device)
         X, Y = self._batches[0]
-        H = len(problem.params[1])
+        H = len(task.params[1])
         self._X, self._Y = X.clone(), Y.clone()
         self._h = torch.zeros(len(X), H, device=device)
         self._loss = torch.zeros((), device=device)
@@ -45,7 +45,7 @@ class Captured:
 
     def gradients(self) -> tuple[Tensor, ...]:
         if "_gradients" not in self._calls:
-            self._grad_hs = torch.from_numpy(self._problem.grad_hs).to(self._device)
+            self._grad_hs = torch.from_numpy(self._task.grad_hs).to(self._device)
         found: tuple[Tensor, ...] = self._call("_gradients")()
         return found
 
@@ -80,3 +80,24 @@ class Captured:
             grads = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
             copy(self._leaves[: len(grads)], grads)  # ... or clipped
         return self._calls[name]
+
+
+def graphed(call: Callable[[], Any], device: str) -> Callable[[], Any]:
+    """The call as a CUDA graph, its results overwritten by each replay; at a rehearsal, itself."""
+    if device == "cpu":
+        return call
+    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    current.wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        result = call()
+
+    def replay() -> Any:
+        graph.replay()
+        return result
+
+    return replay

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Problem
+from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Task
 from bench.peers.tensors import batches_of, copy, params_of
 from rnnfast.book import textbook
 
 Forward = Callable[[Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
 
 
-def make(variant: str, problem: Problem, threads: int, device: str) -> Compiled:
+def make(variant: str, task: Task, threads: int, device: str) -> Compiled:
     torch.set_num_threads(threads)
-    return Compiled(problem, {"scratch": _scratch, "hoisted": _hoisted}[variant])
+    return Compiled(task, {"scratch": _scratch, "hoisted": _hoisted}[variant])
 
 
 def versions() -> dict[str, str]:
@@ -41,9 +41,9 @@ def _hoisted(X: Tensor, h: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, Te
 class Compiled:
     """The loss, the update (clipping and SGD in one) and the generation step are each compiled."""
 
-    def __init__(self, problem: Problem, forward: Forward) -> None:
-        self._batches = batches_of(problem)
-        self._trained, self._fixed = params_of(problem, grad=True), params_of(problem, grad=False)
+    def __init__(self, task: Task, forward: Forward) -> None:
+        self._batches = batches_of(task)
+        self._trained, self._fixed = params_of(task, grad=True), params_of(task, grad=False)
 
         def loss(
             X: Tensor, Y: Tensor, h: Tensor, params: Sequence[Tensor]

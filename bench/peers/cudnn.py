@@ -9,16 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Problem
+from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Task
 from bench.peers.captured import Captured
-from bench.peers.torch_rnn import CharRNN, as_problem
+from bench.peers.torch_rnn import CharRNN, as_task
 
 
-def make(variant: str, problem: Problem, threads: int, device: str) -> CuDNN:
+def make(variant: str, task: Task, threads: int, device: str) -> CuDNN:
     """variant: any of "tf32" and "graph", joined by "+"."""
     allowed = "tf32" in variant
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
-    return CuDNN(problem, device, graph="graph" in variant)
+    return CuDNN(task, device, graph="graph" in variant)
 
 
 def versions() -> dict[str, str]:
@@ -30,9 +30,9 @@ def versions() -> dict[str, str]:
 
 
 class CuDNN(Captured):
-    def __init__(self, problem: Problem, device: str, graph: bool) -> None:
-        self._net, self._fixed = CharRNN(problem, device), CharRNN(problem, device)
-        super().__init__(problem, device, graph, self._fixed.trained(), self._net.trained())
+    def __init__(self, task: Task, device: str, graph: bool) -> None:
+        self._net, self._fixed = CharRNN(task, device), CharRNN(task, device)
+        super().__init__(task, device, graph, self._fixed.trained(), self._net.trained())
         self._one_hot = self._fixed.one_hot(self._X)
         self._id = torch.zeros(1, 1, dtype=torch.int64, device=device)
         self._ids = torch.zeros(GENERATED + 8, dtype=torch.int64, device=device)
@@ -50,7 +50,7 @@ class CuDNN(Captured):
         return ids
 
     def params(self) -> list[Tensor]:
-        return as_problem(self._trained)
+        return as_task(self._trained)
 
     @torch.no_grad()
     def _states(self) -> Tensor:
@@ -76,7 +76,7 @@ class CuDNN(Captured):
 
     def _clip(self) -> tuple[Tensor, ...]:
         nn.utils.clip_grad_norm_(self._leaves, CLIP, foreach=True)
-        return tuple(as_problem([p.grad for p in self._leaves if p.grad is not None]))
+        return tuple(as_task([p.grad for p in self._leaves if p.grad is not None]))
 
     @torch.no_grad()
     def _one_id(self) -> None:

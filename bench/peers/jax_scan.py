@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Problem
+from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Task
 
 
-def make(variant: str, problem: Problem, threads: int, device: str) -> JaxScan:
+def make(variant: str, task: Task, threads: int, device: str) -> JaxScan:
     """XLA sizes its thread pool by the processors that the worker may run on: `threads` of them."""
-    return JaxScan(problem, unroll=int(variant))
+    return JaxScan(task, unroll=int(variant))
 
 
 def versions() -> dict[str, str]:
@@ -61,14 +61,14 @@ class JaxScan:
 
     _trained: list[Any]
 
-    def __init__(self, problem: Problem, unroll: int) -> None:
+    def __init__(self, task: Task, unroll: int) -> None:
         self._batches = [
             (jnp.asarray(X.T.astype(np.int32)), jnp.asarray(Y.T.astype(np.int32)))
-            for X, Y in problem.batches
+            for X, Y in task.batches
         ]
-        self._fixed = [jnp.array(p) for p in problem.params]
+        self._fixed = [jnp.array(p) for p in task.params]
         self.reset()
-        self._zeros = jnp.zeros((self._batches[0][0].shape[1], len(problem.params[1])))
+        self._zeros = jnp.zeros((self._batches[0][0].shape[1], len(task.params[1])))
         self._step = jax.jit(partial(_train_step, unroll), donate_argnums=0)
         self._loss = jax.jit(partial(_loss, unroll))
         self._generate = jax.jit(_generate)

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from bench.cases import Sequences
 
 
-def make(variant: str, problem: Sequences, threads: int, device: str) -> Layers:
+def make(variant: str, task: Sequences, threads: int, device: str) -> Layers:
     """variant: "torch", "compile" or "ours"."""
     torch.set_num_threads(threads)
     if variant == "ours":
@@ -20,11 +20,11 @@ def make(variant: str, problem: Sequences, threads: int, device: str) -> Layers:
         import rnnfast.nn
 
         warnings.simplefilter("error", rnnfast.FallbackWarning)
-        ours = _stack(problem, rnnfast.nn.RNN)
-        ours.load_state_dict(_stack(problem, nn.RNN).state_dict())
-        return Layers(ours, problem, device)
-    rnn = _stack(problem, nn.RNN)
-    layers = Layers(rnn, problem, device)
+        ours = _stack(task, rnnfast.nn.RNN)
+        ours.load_state_dict(_stack(task, nn.RNN).state_dict())
+        return Layers(ours, task, device)
+    rnn = _stack(task, nn.RNN)
+    layers = Layers(rnn, task, device)
     if variant == "compile":
         layers.call = torch.compile(rnn)
     return layers
@@ -34,15 +34,15 @@ def versions() -> dict[str, str]:
     return {"torch": torch.__version__}
 
 
-def in_float64(problem: Sequences) -> Layers:
+def in_float64(task: Sequences) -> Layers:
     """torch's layers, as the truth."""
-    return Layers(_stack(problem, nn.RNN).double(), problem, "cpu")
+    return Layers(_stack(task, nn.RNN).double(), task, "cpu")
 
 
 class Layers:
     """names: of what `gradients` returns; `forward` returns the first two."""
 
-    def __init__(self, rnn: nn.RNN, problem: Sequences, device: str) -> None:
+    def __init__(self, rnn: nn.RNN, task: Sequences, device: str) -> None:
         rnn.to(device)
         self.call: Any = rnn
         self.names = ["output", "h_n", "grad x", "grad h_0"]
@@ -52,16 +52,16 @@ class Layers:
         def tensor(array: Any) -> Tensor:
             return torch.from_numpy(array).to(device, dtype)
 
-        x, lengths = tensor(problem.x), torch.from_numpy(problem.lengths)
-        grad_output = tensor(problem.grad_output)
+        x, lengths = tensor(task.x), torch.from_numpy(task.lengths)
+        grad_output = tensor(task.grad_output)
         self._sizes = None
-        if problem.case.packed:
+        if task.case.packed:
             packed = pack_padded_sequence(x, lengths)
             x, self._sizes = packed.data, packed.batch_sizes
             grad_output = pack_padded_sequence(grad_output, lengths).data
-        self._x, self._h0 = x.requires_grad_(), tensor(problem.h0).requires_grad_()
+        self._x, self._h0 = x.requires_grad_(), tensor(task.h0).requires_grad_()
         self._leaves = [self._x, self._h0, *rnn.parameters()]
-        self._grads = [grad_output, tensor(problem.grad_h_n)]
+        self._grads = [grad_output, tensor(task.grad_h_n)]
 
     @torch.no_grad()
     def forward(self) -> tuple[Tensor, Tensor]:
@@ -81,8 +81,8 @@ class Layers:
         return output.data, h_n
 
 
-def _stack(problem: Sequences, module: type[nn.RNN]) -> nn.RNN:
-    case = problem.case
+def _stack(task: Sequences, module: type[nn.RNN]) -> nn.RNN:
+    case = task.case
     torch.manual_seed(0)
     return module(
         case.inputs,

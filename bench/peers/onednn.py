@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Ints, Problem
+from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Ints, Task
 from bench.harness import compiler
 
 
-def make(variant: str, problem: Problem, threads: int, device: str) -> OneDNN:
+def make(variant: str, task: Task, threads: int, device: str) -> OneDNN:
     """The thread pool has the size that the worker's environment and processors give it."""
-    return OneDNN(problem)
+    return OneDNN(task)
 
 
 def versions() -> dict[str, str]:
@@ -53,13 +53,13 @@ _library = _load()
 
 
 class OneDNN:
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, task: Task) -> None:
         self._batches = [
-            (np.ascontiguousarray(X.T), np.ascontiguousarray(Y.T)) for X, Y in problem.batches
+            (np.ascontiguousarray(X.T), np.ascontiguousarray(Y.T)) for X, Y in task.batches
         ]
-        self._shapes = [p.shape for p in problem.params]
+        self._shapes = [p.shape for p in task.params]
         (V, H), (T, B) = self._shapes[0], self._batches[0][0].shape
-        self._network = _library.network_create(V, H, T, B, _pointers(problem.params))
+        self._network = _library.network_create(V, H, T, B, _pointers(task.params))
         if self._network is None:
             raise RuntimeError(_library.network_failure().decode())
 

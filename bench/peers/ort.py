@@ -9,11 +9,11 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from bench.cases import FIRST, GENERATED, Problem
+from bench.cases import FIRST, GENERATED, Task
 
 
-def make(variant: str, problem: Problem, threads: int, device: str) -> OnnxRuntime:
-    return OnnxRuntime(problem, threads)
+def make(variant: str, task: Task, threads: int, device: str) -> OnnxRuntime:
+    return OnnxRuntime(task, threads)
 
 
 def versions() -> dict[str, str]:
@@ -21,16 +21,16 @@ def versions() -> dict[str, str]:
 
 
 class OnnxRuntime:
-    def __init__(self, problem: Problem, threads: int) -> None:
-        X, Y = problem.batches[0]
-        self._H = len(problem.params[1])
-        self._forward = _session(_forward_graph(problem), threads)
+    def __init__(self, task: Task, threads: int) -> None:
+        X, Y = task.batches[0]
+        self._H = len(task.params[1])
+        self._forward = _session(_forward_graph(task), threads)
         self._forward_inputs = {
             "ids": np.ascontiguousarray(X.T),
             "targets": np.ascontiguousarray(Y.T).reshape(-1),
             "h": np.zeros((1, len(X), self._H), np.float32),
         }
-        self._generate = _session(_generate_graph(problem), threads)
+        self._generate = _session(_generate_graph(task), threads)
         self._generate_inputs = {
             "first": np.full((1, 1), FIRST, np.int64),
             "h0": np.zeros((1, 1, self._H), np.float32),
@@ -53,8 +53,8 @@ def _session(graph: Any, threads: int) -> Any:
     )
 
 
-def _constants(problem: Problem) -> list[Any]:
-    W_xh, W_hh, b_h, W_hq, b_q = problem.params
+def _constants(task: Task) -> list[Any]:
+    W_xh, W_hh, b_h, W_hq, b_q = task.params
     V, H = W_xh.shape
     values = {
         "one_hot": np.eye(V, dtype=np.float32),
@@ -100,20 +100,20 @@ def _truth(name: str) -> Any:
     return helper.make_tensor_value_info(name, TensorProto.BOOL, [])
 
 
-def _forward_graph(problem: Problem) -> Any:
-    B, T = problem.batches[0][0].shape
-    H = len(problem.params[1])
+def _forward_graph(task: Task) -> Any:
+    B, T = task.batches[0][0].shape
+    H = len(task.params[1])
     loss = helper.make_node(
         "SoftmaxCrossEntropyLoss", ["logits", "targets"], ["loss"], reduction="mean"
     )
     inputs = [_integers("ids", T, B), _integers("targets", T * B), _floats("h", 1, B, H)]
     return helper.make_graph(
-        [*_logits(H), loss], "forward", inputs, [_floats("loss")], _constants(problem)
+        [*_logits(H), loss], "forward", inputs, [_floats("loss")], _constants(task)
     )
 
 
-def _generate_graph(problem: Problem) -> Any:
-    H = len(problem.params[1])
+def _generate_graph(task: Task) -> Any:
+    H = len(task.params[1])
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["go_on"]),
@@ -138,5 +138,5 @@ def _generate_graph(problem: Problem) -> Any:
         "generate",
         [_integers("first", 1, 1), _floats("h0", 1, 1, H)],
         [_integers("sequence", GENERATED, 1, 1)],
-        [*_constants(problem), _constant("count", GENERATED), _constant("true", True)],
+        [*_constants(task), _constant("count", GENERATED), _constant("true", True)],
     )

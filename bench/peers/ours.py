@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import rnnfast
-from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, CharVocab, Problem
+from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, CharVocab, Task
 from bench.peers.captured import Captured
 from bench.peers.tensors import batches_of, copy, params_of
 from rnnfast import d2l, functional
@@ -26,7 +26,7 @@ except ImportError:  # up to ea4864a the package had no rooms
     from rnnfast import textbook  # type: ignore[no-redef,attr-defined]  # of another commit
 
 
-def make(variant: str, problem: Problem, threads: int, device: str) -> Level | Functional:
+def make(variant: str, task: Task, threads: int, device: str) -> Level | Functional:
     """variant: a level, or any of "functional", "graph" and a precision, joined by "+"."""
     torch.set_num_threads(threads)
     warnings.simplefilter("error", rnnfast.FallbackWarning)  # or the reference would be timed
@@ -35,8 +35,8 @@ def make(variant: str, problem: Problem, threads: int, device: str) -> Level | F
     for precision in set(rest) - {"graph"}:
         torch.set_float32_matmul_precision(precision)
     if level == "functional":
-        return Functional(problem, device, graph="graph" in rest)
-    return {"step": Step, "loss": Loss, "loop": Loop}[level](problem, device)
+        return Functional(task, device, graph="graph" in rest)
+    return {"step": Step, "loss": Loss, "loop": Loop}[level](task, device)
 
 
 def versions() -> dict[str, str]:
@@ -50,12 +50,12 @@ def _tell_backend(device: str) -> None:
 
 
 class Level:
-    """What the levels share: a net with the problem's parameters, and its batches on the host."""
+    """What the levels share: a net with the task's parameters, and its batches on the host."""
 
-    def __init__(self, problem: Problem, device: str) -> None:
-        self._device, self._batches = device, batches_of(problem)
-        self._net, self._fixed = _net(problem, device), _net(problem, device)
-        self._vocab = CharVocab(len(problem.params[0]))
+    def __init__(self, task: Task, device: str) -> None:
+        self._device, self._batches = device, batches_of(task)
+        self._net, self._fixed = _net(task, device), _net(task, device)
+        self._vocab = CharVocab(len(task.params[0]))
         self._sgd = torch.optim.SGD(self._net.params, LEARNING_RATE)
 
     def params(self) -> list[Tensor]:
@@ -135,10 +135,10 @@ class Loop(Level):
 class Functional(Captured):
     """`rnnfast.functional` on tensors of the device."""
 
-    def __init__(self, problem: Problem, device: str, graph: bool) -> None:
-        leaves = params_of(problem, grad=True, device=device)
-        trained = params_of(problem, grad=False, device=device)
-        super().__init__(problem, device, graph, leaves, trained)
+    def __init__(self, task: Task, device: str, graph: bool) -> None:
+        leaves = params_of(task, grad=True, device=device)
+        trained = params_of(task, grad=False, device=device)
+        super().__init__(task, device, graph, leaves, trained)
         self._X, self._Y = self._X.T.contiguous(), self._Y.T.contiguous()
         self._batches = [(X.T.contiguous(), Y.T.contiguous()) for X, Y in self._batches]
         self._grads = [torch.empty_like(p) for p in trained]
@@ -169,10 +169,10 @@ class Functional(Captured):
         return tuple(p.grad for p in self._leaves if p.grad is not None)
 
 
-def _net(problem: Problem, device: str) -> rnnfast.RNNModelScratch:
-    V, H = problem.params[0].shape
+def _net(task: Task, device: str) -> rnnfast.RNNModelScratch:
+    V, H = task.params[0].shape
 
     def parameters(*_: object) -> list[Tensor]:
-        return params_of(problem, grad=True, device=device)
+        return params_of(task, grad=True, device=device)
 
     return rnnfast.RNNModelScratch(V, H, device, parameters, rnnfast.init_rnn_state, rnnfast.rnn)

@@ -7,14 +7,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Problem
+from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Task
 from bench.peers.tensors import batches_of, copy, params_of
 from rnnfast.book import textbook
 
 
-def make(variant: str, problem: Problem, threads: int, device: str) -> Scratch:
+def make(variant: str, task: Task, threads: int, device: str) -> Scratch:
     torch.set_num_threads(threads)
-    return Scratch(problem, {"onehot": textbook.Model, "ids": IndexModel}[variant], device)
+    return Scratch(task, {"onehot": textbook.Model, "ids": IndexModel}[variant], device)
 
 
 def versions() -> dict[str, str]:
@@ -35,12 +35,12 @@ class IndexModel(textbook.Model):
 
 
 class Scratch:
-    def __init__(self, problem: Problem, model: type[textbook.Model], device: str) -> None:
-        self._problem, self._device = problem, device
-        self._batches = batches_of(problem, device)
-        self._trained = params_of(problem, grad=True, device=device)
+    def __init__(self, task: Task, model: type[textbook.Model], device: str) -> None:
+        self._task, self._device = task, device
+        self._batches = batches_of(task, device)
+        self._trained = params_of(task, grad=True, device=device)
         self._net = model(self._trained)
-        self._fixed = model(params_of(problem, grad=True, device=device))
+        self._fixed = model(params_of(task, grad=True, device=device))
 
     def train(self, steps: int) -> float:
         return textbook.train_epoch(
@@ -87,7 +87,7 @@ class Scratch:
 
     @cached_property
     def _grad_hs(self) -> Tensor:
-        return torch.from_numpy(self._problem.grad_hs).to(self._device)
+        return torch.from_numpy(self._task.grad_hs).to(self._device)
 
     @cached_property
     def _clipped(self) -> list[Tensor]:

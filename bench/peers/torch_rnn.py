@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Problem
+from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Task
 from bench.peers.tensors import batches_of, copy, params_of
 
 
-def make(variant: str, problem: Problem, threads: int, device: str) -> TorchRNN:
+def make(variant: str, task: Task, threads: int, device: str) -> TorchRNN:
     torch.set_num_threads(threads)
-    return TorchRNN(problem, fused=variant == "fused")
+    return TorchRNN(task, fused=variant == "fused")
 
 
 def versions() -> dict[str, str]:
@@ -23,9 +23,9 @@ def versions() -> dict[str, str]:
 class CharRNN(nn.Module):
     """One-hot, nn.RNN, nn.Linear. The layer's second bias is fixed at zero: the model has one."""
 
-    def __init__(self, problem: Problem, device: str = "cpu") -> None:
+    def __init__(self, task: Task, device: str = "cpu") -> None:
         super().__init__()
-        W_xh, W_hh, b_h, W_hq, b_q = params_of(problem, grad=False)
+        W_xh, W_hh, b_h, W_hq, b_q = params_of(task, grad=False)
         self.V, self.H = W_xh.shape
         self.rnn, self.readout = nn.RNN(self.V, self.H), nn.Linear(self.H, self.V)
         self.load_state_dict(
@@ -53,19 +53,19 @@ class CharRNN(nn.Module):
         return torch.zeros(1, batch, self.H, device=self.readout.weight.device)
 
     def trained(self) -> list[nn.Parameter]:
-        """In the order of PARAMETERS, each matrix the transpose of the problem's."""
+        """In the order of PARAMETERS, each matrix the transpose of the task's."""
         return [p for p in self.parameters() if p.requires_grad]
 
 
-def as_problem(params: Sequence[Tensor]) -> list[Tensor]:
-    """Transposed as the problem has them."""
+def as_task(params: Sequence[Tensor]) -> list[Tensor]:
+    """Transposed as the task has them."""
     return [p.detach().T if p.dim() == 2 else p.detach() for p in params]
 
 
 class TorchRNN:
-    def __init__(self, problem: Problem, fused: bool) -> None:
-        self._batches = batches_of(problem)
-        self._net, self._fixed = CharRNN(problem), CharRNN(problem)
+    def __init__(self, task: Task, fused: bool) -> None:
+        self._batches = batches_of(task)
+        self._net, self._fixed = CharRNN(task), CharRNN(task)
         self._params = self._net.trained()
         self._sgd = torch.optim.SGD(
             self._params, LEARNING_RATE, fused=fused, foreach=None if fused else True
@@ -85,7 +85,7 @@ class TorchRNN:
         return torch.stack(losses).mean().item()
 
     def params(self) -> list[Tensor]:
-        return as_problem(self._params)
+        return as_task(self._params)
 
     def reset(self) -> None:
         copy(self._fixed.parameters(), self._net.parameters())

@@ -143,9 +143,7 @@ def wrong_peer(monkeypatch):
             return [a + 1.001 * (b.detach() - a) for a, b in pairs]
 
     module = types.ModuleType("bench.peers.wrong")
-    module.make = lambda variant, problem, threads, device: Wrong(
-        problem, scratch.textbook.Model, device
-    )
+    module.make = lambda variant, task, threads, device: Wrong(task, scratch.textbook.Model, device)
     module.versions = dict
     monkeypatch.setitem(sys.modules, "bench.peers.wrong", module)
 
