@@ -182,11 +182,15 @@ def rnn_cross_entropy_grads(
     """`rnn_cross_entropy` and its gradients by the five parameters, without autograd.
 
     Returns loss (0-dim), h_last [B, H], and the gradients, in the order and shapes of `params`: new
-    ones, or `grads`, contiguous tensors that they are added to. To be called under torch.no_grad().
-    Raises what `rnn_cross_entropy` raises; `grads` have not changed then.
+    ones, or `grads`, contiguous tensors that they are added to. To be called under torch.no_grad(),
+    or with tensors that require no gradient.
+
+    Raises what `rnn_cross_entropy` raises, and RuntimeError where gradients are recorded: those
+    returned could not be differentiated. `grads` have not changed then.
     """
 
     def run(backend: Backend, params: Params, h0: Tensor) -> tuple[Tensor, ...]:
+        arguments.check_not_recorded("rnn_cross_entropy_grads", (*params, h0), "h0")
         call = CrossEntropy(nonlinearity, ids, targets, params, h0, grads=grads)
         return backend.rnn_cross_entropy(call)[:7]
 
@@ -222,11 +226,7 @@ def train_step_(
     """
 
     def run(backend: Backend, params: Params, h: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (h, *params)):
-            raise RuntimeError(
-                "params or h require gradients, which train_step_ does not record: it changes them "
-                "in place. Call it under torch.no_grad(), or with detached tensors"
-            )
+        arguments.check_not_recorded("train_step_", (*params, h), "h")
         batch = ([ids.T], [targets.T])
         steps = TrainSteps(nonlinearity, *batch, params, grads, h, lr, max_norm, keep_grads)
         return backend.train_steps_(steps)[0]

@@ -298,6 +298,17 @@ def test_inputs_that_are_batch_first_and_a_state_that_fits_them_are_both_named(b
         functional.rnn_cross_entropy(ids().T, ids().T, h0, model)
 
 
+@pytest.mark.parametrize("recorded", ["params", "h0"])
+def test_gradients_as_results_are_refused_where_autograd_records(backend, recorded):
+    """They would come back as if they depended on nothing."""
+    model, grads, h0 = params(), params(), torch.zeros(B, H)
+    (model[1] if recorded == "params" else h0).requires_grad_()
+    before = [grad.clone() for grad in grads]
+    with pytest.raises(RuntimeError, match=r"params or h0 require gradients.*torch\.no_grad\(\)"):
+        functional.rnn_cross_entropy_grads(ids(), ids(), h0, model, grads=grads)
+    assert all(map(torch.equal, before, grads))
+
+
 @pytest.mark.parametrize("recorded", ["params", "h"])
 def test_train_step_refuses_what_autograd_would_not_see(backend, recorded):
     """It changes tensors in place and leaves .grad alone, which a loop would take for training."""

@@ -62,14 +62,15 @@ class Gradients(NamedTuple):
 class Adjoint(NamedTuple):
     """One call of the recurrence's backward pass."""
 
-    call: Recurrence  # of x and b_h nothing is read
-    V: int  # rows of the table, where there are ids
+    call: Recurrence  # its x and b_h are not read
+    V: int  # how many rows the table has; unused without ids
     hs: Tensor  # [T, B, H]
     saved: Tensor | None  # the third result of rnn_forward
     grad_hs: Tensor | None  # [T, B, H]
     grad_h_last: Tensor | None  # [B, H]
     needs: Needs
-    grad_saved: Tensor | None = None  # of `saved`: by a second derivative alone, the reference's
+    # The gradient of `saved`, which only a second derivative has: the reference serves it.
+    grad_saved: Tensor | None = None
 
 
 class Params(NamedTuple):
@@ -90,9 +91,10 @@ class CrossEntropy(NamedTuple):
     targets: Tensor  # [T, B]
     params: Params
     h0: Tensor  # [B, H]
-    need_grads: bool = True  # those of the params
+    need_grads: bool = True  # whether the gradients of the params are wanted
     need_h0: bool = False
-    grads: Sequence[Tensor] | None = None  # added to and given out, where there are some
+    # Where given, the gradients of the params are added to these, and these are the results.
+    grads: Sequence[Tensor] | None = None
 
 
 class TrainSteps(NamedTuple):
@@ -102,11 +104,12 @@ class TrainSteps(NamedTuple):
     ids: Sequence[Tensor]  # [B, T] each, as data loaders give them; T may differ
     targets: Sequence[Tensor]  # of the same shapes
     params: Sequence[Tensor]  # as in Params
-    grads: Sequence[Tensor]  # of the same shapes: overwritten
+    grads: Sequence[Tensor]  # of the same shapes; they are overwritten
     h: Tensor  # [B, H]: the state before and after
     lr: float
     max_norm: float
-    keep_grads: bool = True  # those of the last minibatch; else anything may be left in them
+    # Whether `grads` ends with the last minibatch's gradients; otherwise it may hold anything.
+    keep_grads: bool = True
 
 
 class Decoding(NamedTuple):
@@ -127,7 +130,7 @@ class Call(NamedTuple):
     device: str
     dtype: torch.dtype
     transform: str = ""  # torch.func transform or forward-mode AD around the call, if any
-    features: tuple[str, ...] = ()  # what it has of Backend.features
+    features: tuple[str, ...] = ()  # which of Backend.features it asks for
 
 
 class Backend:

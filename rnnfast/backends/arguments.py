@@ -20,7 +20,11 @@ _FIVE = "five tensors: W_xh [V, H], W_hh [H, H], b_h [H], W_hq [H, V], b_q [V]"
 
 
 class StateError(RuntimeError, ValueError):
-    """The state is a bare tensor. The book's code raises one or the other, by the batch size."""
+    """The state is a bare tensor, for which the book's loop raises either of the two errors.
+
+    It unpacks the tensor, which is a ValueError unless the batch has one row, and then multiplies
+    that row by a matrix, which is a RuntimeError.
+    """
 
 
 def described(value: object) -> str:
@@ -229,6 +233,15 @@ def check_grads(grads: Sequence[Tensor], params: Sequence[Tensor]) -> None:
                 f"{tuple(param.shape)} like params[{i}]"
             )
         _check_alike(f"params[{i}]", param, {f"grads[{i}]": grad})
+
+
+def check_not_recorded(call: str, inputs: Sequence[Tensor], state: str) -> None:
+    """Autograd records nothing: it would know nothing of a call without a backward pass."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+        raise RuntimeError(
+            f"params or {state} require gradients, which {call} does not record. Call it under "
+            "torch.no_grad(), or with detached tensors"
+        )
 
 
 def check_nonlinearity(name: str) -> None:

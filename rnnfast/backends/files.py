@@ -24,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         with partial.open("rb+") as written:
-            os.fsync(written.fileno())  # the data before the name, also when the power fails
+            os.fsync(written.fileno())  # the data are safe before the name is
         partial.replace(path)
     except OSError as error:
         raise OSError(

@@ -159,8 +159,8 @@ def _checkpoint(described: dict[str, Any], tensors: dict[str, Tensor]) -> Checkp
         corpus=described["corpus"],
         sha1=described["sha1"],
         vocab=vocab,
-        # Own copies: the loaded ones lie in one buffer, at offsets that an aligned kernel could
-        # answer with another order of summation, thus with other bits.
+        # They are copied, since the loaded ones lie in one buffer: at other offsets a kernel may
+        # sum in another order, which gives other bits.
         params=tuple(tensors[name].clone() for name in network.shapes(settings, len(vocab))),
         perplexities=tuple(described["perplexities"]),
         python_state=(version, tuple(internal), gauss_next),

@@ -74,7 +74,7 @@ class Kept:
         self.device.mark().synchronize()
 
 
-_kept: WeakKeyDictionary[Any, Kept] = WeakKeyDictionary()  # by net
+_kept: WeakKeyDictionary[Any, Kept] = WeakKeyDictionary()  # by net, as long as it lives
 
 
 def exist_for(tensor: Tensor) -> bool:
@@ -109,7 +109,7 @@ class GraphLevel:
             kept = Kept(Device(total.device), grads, total, torch.zeros_like(total))
             _kept[self._net] = kept
         self._kept = kept
-        self._asked: Any = self  # no device yet
+        self._asked: Any = self  # which is no device: none was asked for yet
         step.grads = kept.grads
         kept.device.copy(kept.total, kept.zero)
 
@@ -119,7 +119,7 @@ class GraphLevel:
             self._asked, self._place = device, torch.empty(0, device=device).device
         if self._place == self._kept.total.device:
             return X, Y
-        return X.to(self._place), Y.to(self._place)  # the step refuses these
+        return X.to(self._place), Y.to(self._place)  # the step refuses tensors of another device
 
     def group_size(self, X: Tensor) -> int:
         """One: a launch does not wait for the one before, so more of them gain nothing."""

@@ -27,7 +27,7 @@ from rnnfast.optim import SGD, gradients
 Updater = torch.optim.Optimizer | Callable[..., Any]
 Batch = tuple[Tensor, Tensor]  # X, Y, both [B, T]
 Minibatch = tuple[Tensor, Any]  # mean loss, state
-Trained = tuple[Sequence[Tensor], Any]  # of several: losses, one by one or together; state
+Trained = tuple[Sequence[Tensor], Any]  # losses, one by one or together; state
 
 
 class GeneralLevel:
@@ -192,7 +192,7 @@ class StepLevel(FusedLevel):
         _, W_hh, _, W_hq, _ = self.params
         if not dispatch.backend_for(W_hh).trains_in_groups:
             return 1
-        flops: int = 6 * X.numel() * (W_hh.numel() + W_hq.numel())  # of one
+        flops: int = 6 * X.numel() * (W_hh.numel() + W_hq.numel())  # of one minibatch
         return min(64, 2**33 // (flops + 1) + 1)
 
     def train(self, batches: Sequence[Batch], state: Any, device: Any) -> Trained:
@@ -203,10 +203,10 @@ class StepLevel(FusedLevel):
         h, backend = self._own_state(state[0], X[0].shape[0]), dispatch.backend_for(self.params[0])
         rest = (self.params, self.grads, h, self.lr, self.max_norm, self._must_keep_grads())
         before = self.done, self.kept
-        self.done, self.kept = True, False  # holds if Ctrl-C ends the call
+        self.done, self.kept = True, False  # which is so if Ctrl-C ends the call
         try:
             losses = backend.train_steps_(TrainSteps("tanh", X, Y, *rest))
-        except RuntimeError:  # nothing has changed; one by one, the step to blame raises
+        except RuntimeError:  # nothing has changed yet; taken singly, the step to blame raises
             self.done, self.kept = before
             return super().train(batches, state, device)
         self.kept = self.gradients_are_seen

@@ -20,11 +20,12 @@ class Addresses:
     rows: Tensor
     count: int  # a power of two, those beyond the last tensor empty
     chunks: int
-    host: Tensor  # what rows was copied from
+    host: Tensor  # what `rows` is copied from, which must outlive the copy
 
 
 _kept: OrderedDict[tuple[object, ...], Addresses] = OrderedDict()
-_captured: list[Addresses] = []  # graphs read these as often as they are replayed: kept for good
+# A graph reads its tables whenever it is replayed, so these are never given back.
+_captured: list[Addresses] = []
 
 
 def addresses(tensors: Sequence[Tensor], partners: Sequence[Tensor] | None = None) -> Addresses:
@@ -43,7 +44,7 @@ def addresses(tensors: Sequence[Tensor], partners: Sequence[Tensor] | None = Non
     table = _kept.get(key)
     if table is None:
         table = _make(pointers, others, sizes, device)
-        if not capturing:  # one that a graph fills is there only when the graph runs
+        if not capturing:  # else the table is filled only once the graph runs
             _kept[key] = table
             if len(_kept) > KEPT:
                 _kept.popitem(last=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 from rnnfast.backends.triton.addresses import CHUNK, Addresses, addresses
 from rnnfast.backends.triton.launch import launch, padded
 
-PROGRAMS = 1024  # at most: every program of the second launch reads as many parts
+PROGRAMS = 1024  # at most, since every program of the second launch reads a part of each
 WARPS = 8
 
 

@@ -113,8 +113,8 @@ def cross_entropy_kernel(
             total += tl.sum(tl.exp(logits - largest[:, None]), axis=1)
             chosen += tl.sum(tl.where(classes[None, :] == target[:, None], logits, 0.0), axis=1)
     known = (target >= 0) & (target < V)
-    # The difference first: a small loss needs its digits, which the sum would round away. And in
-    # float64, since the logarithm of float32 is the approximate one: 1e-7 off near 1.
+    # The difference is taken first, since a sum would round away what a small loss is made of.
+    # The logarithm is float64's, since the one of float32 is approximate: 1e-7 off near 1.
     log_total = tl.log(total.to(tl.float64)).to(tl.float32)
     nll = tl.where(known, (largest - chosen) + log_total, float("nan"))
     share = 1.0 / tl.cast(N, tl.float32)

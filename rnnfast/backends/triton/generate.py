@@ -8,8 +8,8 @@ from torch import Tensor
 from rnnfast.backends.triton.activation import activate, times
 from rnnfast.backends.triton.launch import launch, padded
 
-RESIDENT_H = 128  # up to here W_hh stays in registers, and
-RESIDENT_W_HQ = 128 * 32  # W_hq of so many padded elements as well
+RESIDENT_H = 128  # W_hh stays in registers up to this H,
+RESIDENT_W_HQ = 128 * 32  # and W_hq up to so many padded elements
 TILE = 8192  # elements of a matrix that a program reads at a time
 LARGEST = 4096  # padded H or V: with more, a row's sums need more registers than there are
 
@@ -175,7 +175,7 @@ def decode_kernel(
         if RESIDENT_W_HQ:
             logits = tl.sum(tl.reshape(h, (HP, 1)) * Q, axis=0)
         else:
-            tl.debug_barrier()  # all have read the state before
+            tl.debug_barrier()  # every thread has read the state that is now overwritten
             tl.store(state + unit[None, :], h, mask=real)
             tl.debug_barrier()
             logits = tl.zeros((1, VP), tl.float32)

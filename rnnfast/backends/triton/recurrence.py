@@ -182,7 +182,7 @@ def forward_kernel(
     u = _input(x, ids, ids_step, ids_row, first, at, rows, cols, inside, wide_B, V, H)
     for step in range(T):
         t = tl.cast(step, tl.int64)
-        # of the next step, so that this one's product hides the read
+        # The next step's input is read now, so that this step's product hides the wait.
         ahead = tl.minimum(t + 1, T - 1)
         u_ahead = _input(x, ids, ids_step, ids_row, ahead, at, rows, cols, inside, wide_B, V, H)
         h = activate(times(h, W, PRECISION) + u + bias, RELU)
@@ -230,7 +230,7 @@ def backward_kernel(
     g = _or_zeros(grad_hs, last, at, inside)
     for step in range(T):
         offset = last - tl.cast(step, tl.int64) * step_size
-        # of the step before, so that this one's product hides the read
+        # What the next pass needs is read now, so that this step's product hides the wait.
         before = tl.maximum(offset - step_size, 0)
         h_before = _or_zeros(hs, before, at, inside)
         g_before = _or_zeros(grad_hs, before, at, inside)
