@@ -26,14 +26,7 @@ TESTS = Path(__file__).parent
 FLOATS = [torch.float32, torch.float64]
 
 
-SIZES = [
-    (1, 1, 1, 1),
-    (1, 7, 3, 5),
-    (1, 64, 28, 9),
-    (1, 301, 28, 12),
-    (3, 33, 50, 7),
-    (9, 40, 5, 6),
-]
+SIZES = (1, 1, 1, 1), (1, 7, 3, 5), (1, 64, 28, 9), (1, 301, 28, 12), (3, 33, 50, 7), (9, 40, 5, 6)
 
 
 @pytest.mark.parametrize("relu", [False, True])

@@ -54,8 +54,9 @@ class Suite:
     yardstick: the plain peer that ratios refer to, and whose error bounds everybody's.
     probe: makes what reads the machine's own speed for a case; None where nothing can.
     limit: the fewest seconds that the machine, as probed, could take for one call of an op.
-    fresh: whether every case gets new processes, so that it finds none of another's memory.
+    rounds, budget: how many turns each peer has at an operation, and seconds of each.
     settle: seconds before a turn, in which thread pools of other processes stop spinning.
+    fresh: whether every case gets new processes, so that it finds none of another's memory.
     answer: seconds that a worker may take for one answer.
     seconds: of a whole run; cases that come too late are left out. 0: as long as it takes.
     reserve: of these, for what comes after the cases.
@@ -68,10 +69,10 @@ class Suite:
     device: str = "cpu"
     probe: Callable[[int], Prober] | None = None
     limit: Callable[[AnyCase, str, Reading], float] | None = None
-    fresh: bool = False
-    settle: float = 0.0
     rounds: int = 7
     budget: float = 0.3
+    settle: float = 0.0
+    fresh: bool = False
     answer: float = 600.0
     seconds: float = 0.0
     reserve: float = 0.0

@@ -111,7 +111,7 @@ struct RecurrenceGradients {
   OptionalOutput W_hh, b_h, h0;
 };
 
-// Forward, in the kernel of forward_kernel<kRounds>.
+// Forward. kRounds: with products of bfloat16.
 template <bool kRounds>
 std::tuple<Tensor, Tensor> run_forward(Tensor x, const std::optional<Tensor>& ids, Tensor W_hh,
                                        std::optional<Tensor> b_h, Tensor h0, int64_t cell,
@@ -126,7 +126,7 @@ std::tuple<Tensor, Tensor> run_forward(Tensor x, const std::optional<Tensor>& id
     auto args = forward_arguments<Real>(n, x, W_hh, b_h, h0, hs, h_last);
     args.leak = data_or_null<Real>(options.leak);
     args.saved = data_or_null<Real>(options.saved);
-    forward_kernel<kRounds, Real>()(args);
+    kernel_of<kRounds>(&KernelsOf<Real>::rnn_forward, &Kernels::rnn_forward_bf16)(args);
   });
   return {std::move(hs), std::move(h_last)};
 }

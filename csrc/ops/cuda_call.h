@@ -66,6 +66,12 @@ class Call {
   void require_here(const std::optional<Tensor>& tensor, const char* name) const {
     if (tensor) require_here(*tensor, name);
   }
+  // Of several, each followed by its name.
+  template <class First, class... Others>
+  void require_here(const First& first, const char* name, const Others&... others) const {
+    require_here(first, name);
+    require_here(others...);
+  }
 
   Tensor empty(std::initializer_list<int64_t> sizes, int32_t dtype) const {
     return empty(sizes.begin(), static_cast<int64_t>(sizes.size()), dtype);

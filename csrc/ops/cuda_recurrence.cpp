@@ -117,10 +117,7 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
   const int64_t T = n.T, B = n.B, H = n.H, V = n.V;
   if (n.directions == 2) fail("W_hh is ", describe(W_hh), "; on CUDA it must be [H, H]");
   if (ids) require_at_least(V, "V, the number of rows of x,", 1);
-  call.require_here(ids, "ids");
-  call.require_here(W_hh, "W_hh");
-  call.require_here(b_h, "b_h");
-  call.require_here(h0, "h0");
+  call.require_here(ids, "ids", W_hh, "W_hh", b_h, "b_h", h0, "h0");
   if (options.transposed) W_hh = rnnfast::transposed(W_hh);
   call.make_all_contiguous(x, W_hh, b_h, h0);
 
@@ -143,11 +140,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
   const int32_t dtype = n.dtype;
   if (n.directions == 2) fail("W_hh is ", describe(W_hh), "; on CUDA it must be [H, H]");
   if (ids) require_at_least(V, "V", 1);
-  call.require_here(grad_hs, "grad_hs");
-  call.require_here(grad_h_last, "grad_h_last");
-  call.require_here(ids, "ids");
-  call.require_here(W_hh, "W_hh");
-  call.require_here(h0, "h0");
+  call.require_here(grad_hs, "grad_hs", grad_h_last, "grad_h_last");
+  call.require_here(ids, "ids", W_hh, "W_hh", h0, "h0");
   if (options.transposed) W_hh = rnnfast::transposed(W_hh);
   call.make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
 

@@ -102,7 +102,7 @@ std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor
 
   Tensor ids = empty({steps, B}, aoti_torch_dtype_int64()), h_last = empty({B, H}, dtype);
   with_real(dtype, [&]<class Real>() {
-    decode_kernel<kRounds, Real>()({
+    kernel_of<kRounds>(&KernelsOf<Real>::decode, &Kernels::decode_bf16)({
         .B = B,
         .H = H,
         .V = V,

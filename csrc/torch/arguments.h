@@ -22,21 +22,13 @@ const KernelsOf<Real>& kernels_of() {
   }
 }
 
-template <bool kRounds, class Real>
-auto forward_kernel() {
+// A kernel for this dtype, or for kRounds the one whose products are of bfloat16.
+template <bool kRounds, class Real, class Exact, class Rounded>
+auto kernel_of(Exact KernelsOf<Real>::* exact, Rounded Kernels::* rounded) {
   if constexpr (kRounds && std::is_same_v<Real, float>) {
-    return kernels().rnn_forward_bf16;
+    return kernels().*rounded;
   } else {
-    return kernels_of<Real>().rnn_forward;
-  }
-}
-
-template <bool kRounds, class Real>
-auto decode_kernel() {
-  if constexpr (kRounds && std::is_same_v<Real, float>) {
-    return kernels().decode_bf16;
-  } else {
-    return kernels_of<Real>().decode;
+    return kernels_of<Real>().*exact;
   }
 }
 
