@@ -8,6 +8,9 @@
 #include <utility>
 
 #include "cuda/device/params.h"
+#include "cuda/host/training_choice.h"
+#include "cuda_gradients.h"
+#include "cuda_part_sums.h"
 #include "cuda_sums.h"
 #include "ops/recurrence_arguments.h"
 #include "ops/schemas.h"
@@ -163,14 +166,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
                              dz,
                              needs.h0 ? &grad_h0 : nullptr};
     backward(call, arguments);
-    if (needs.W_hh) {
+    const bool multiplies = needs.W_hh && has_own_product(H);
+    if (needs.W_hh && !multiplies) {
       weight_gradient(call, arguments,
                       options.transposed ? rnnfast::transposed(grad_W_hh) : same(grad_W_hh));
     }
-    RowSumJobs sums(call, dtype);
-    if (needs.b_h) sums.add(dz, T * B, H, grad_b_h);
-    if (ids) sums.add(dz, H, *ids, V, grad_table);
-    sums.run();
+    const bool sums_table = ids && has_few_classes(V);
+    if (ids && !sums_table) {
+      RowSumJobs table(call, dtype);
+      table.add(dz, H, *ids, V, grad_table);
+      table.run();
+    }
+    PartSums parts(call, dtype);
+    Gradients gradients(call, T * B, dtype);
+    if (multiplies) {
+      const MatrixRows before = rows_before(h0, hs), after = rows_of(dz, H);
+      gradients.add_product(options.transposed ? after : before,
+                            options.transposed ? before : after, grad_W_hh);
+    }
+    if (sums_table) gradients.add_table(dz, *ids, grad_table);
+    if (needs.b_h) gradients.add_sum(dz, grad_b_h);
+    gradients.run(parts);
+    parts.run(false);
   } else {
     for (const Tensor* grad : {&grad_W_hh, &grad_b_h, &grad_table}) fill_zero(*grad);
   }

@@ -63,6 +63,21 @@ def test_a_step_is_six_launches_of_ours_and_can_be_captured(shape, driver):
     driver.emulated_driver_capturing(0)
 
 
+@pytest.mark.parametrize(("H", "V", "launches"), [(30, 28, 3), (260, 28, 3), (30, 129, 4)])
+def test_the_gradients_of_the_recurrence_are_a_launch_and_their_sum_another(H, V, launches, driver):
+    """In slices of rows, which a table of many classes has not."""
+    ids, _, (W_xh, W_hh, b_h, _, _, h0) = make_network((8, 9, H, V), F32)
+    counts = []
+    for _ in range(2):
+        leaves = [each.clone().requires_grad_() for each in (W_xh, W_hh, b_h)]
+        with use_backend("cuda"):
+            hs, _ = functional.rnn(ids, h0, *leaves)
+            before = driver.emulated_driver_launches()
+            hs.sum().backward()
+        counts.append(driver.emulated_driver_launches() - before)
+    assert counts[1] == launches
+
+
 @pytest.mark.parametrize(
     ("sizes", "line"),
     [

@@ -48,16 +48,19 @@ __device__ void load(const MatrixRows& rows, Chunk chunk, long long first_column
                      Real (&to)[kRows][kSide]) {
   constexpr int kRowsAtOnce = kThreads / kSide, kLoads = kRows / kRowsAtOnce;
   const int column = threadIdx.x % kSide, from = threadIdx.x / kSide;
-  const bool exists = first_column + column < rows.columns;
-  const auto* first = static_cast<const Real*>(rows.first) + first_column + column;
-  const auto* others = static_cast<const Real*>(rows.others) + first_column + column;
+  const int columns = static_cast<int>(rows.columns);
+  const int count = first_column + column < columns ? chunk.count : 0;
+  const long long later = chunk.first - rows.num_first;  // the chunk's first row among `others`
+  const int num_first = static_cast<int>(min(max(-later, 0ll), 1ll * kRows));
+  const long long at = first_column + column;
+  const auto* first = static_cast<const Real*>(rows.first) + chunk.first * columns + at;
+  const auto* others = static_cast<const Real*>(rows.others) + later * columns + at;
   Real value[kLoads];
 #pragma unroll
   for (int i = 0; i < kLoads; ++i) {
     const int row = from + i * kRowsAtOnce;
-    const long long n = chunk.first + row, later = n - rows.num_first;
-    const Real* at = (later < 0 ? first : others) + (later < 0 ? n : later) * rows.columns;
-    value[i] = exists && row < chunk.count ? *at : Real(0);
+    const Real* base = row < num_first ? first : others;
+    value[i] = row < count ? base[row * columns] : Real(0);
   }
 #pragma unroll
   for (int i = 0; i < kLoads; ++i) to[from + i * kRowsAtOnce][column] = value[i];

@@ -24,10 +24,11 @@ constexpr int64_t kMostUnitsOfOwnProduct = 256;
 // Above, a block had to keep more of W_hq than shared memory has room for.
 constexpr int64_t kMostClassesOfReadout = 128;
 
+inline bool has_few_classes(int64_t V) { return V <= kMostClassesOfReadout; }
 inline bool has_own_product(int64_t H) { return H <= kMostUnitsOfOwnProduct; }
 
 inline TrainingChoice training_choice(int64_t H, int64_t V, int real_bytes, int device) {
-  if (V > kMostClassesOfReadout) return {0, false};
+  if (!has_few_classes(V)) return {0, false};
   const int columns = V <= 32 ? 1 : V <= 64 ? 2 : 4;
   const bool fits =
       ReadoutShape{columns, real_bytes}.shared_bytes() <= limits_of(device).shared_bytes;
