@@ -37,11 +37,11 @@ struct Backward {
   const Tensor* grad_h0;  // or null
 };
 
-// In the tier that the plans name.
+// By the kernel that the plan names, or step by step.
 void forward(const Call&, const Forward&);
 void backward(const Call&, const Backward&);
 
-// Tier L (cuda_streamed.cpp): one matrix product and one kernel per step, for any H.
+// Step by step (cuda_streamed.cpp): one matrix product and one kernel per step, for any H.
 void forward_by_steps(const Call&, const Forward&);
 void backward_by_steps(const Call&, const Backward&);
 

@@ -125,17 +125,17 @@ def test_the_device_decides_how_many_clusters_run():
 
 def test_blocks_that_share_a_multiprocessor_share_its_time():
     """1024 blocks are 8 on each multiprocessor."""
-    row = {"unit": "recurrence", "HP": 64, "CLUSTER": 1, "WARPS": 4, "ROWS": 1}
+    row = {"unit": "single_block", "HP": 64, "LANES": 4, "ROWS": 1}
     variant = kernel_table.from_row({**row, "cycles": {"90": {"rnn_forward": [100.0, 300.0]}}})
     for B, cycles in ((1, 400), (256, 400), (1024, 800)):
         choice = choose_recurrence.fit(variant, question(64, B), H100, 9999)
         assert choice.microseconds * choose_recurrence.CYCLES_PER_US == pytest.approx(cycles)
-    # where they do not, a block has 8 sequences
-    assert choose_recurrence.fit(variant, question(64, 1024), H100, 132).plan.rows == 8
+    # where they do not, there are as many waves
+    assert choose_recurrence.fit(variant, question(64, 1024), H100, 132).waves == 8
 
 
 def test_what_was_measured_where_is_told():
-    row = {"unit": "recurrence", "HP": 64, "CLUSTER": 1, "WARPS": 4, "ROWS": 1}
+    row = {"unit": "single_block", "HP": 64, "LANES": 4, "ROWS": 1}
     measured = kernel_table.from_row({**row, "cycles": {"90": {"rnn_forward": [1.0, 2.0]}}})
     predicted = kernel_table.from_row({**row, "predicted": {"rnn_forward": [1.0, 2.0]}})
     assert measured.cycles_of("rnn_forward", 90).source == "measured"

@@ -160,7 +160,7 @@ TWO_BLOCKS = cuda_kernels.decode_options((128, 2, 2, 2, 0))  # each sends from t
 
 
 def test_no_thread_races_another():
-    assert build.races("decode", TWO_BLOCKS) == ""
+    assert build.races("decode", "decode", TWO_BLOCKS) == ""
 
 
 KEPT_ONCE = {"h": ("(step % 2) * kRows * layout_.hidden", "0"), "ids": ("step % 2 * kRows", "0")}
@@ -168,4 +168,6 @@ KEPT_ONCE = {"h": ("(step % 2) * kRows * layout_.hidden", "0"), "ids": ("step % 
 
 @pytest.mark.parametrize("name", KEPT_ONCE)
 def test_the_sanitizer_names_what_few_schedules_show(name):
-    assert "data race" in build.races("decode", TWO_BLOCKS, ("decode.cu", *KEPT_ONCE[name]))
+    assert "data race" in build.races(
+        "decode", "decode", TWO_BLOCKS, ("decode.cu", *KEPT_ONCE[name])
+    )

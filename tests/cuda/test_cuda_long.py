@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from support.emulator import build
-from support.emulator.checks import FP32, TENSOR_CORES, check, run
-from support.emulator.recurrence import Launch, Variant
+from support.emulator.checks import check, run
+from support.emulator.recurrence import Launch, name_of, recurrence, single_block
 from support.problems import Problem, make
 
 pytestmark = [
@@ -19,9 +19,12 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("variant", [Variant(32, 1, 2, 1), Variant(32, 2, 1, 1)], ids=str)
+CLUSTER, BLOCK = recurrence(128, 2, 2, 1), single_block(32, 2)
+
+
+@pytest.mark.parametrize("variant", [CLUSTER, BLOCK], ids=name_of)
 def test_100_000_steps(variant):
-    check(Launch(variant, rows=1), make(100_000, 1, 31, V=28), seeds=1)
+    check(Launch(variant), make(100_000, 1, 31, V=28), seeds=1)
 
 
 def sparse(*shape: int) -> Tensor:
@@ -43,8 +46,8 @@ def test_ids_and_rows_of_a_table_that_are_further_apart_than_32_bits():
     p = make(T, B, H, V=2)
     table[0], table[V - 1] = p.x[0], p.x[1]
     ids.copy_(p.ids * (V - 1))
-    hs, _ = Launch(FP32[0]).forward(table, ids, p.W_hh, p.b_h, p.h0, False)
-    assert torch.equal(hs, run(Launch(FP32[0]), p)["hs"])
+    hs, _ = Launch(CLUSTER).forward(table, ids, p.W_hh, p.b_h, p.h0)
+    assert torch.equal(hs, run(Launch(CLUSTER), p)["hs"])
 
 
 def last_of_very_many(launch: Launch, p: Problem) -> dict[str, Tensor]:
@@ -66,9 +69,9 @@ def last_of_very_many(launch: Launch, p: Problem) -> dict[str, Tensor]:
     return {name: value[..., B - 1 :, :] for name, value in got.items()}
 
 
-@pytest.mark.parametrize("variant", [FP32[0], FP32[2], TENSOR_CORES[0]], ids=str)
+@pytest.mark.parametrize("variant", [CLUSTER, BLOCK], ids=name_of)
 def test_sequences_further_apart_than_32_bits(variant):
-    check_last_of_very_many(Launch(variant, rows=2))
+    check_last_of_very_many(Launch(variant))
 
 
 def check_last_of_very_many(launch: Launch) -> None:
@@ -80,13 +83,10 @@ def check_last_of_very_many(launch: Launch) -> None:
 
 # Where 64 bits are needed, in what file, and the same with 32.
 STEPS, INPUTS = "recurrence_steps.cuh", "recurrence_inputs.cuh"
+STATE = "(row0 + row) * p.H + k"
 CUT = {
     "a row of the results": (STEPS, "at = static_cast<long long>(row0 + row)", "at = (row0 + row)"),
-    "a row of the first state": (
-        STEPS,
-        "static_cast<long long>(row0 + row) * p.H + k",
-        "(row0 + row) * p.H + k",
-    ),
+    "a row of the first state": (STEPS, f"static_cast<long long>{STATE}", STATE),
     "a step of the results": (STEPS, "static_cast<long long>(p.B) * p.H", "p.B * p.H"),
     "the last state": (STEPS, "(p.T - 1ll) * p.B", "(p.T - 1) * p.B"),
     "a row of the inputs": (INPUTS, "static_cast<long long>(row0 + row_)", "(row0 + row_)"),
@@ -97,4 +97,4 @@ CUT = {
 @pytest.mark.parametrize("place", CUT)
 def test_finds_an_offset_of_32_bits(place):
     with pytest.raises(AssertionError):
-        check_last_of_very_many(Launch(FP32[0], rows=2, patch=CUT[place]))
+        check_last_of_very_many(Launch(CLUSTER, rows=2, patch=CUT[place]))

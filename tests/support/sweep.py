@@ -8,4 +8,10 @@ import pytest
 
 def sweep(cases: Iterable[Any], *quick: Any) -> list[Any]:
     """All cases, those marked full that are not among the quick ones."""
-    return [case if case in quick else pytest.param(case, marks=pytest.mark.full) for case in cases]
+    full = pytest.mark.full
+    return [
+        case
+        if case in quick
+        else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=full)
+        for case in cases
+    ]

@@ -42,7 +42,7 @@ def test_recurrence_on_tensor_cores(monkeypatch, V):
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
     for rows in (16, 17):
         p = make(3, rows, 20, V)
-        how = recurrence.variant(p.h0, False)
+        how = recurrence.tiling(p.h0, False)
         assert (how.rows, how.precision) == ((1, "tf32") if rows < 17 else (16, "tf32"))
         check(p)  # the interpreter rounds nothing to TF32
 

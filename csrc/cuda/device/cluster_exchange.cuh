@@ -53,7 +53,7 @@ class Exchange {
   // Until all of h_s has come.
   RF_DEVICE void wait(int s) {
     if (s == 0) return;
-    if (running_ && !is_done(full(s & 1), (s - 1) >> 1 & 1)) running_ = false;
+    if (running_ && !ends_in_time(full(s & 1), (s - 1) >> 1 & 1, limit_, error_)) running_ = false;
     if (running_ && threadIdx.x == 0 && s + 2 <= last_) mbarrier_expect(full(s & 1), kBytes);
   }
 
@@ -85,19 +85,6 @@ class Exchange {
   }
   RF_DEVICE static unsigned offset(const void* in_shared) {
     return static_cast<unsigned>(static_cast<const unsigned char*>(in_shared) - dynamic_shared());
-  }
-
-  // The same answer for the whole warp, so that it never parts.
-  RF_DEVICE bool is_done(Mbarrier* arrived, unsigned parity) const {
-    if (__all_sync(kAllLanes, mbarrier_done(arrived, parity))) return true;
-    const long long start = clock64();
-    while (!__all_sync(kAllLanes, mbarrier_done(arrived, parity))) {
-      if (__any_sync(kAllLanes, clock64() - start > limit_)) {
-        report(error_, kErrorTimeout);
-        return false;
-      }
-    }
-    return true;
   }
 
   long long limit_;

@@ -16,7 +16,7 @@ static_assert(kShape.is_valid(), "no such variant: see cluster_shape.h");
 
 constexpr bool kBackward = RF_BACKWARD != 0;
 constexpr int kHp = RF_HP, kCluster = RF_CLUSTER, kRows = RF_ROWS;
-constexpr int kColumns = kShape.columns(), kThreads = kShape.threads();
+constexpr int kColumns = kShape.columns(), kThreads = kShape.threads(), kLeastBlocks = 1;
 constexpr int kWarpColumns = ClusterShape::kWarpColumns;
 
 using Activation = cells::ActivationOf<RF_CELL>::type;

@@ -107,20 +107,7 @@ RF_DEVICE void run_sequence(const Sequence& p) {
   cluster_barrier();  // no block leaves while another could still address it
 }
 
-#if RF_BACKWARD
-
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    rnn_backward(const __grid_constant__ RnnBackwardParams p) {
-  run_sequence(sequence_of(p));
-}
-
-#else
-
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    rnn_forward(const __grid_constant__ RnnForwardParams p) {
-  run_sequence(sequence_of(p));
-}
-
-#endif
-
 }  // namespace rnnfast::cuda
+
+// Behind what it calls.
+#include "entry.cuh"

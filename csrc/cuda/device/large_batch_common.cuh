@@ -16,6 +16,7 @@ constexpr bool kBackward = RF_BACKWARD != 0;
 constexpr int kHp = RF_HP, kCluster = RF_CLUSTER, kHalves = kShape.halves(), kTile = kShape.tile();
 constexpr int kColumns = LargeBatchShape::kColumns;
 constexpr int kThreads = LargeBatchShape::kThreads, kWarps = LargeBatchShape::kWarps;
+constexpr int kLeastBlocks = 1;
 constexpr int kSources = kShape.sources();
 constexpr int kStepsOfSource = kColumns / 16;  // the tensor cores' own k
 

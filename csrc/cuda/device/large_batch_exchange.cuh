@@ -50,7 +50,7 @@ class Exchange {
   RF_DEVICE void wait(int s, int source) {
     if (s == 0 || source == rank_) return;
     Mbarrier* arrived = full(s & 1, source);
-    if (running_ && !is_done(arrived, (s - 1) >> 1 & 1)) running_ = false;
+    if (running_ && !ends_in_time(arrived, (s - 1) >> 1 & 1, limit_, error_)) running_ = false;
     const bool announces = threadIdx.x % 128 == 0 && s + 2 <= last_;
     if (running_ && announces) mbarrier_expect(arrived, state_.slice_bytes());
   }
@@ -71,19 +71,6 @@ class Exchange {
  private:
   RF_DEVICE static Mbarrier* full(int buffer, int source) {
     return reinterpret_cast<Mbarrier*>(dynamic_shared()) + buffer * kCluster + source;
-  }
-
-  // The same answer for the whole warp, so that it never parts.
-  RF_DEVICE bool is_done(Mbarrier* arrived, unsigned parity) const {
-    if (__all_sync(kAllLanes, mbarrier_done(arrived, parity))) return true;
-    const long long start = clock64();
-    while (!__all_sync(kAllLanes, mbarrier_done(arrived, parity))) {
-      if (__any_sync(kAllLanes, clock64() - start > limit_)) {
-        report(error_, kErrorTimeout);
-        return false;
-      }
-    }
-    return true;
   }
 
   const State& state_;

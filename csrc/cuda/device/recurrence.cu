@@ -5,13 +5,13 @@
 //
 // Macros, given with -D:
 //   RF_BACKWARD       0: rnn_forward(RnnForwardParams), 1: rnn_backward(RnnBackwardParams)
-//   RF_HP             H rounded up to 32, 64 or a multiple of 128
-//   RF_CLUSTER        blocks per cluster: 1 (any device), 2, 4, 8, 16 (from sm_90 on; 16 needs the
-//                     attribute for sizes that are not portable)
+//   RF_HP             H rounded up to a multiple of 128
+//   RF_CLUSTER        blocks per cluster: 2, 4, 8, 16 (16 needs the attribute for sizes that are
+//   not
+//                     portable)
 //   RF_WARPS          warps per block
-//   RF_ROWS           batch rows per group: 1, 2, 4, 8, 16 (8 or 16 with RF_PRODUCT > 0)
+//   RF_ROWS           batch rows per group: 1, 2, 4, 8, 16
 //   RF_CELL           a code of csrc/cells/cells.h
-//   RF_PRODUCT        0: fp32 FFMA, 1: TF32 on tensor cores
 //   RF_SMEM_CHUNKS    of each thread's RecurrenceShape::chunks() chunks of weights, how many lie in
 //                     shared memory; the others lie in registers
 // Launch: grid ceil(B / rows) * RF_CLUSTER, block 32 * RF_WARPS, dynamic shared memory of
@@ -19,28 +19,6 @@
 //
 // C++20; nvcc also needs --expt-relaxed-constexpr, NVRTC needs -default-device.
 #include "recurrence_steps.cuh"
-#if RF_PRODUCT == 0
-#include "recurrence_ffma.cuh"
-#else
-#include "recurrence_mma.cuh"
-#endif
 
-namespace rnnfast::cuda {
-
-#if RF_BACKWARD
-
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    rnn_backward(const __grid_constant__ RnnBackwardParams p) {
-  run_sequence<Product>(sequence_of(p));
-}
-
-#else
-
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    rnn_forward(const __grid_constant__ RnnForwardParams p) {
-  run_sequence<Product>(sequence_of(p));
-}
-
-#endif
-
-}  // namespace rnnfast::cuda
+// Behind what it calls.
+#include "entry.cuh"

@@ -30,16 +30,15 @@ namespace rnnfast::cuda {
 
 class Exchange {
  public:
-  static constexpr int kGroupBytes = kRows * kHp * 4;  // of h, without the padding between rows
+  static constexpr int kGroupBytes = kRows * kHp * 4;  // of h
 
   // `full` are the mbarriers, [groups][2]. `last` is the last state that is sent. The outputs of
   // this lane begin in `row` of a group and in `column` of h.
   RF_DEVICE Exchange(const Sequence& p, float* h, Mbarrier* full, int R, int groups, int last,
                      int row, int column, int lane, int rank)
       : h_(h), full_(full), limit_(p.wait_limit), error_(p.error), last_(last) {
-    buffer_ = keep_in_register(R * kStride);
-    part_ = row * kStride + column;
-    if (kCluster == 1) return;
+    buffer_ = keep_in_register(R * kHp);
+    part_ = row * kHp + column;
     part_ &= ~3;  // sent in fours
     if (threadIdx.x == 0) {
       for (int i = 0; i < 2 * groups; ++i) mbarrier_init(&full[i], 1);
@@ -68,44 +67,29 @@ class Exchange {
   RF_DEVICE void next_group() {
     arrived_ += 2;
     filled_ += 2;
-    to_ += kRows * kStride;
+    to_ += kRows * kHp;
   }
 
   // Until all of h_s has come, for this group of rows.
   RF_DEVICE void wait() {
-    if (kCluster == 1) return;
-    if (running_ && !is_done()) running_ = sends_ = announces_ = false;
+    if (running_ && !ends_in_time(arrived_, parity_, limit_, error_))
+      running_ = sends_ = announces_ = false;
     if (announces_) mbarrier_expect(arrived_, kGroupBytes);
   }
 
   // This lane's outputs as a part of h_{s+1}.
   RF_DEVICE void send(const float (&v)[kOutputs]) const {
     const int lane = threadIdx.x & 31;
-    if constexpr (kCluster == 1) {
-      if (!sends_ || (kShape.copies() > 1 && lane % kShape.k_lanes() >= kShape.owners())) return;
+    const float4 four = gather_four(v, lane);
+    if (!sends_) return;
+    const unsigned to = offset(h_) + to_ * static_cast<unsigned>(sizeof(float));
+    const unsigned filled = offset(full_) + filled_ * static_cast<unsigned>(sizeof(Mbarrier));
 #pragma unroll
-      for (int j = 0; j < kOutputs; ++j) h_[to_ + j] = v[j];
-    } else {
-      const float4 four = gather_four(v, lane);
-      if (!sends_) return;
-      const unsigned to = offset(h_) + to_ * static_cast<unsigned>(sizeof(float));
-      const unsigned filled = offset(full_) + filled_ * static_cast<unsigned>(sizeof(Mbarrier));
-#pragma unroll
-      for (int i = 0; i < kTargets; ++i) {
-        if (kCluster % kLanesPerValue == 0 || first_target(lane) + i * kLanesPerValue < kCluster) {
-          store_async(target_[i] + to, four, target_[i] + filled);
-        }
+    for (int i = 0; i < kTargets; ++i) {
+      if (kCluster % kLanesPerValue == 0 || first_target(lane) + i * kLanesPerValue < kCluster) {
+        store_async(target_[i] + to, four, target_[i] + filled);
       }
     }
-  }
-
-  // With a single block, one barrier takes the place of all of the above.
-  RF_DEVICE void end_step() const {
-    if (kCluster == 1) __syncthreads();
-  }
-
-  RF_DEVICE void end_kernel() const {
-    if (kCluster > 1) cluster_barrier();  // no block leaves while another could still address it
   }
 
  private:
@@ -115,9 +99,8 @@ class Exchange {
   static constexpr int kTargets = (kCluster + kLanesPerValue - 1) / kLanesPerValue;
 
   RF_DEVICE static int first_target(int lane) {
-    const int k_lane = lane % kShape.k_lanes();
     constexpr int kPerFour = 4 / kOutputs;
-    return k_lane % kPerFour + kPerFour * (k_lane / kShape.owners());
+    return lane % kPerFour + kPerFour * (lane / kShape.owners());
   }
 
   RF_DEVICE static float4 gather_four(const float (&v)[kOutputs], int lane) {
@@ -138,19 +121,6 @@ class Exchange {
 
   RF_DEVICE static unsigned offset(const void* in_shared) {
     return static_cast<unsigned>(static_cast<const unsigned char*>(in_shared) - dynamic_shared());
-  }
-
-  // The same answer for the whole warp, so that it never parts.
-  RF_DEVICE bool is_done() const {
-    if (__all_sync(kAllLanes, mbarrier_done(arrived_, parity_))) return true;
-    const long long start = clock64();
-    while (!__all_sync(kAllLanes, mbarrier_done(arrived_, parity_))) {
-      if (__any_sync(kAllLanes, clock64() - start > limit_)) {
-        report(error_, kErrorTimeout);
-        return false;
-      }
-    }
-    return true;
   }
 
   float* h_;

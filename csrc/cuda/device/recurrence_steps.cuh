@@ -1,15 +1,16 @@
-// The steps of the recurrence in one block: the same loop for both directions and all products.
+// The steps of the recurrence in one block: the same loop for both passes.
 #pragma once
 
 #include "recurrence_exchange.cuh"
 #include "recurrence_inputs.cuh"
+#include "recurrence_product.cuh"
 
 namespace rnnfast::cuda {
 
 // Where everything lies in the dynamic shared memory: recurrence_shape.h counts the same.
 struct Places {
   float4* weights;
-  float *partials, *h, *stages;
+  float *h, *stages;
   long long* ids;
   Mbarrier* full;
 
@@ -17,8 +18,6 @@ struct Places {
     unsigned char* at = dynamic_shared();
     weights = reinterpret_cast<float4*>(at);
     at += kShape.weights_bytes();
-    partials = reinterpret_cast<float*>(at);
-    at += kShape.partials_bytes();
     h = reinterpret_cast<float*>(at);
     at += groups * kShape.h_bytes();
     stages = reinterpret_cast<float*>(at);
@@ -29,19 +28,13 @@ struct Places {
   }
 };
 
-// What the exchange carries: the tensor cores would cut h to TF32, so it is rounded before.
-RF_DEVICE float as_sent(float h) { return kShape.product == kTf32 ? round_to_tf32(h) : h; }
-
 // h_0 in the first buffer, 0 in padding: of the forward pass; the backward one begins with no
 // state.
 RF_DEVICE void begin_state(const Sequence& p, float* h, int R, int row0, int rows) {
-  for (int i = threadIdx.x; i < R * kStride; i += kThreads) {
-    const int row = i / kStride, k = i % kStride;
-    float value = 0.f;
-    if (!kBackward && row < rows && k < p.H) {
-      value = as_sent(p.first[static_cast<long long>(row0 + row) * p.H + k]);
-    }
-    h[i] = value;
+  for (int i = threadIdx.x; i < R * kHp; i += kThreads) {
+    const int row = i / kHp, k = i % kHp;
+    const bool exists = !kBackward && row < rows && k < p.H;
+    h[i] = exists ? p.first[static_cast<long long>(row0 + row) * p.H + k] : 0.f;
   }
 }
 
@@ -56,12 +49,12 @@ struct Owned {
 
   RF_DEVICE Owned(const Sequence& p, int lane, int row0, int rows, int R, int warp_column)
       : group_floats(static_cast<long long>(kRows) * p.H), saved(R * kWarpColumns) {
-    const int first = lane % kShape.k_lanes() % kShape.owners() * kOutputs;
-    row = first / kLaneColumns;
-    column = lane / kShape.k_lanes() * kLaneColumns + first % kLaneColumns;
+    const int first = lane % kShape.owners() * kOutputs;
+    row = first / kWarpColumns;
+    column = first % kWarpColumns;
     columns = p.H - (warp_column + column);
     at = static_cast<long long>(row0 + row) * p.H + warp_column + column;
-    const bool has_copy = lane % kShape.k_lanes() >= kShape.owners();  // of what another lane owns
+    const bool has_copy = lane >= kShape.owners();  // of what another lane owns
     real_rows = has_copy || columns <= 0 ? 0 : rows - row;
 #pragma unroll
     for (int j = 0; j < kOutputs; ++j) {
@@ -93,7 +86,6 @@ RF_DEVICE void copy_last(const Sequence& p, const Owned& own) {
 
 // All rows of the block, group by group, from h_s to h_{s+1}. The lane's inputs begin at `in` and
 // its outputs go to `out`. `is_extra`: the product alone, for grad_h0.
-template <class Product>
 RF_DEVICE void run_step(Product& product, Exchange& exchange, const Owned& own, int s, int groups,
                         bool is_extra, const float* in, float* out) {
   const float* h = exchange.begin_step(s) + product.h_offset();
@@ -113,22 +105,20 @@ RF_DEVICE void run_step(Product& product, Exchange& exchange, const Owned& own, 
       v[j] = kBackward ? Activation::through<Math>(add[j] + v[j], slope[j])
                        : Activation::of<Math>(add[j] + v[j]);
       // Padding stays 0 whatever the real columns hold: infinity times its weights, 0, is NaN.
-      sent[j] = j < own.columns ? as_sent(v[j]) : 0.f;
+      sent[j] = j < own.columns ? v[j] : 0.f;
     }
     exchange.send(sent);
     if (g * kRows < own.real_rows) own.store(out, v);
-    h += kRows * kStride;
+    h += kRows * kHp;
     in += kRows * kWarpColumns;
     out += own.group_floats;
     exchange.next_group();
   }
-  exchange.end_step();
 }
 
-template <class Product>
 RF_DEVICE void run_sequence(const Sequence& p) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  const int rank = kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const int rank = static_cast<int>(cluster_rank());
   const int row0 = static_cast<int>(blockIdx.x / kCluster) * p.rows;
   const int rows = min(p.rows, p.B - row0), groups = (rows + kRows - 1) / kRows;
   const int groups_at_most = (p.rows + kRows - 1) / kRows, R = groups_at_most * kRows;
@@ -139,15 +129,11 @@ RF_DEVICE void run_sequence(const Sequence& p) {
 
   // Backward, one more step multiplies dz_0 by W_hh^T, for grad_h0.
   const int steps = kBackward && p.last ? p.T + 1 : p.T;
-  Product product(p, places.weights, places.partials, warp, lane, block_column);
+  Product product(p, places.weights, warp, lane, block_column);
   begin_state(p, places.h, R, row0, rows);
   Exchange exchange(p, places.h, places.full, R, groups, steps - 1, own.row,
                     warp_column + own.column, lane, rank);
-  if (kCluster > 1) {
-    cluster_barrier();
-  } else {
-    __syncthreads();
-  }
+  cluster_barrier();
   Inputs inputs(p, places.stages, places.ids, R, warp, lane, row0, rows, warp_column);
   if (kBackward && p.first) {
     inputs.add_to_first(own.row, own.column, own.real_rows, own.columns, p.first + own.at,
@@ -164,7 +150,7 @@ RF_DEVICE void run_sequence(const Sequence& p) {
     out += kBackward ? -step_floats : step_floats;
   }
   if (!kBackward && p.last) copy_last(p, own);
-  exchange.end_kernel();
+  cluster_barrier();  // no block leaves while another could still address it
 }
 
 }  // namespace rnnfast::cuda

@@ -25,41 +25,43 @@ struct Sequence {
   int* error;
 };
 
-RF_DEVICE Sequence sequence_of(const RnnForwardParams& p) {
-  return {.T = static_cast<int>(p.T),
-          .B = static_cast<int>(p.B),
-          .H = static_cast<int>(p.H),
-          .rows = static_cast<int>(p.rows),
-          .V = p.V,
-          .ids = p.ids,
-          .ids_stride_t = p.ids_stride_t,
-          .ids_stride_b = p.ids_stride_b,
-          .in = p.x,
-          .W_hh = p.W_hh,
-          .bias = p.b_h,
-          .first = p.h0,
-          .out = p.hs,
-          .last = p.h_last,
-          .wait_limit = p.wait_limit,
-          .error = p.error};
+RF_DEVICE void set_arrays(Sequence& s, const RnnForwardParams& p) {
+  s.V = p.V, s.ids = p.ids, s.ids_stride_t = p.ids_stride_t, s.ids_stride_b = p.ids_stride_b;
+  s.in = p.x, s.bias = p.b_h, s.first = p.h0, s.out = p.hs, s.last = p.h_last;
 }
 
-RF_DEVICE Sequence sequence_of(const RnnBackwardParams& p) {
-  return {.T = static_cast<int>(p.T),
-          .B = static_cast<int>(p.B),
-          .H = static_cast<int>(p.H),
-          .rows = static_cast<int>(p.rows),
-          .in = p.grad_hs,
-          .saved = p.hs,
-          .W_hh = p.W_hh,
-          .first = p.grad_h_last,
-          .out = p.dz,
-          .last = p.grad_h0,
-          .wait_limit = p.wait_limit,
-          .error = p.error};
+RF_DEVICE void set_arrays(Sequence& s, const RnnBackwardParams& p) {
+  s.in = p.grad_hs, s.saved = p.hs, s.first = p.grad_h_last, s.out = p.dz, s.last = p.grad_h0;
+}
+
+template <class Params>
+RF_DEVICE Sequence sequence_of(const Params& p) {
+  Sequence s{.T = static_cast<int>(p.T),
+             .B = static_cast<int>(p.B),
+             .H = static_cast<int>(p.H),
+             .rows = static_cast<int>(p.rows),
+             .W_hh = p.W_hh,
+             .wait_limit = p.wait_limit,
+             .error = p.error};
+  set_arrays(s, p);
+  return s;
 }
 
 RF_DEVICE void report(int* error, Error code) { atomicCAS(error, int{kErrorNone}, int{code}); }
+
+// Waits for a phase of an mbarrier; false: its end has not come within the limit, which is
+// reported. The same answer for the whole warp, so that it never parts.
+RF_DEVICE bool ends_in_time(Mbarrier* barrier, unsigned parity, long long limit, int* error) {
+  if (__all_sync(kAllLanes, mbarrier_done(barrier, parity))) return true;
+  const long long start = clock64();
+  while (!__all_sync(kAllLanes, mbarrier_done(barrier, parity))) {
+    if (__any_sync(kAllLanes, clock64() - start > limit)) {
+      report(error, kErrorTimeout);
+      return false;
+    }
+  }
+  return true;
+}
 
 // An id that is safe to use. The host cannot check ids without waiting for the device.
 RF_DEVICE long long checked_id(const Sequence& p, long long id) {

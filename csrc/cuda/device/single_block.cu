@@ -18,22 +18,5 @@
 // C++20; nvcc also needs --expt-relaxed-constexpr, NVRTC needs -default-device.
 #include "single_block_steps.cuh"
 
-namespace rnnfast::cuda {
-
-#if RF_BACKWARD
-
-extern "C" __global__ void __launch_bounds__(kShape.threads())
-    rnn_backward(const __grid_constant__ RnnBackwardParams p) {
-  run_block(sequence_of(p));
-}
-
-#else
-
-extern "C" __global__ void __launch_bounds__(kShape.threads())
-    rnn_forward(const __grid_constant__ RnnForwardParams p) {
-  run_block(sequence_of(p));
-}
-
-#endif
-
-}  // namespace rnnfast::cuda
+// Behind what it calls.
+#include "entry.cuh"

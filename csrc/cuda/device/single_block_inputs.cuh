@@ -67,14 +67,11 @@ struct NoIds {
   RF_DEVICE int at(int, int) const { return 0; }
 };
 
-template <bool gathers>
-struct IdsOf {
-  using type = NoIds;
-};
-template <>
-struct IdsOf<true> {
-  using type = Ids;
-};
+#if RF_GATHERS
+using IdsHere = Ids;
+#else
+using IdsHere = NoIds;
+#endif
 
 // Rows of x, of its table, or of grad_hs and hs, on their way into a ring in shared memory, [steps
 // ahead][inputs][rows][kHp]: each thread reads what it has copied there itself.
@@ -155,7 +152,7 @@ class Inputs {
 
   const Sequence& p_;
   const Place& place_;
-  IdsOf<kGathers>::type ids_;
+  IdsHere ids_;
   float* ring_;
   float bias_;
   int H_, row_[kRows];   // floats from the block's first row to the r-th

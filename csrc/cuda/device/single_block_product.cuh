@@ -10,19 +10,18 @@
 
 namespace rnnfast::cuda {
 
-constexpr SingleBlockShape kShape{
-    .hp = RF_HP,
-    .lanes = RF_LANES,
-    .rows = RF_ROWS,
-    .smem_slots = RF_SMEM_SLOTS,
-    .backward = RF_BACKWARD != 0,
-};
+constexpr SingleBlockShape kShape{.hp = RF_HP,
+                                  .lanes = RF_LANES,
+                                  .rows = RF_ROWS,
+                                  .smem_slots = RF_SMEM_SLOTS,
+                                  .backward = RF_BACKWARD != 0};
 static_assert(kShape.is_valid(), "no such variant: see single_block_shape.h");
 
 constexpr bool kBackward = RF_BACKWARD != 0, kGathers = RF_GATHERS != 0;
 static_assert(!(kBackward && kGathers));
 constexpr int kHp = RF_HP, kLanes = RF_LANES, kRows = RF_ROWS;
 constexpr int kThreads = kShape.threads(), kAtOnce = kShape.rows_at_once();
+constexpr int kLeastBlocks = 0;  // any number
 
 RF_DEVICE float part(const float4& v, int e) {
   return e == 0 ? v.x : e == 1 ? v.y : e == 2 ? v.z : v.w;

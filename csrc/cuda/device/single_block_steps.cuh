@@ -149,7 +149,7 @@ class Steps {
   float values_[kRows];  // of the last step
 };
 
-RF_DEVICE void run_block(const Sequence& p) {
+RF_DEVICE void run_sequence(const Sequence& p) {
   const int lane = keep_in_register(static_cast<int>(threadIdx.x & 31));
   const int warp = keep_in_register(static_cast<int>(threadIdx.x >> 5));
   float* const weights = reinterpret_cast<float*>(dynamic_shared());

@@ -1,5 +1,5 @@
-// Tier L, where W_hh does not fit on the chip: what stands between the matrix products of two
-// steps. One thread per element.
+// The recurrence step by step, where W_hh does not fit on the chip: what stands between the matrix
+// products of two steps. One thread per element.
 //
 // Macros, given with -D:
 //   RF_REAL  float or double

@@ -21,7 +21,7 @@ struct Needs {
 
 // `m` has the macros in the order of the shape's members, then whether the pass is backward.
 bool needs_of_recurrence(const int* m, Needs* needs) {
-  const RecurrenceShape shape{m[0], m[1], m[2], m[3], m[4], m[5], m[6] != 0};
+  const RecurrenceShape shape{m[0], m[1], m[2], m[3], m[4], m[5] != 0};
   if (!shape.is_valid()) return false;
   const int64_t fixed = shape.shared_bytes(0);
   *needs = {shape.threads(), fixed, shape.shared_bytes(1) - fixed};

@@ -20,7 +20,7 @@ from rnnfast.backends.cuda import bridge
 
 # Of the variants in the table, in the order of the members of the unit's shape.
 MACROS = {
-    "recurrence": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS", "PRODUCT"),
+    "recurrence": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS"),
     "cluster": ("HP", "CLUSTER", "ROWS", "SMEM_CHUNKS"),
     "large_batch": ("HP", "CLUSTER", "ROWS", "PRODUCT"),
     "single_block": ("HP", "LANES", "ROWS", "SMEM_SLOTS"),

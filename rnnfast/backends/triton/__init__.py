@@ -196,14 +196,14 @@ def _forward(r: Recurrence, hs: Tensor, h_last: Tensor) -> None:
     """Fills hs [T, B, H], or [T + 1, B, H] with h0 first, and h_last, which may be h0."""
     from rnnfast.backends.triton import by_steps, recurrence
 
-    relu = r.cell == "relu"
-    how = recurrence.variant(r.h0, relu)
+    how = recurrence.tiling(r.h0, r.cell == "relu")
     bias = None if r.b_h is None else r.b_h.contiguous()
-    args = (r.x.contiguous(), r.ids, r.W_hh.contiguous(), bias, r.h0.contiguous())
+    plain = {name: getattr(r, name).contiguous() for name in ("x", "W_hh", "h0")}
+    r = r._replace(**plain, b_h=bias)
     if how is None:
-        by_steps.forward(*args, relu, hs, h_last)
+        by_steps.forward(r, hs, h_last)
     else:
-        recurrence.forward(*args, hs, h_last, how)
+        recurrence.forward(r, hs, h_last, how)
 
 
 def _backward(
@@ -219,7 +219,7 @@ def _backward(
     from rnnfast.backends.triton import by_steps, recurrence
 
     relu = cell == "relu"
-    how, W_hh = recurrence.variant(hs[0], relu), W_hh.contiguous()
+    how, W_hh = recurrence.tiling(hs[0], relu), W_hh.contiguous()
     if how is None:
         by_steps.backward(grad_hs, grad_h_last, hs, W_hh, relu, dz, grad_h0)
         return

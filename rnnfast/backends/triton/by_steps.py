@@ -6,34 +6,30 @@ Two launches a step, forward and backward: torch's product with its sum, and wha
 import torch
 from torch import Tensor
 
+from rnnfast.backends import Recurrence
 from rnnfast.backends.triton import embedding
 
 
 def forward(
-    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
-    ids: Tensor | None,  # [T, B]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor | None,  # [H]
-    h0: Tensor,  # [B, H]
-    relu: bool,
+    r: Recurrence,
     hs: Tensor,  # [T, B, H], or [T + 1, B, H] to have h0 first
     h_last: Tensor,  # [B, H], may be h0
 ) -> None:
     """Fills hs and h_last."""
-    T = (x if ids is None else ids).shape[0]
+    T = (r.x if r.ids is None else r.ids).shape[0]
     if hs.shape[0] > T:
-        hs[0].copy_(h0)
+        hs[0].copy_(r.h0)
         hs = hs[1:]
-    if ids is not None:
-        embedding.gather(x, ids, b_h, hs)
-    elif b_h is None:
-        hs.copy_(x)
+    if r.ids is not None:
+        embedding.gather(r.x, r.ids, r.b_h, hs)
+    elif r.b_h is None:
+        hs.copy_(r.x)
     else:
-        torch.add(x, b_h, out=hs)
-    h = h0
+        torch.add(r.x, r.b_h, out=hs)
+    h = r.h0
     for z in hs.unbind(0):
-        z.addmm_(h, W_hh)
-        h = z.relu_() if relu else z.tanh_()
+        z.addmm_(h, r.W_hh)
+        h = z.relu_() if r.cell == "relu" else z.tanh_()
     h_last.copy_(h)
 
 

@@ -1,4 +1,8 @@
-"""Generation in one launch: a program has one sequence and all of its steps."""
+"""Generation in one launch: a program has one sequence and all of its steps.
+
+It serves bfloat16 and float16 on a GPU, which the CUDA backend does not, and float32 where that
+backend cannot be loaded.
+"""
 
 import torch
 import triton

@@ -1,7 +1,7 @@
 """The recurrence over all steps in one launch, forward and backward.
 
 A program has a few rows of the batch and all of W_hh, in registers: rows are independent, so no
-program waits for another. T, B and the strides are runtime arguments: one variant serves them all.
+program waits for another. T, B and the strides are runtime arguments: a compiled kernel serves all.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rnnfast.backends import Recurrence
 from rnnfast.backends.triton.activation import activate, times
 from rnnfast.backends.triton.launch import dot_precision, launch, padded, shared_memory
 
@@ -19,7 +20,7 @@ from rnnfast.backends.triton.launch import dot_precision, launch, padded, shared
 #   fma   float32 products of one row
 #   tf32  float32 rounded to TF32, 16 rows on tensor cores
 #   half  bfloat16 or float16, 16 rows on tensor cores, float32 sums and state
-VARIANTS = {
+TILINGS = {
     ("fma", 16): (1, 1, 1),
     ("fma", 32): (1, 2, 1),  # with one warp 160 shuffles a step instead of 12
     ("fma", 64): (1, 4, 1),
@@ -40,8 +41,8 @@ TF32_FROM_ROWS = 257
 
 
 @dataclass(frozen=True)
-class Variant:
-    """Constants of both kernels."""
+class Tiling:
+    """How programs divide the batch: the constants of both kernels."""
 
     H: int
     relu: bool
@@ -61,8 +62,8 @@ class Variant:
         }
 
 
-def variant(h0: Tensor, relu: bool) -> Variant | None:
-    """The variant for a state [B, H] like this one; None where W_hh does not fit one program."""
+def tiling(h0: Tensor, relu: bool) -> Tiling | None:
+    """The tiling for a state [B, H] like this one; None where W_hh does not fit one program."""
     (B, H), dtype = h0.shape, h0.dtype
     precision = dot_precision(dtype)
     if dtype != torch.float32:
@@ -70,18 +71,18 @@ def variant(h0: Tensor, relu: bool) -> Variant | None:
     else:
         how = "tf32" if precision == "tf32" and B >= TF32_FROM_ROWS else "fma"
     size = padded(H)
-    rows, warps, shared = VARIANTS.get((how, size), (0, 0, 0))
+    rows, warps, shared = TILINGS.get((how, size), (0, 0, 0))
     if not rows or shared > shared_memory(h0.device):
         return None
-    return Variant(H, relu, size, rows, warps, precision)
+    return Tiling(H, relu, size, rows, warps, precision)
 
 
 def explain(device: torch.device, dtype: torch.dtype, H: int | None) -> list[str]:
     """Where W_hh lies, for people."""
     how = "fma" if dtype == torch.float32 else "half"
     limit = shared_memory(device)
-    most = max(size for (name, size), (*_, kib) in VARIANTS.items() if name == how and kib <= limit)
-    rows = VARIANTS[how, most][0]
+    most = max(size for (name, size), (*_, kib) in TILINGS.items() if name == how and kib <= limit)
+    rows = TILINGS[how, most][0]
     kept = f"W_hh in registers for the whole sequence, {rows} row(s) of the batch per program"
     streamed = "a matrix product for each step"
     if H is None:
@@ -90,21 +91,17 @@ def explain(device: torch.device, dtype: torch.dtype, H: int | None) -> list[str
 
 
 def forward(
-    x: Tensor,  # [V, H] table when ids are given, else [T, B, H]
-    ids: Tensor | None,  # [T, B]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor | None,  # [H]
-    h0: Tensor,  # [B, H]
+    r: Recurrence,  # contiguous
     hs: Tensor,  # [T, B, H], or [T + 1, B, H] to have h0 first
     h_last: Tensor,  # [B, H], may be h0
-    how: Variant,
+    how: Tiling,
 ) -> None:
     """Fills hs and h_last."""
-    T, B = (x if ids is None else ids).shape[:2]
-    steps = (0, 0) if ids is None else ids.stride()
+    T, B = (r.x if r.ids is None else r.ids).shape[:2]
+    steps = (0, 0) if r.ids is None else r.ids.stride()
     keeps_h0 = hs.shape[0] > T
     grid = (triton.cdiv(B, how.rows),)
-    args = (x, ids, *steps, W_hh, b_h, h0, hs, h_last, T, B, x.shape[0])
+    args = (r.x, r.ids, *steps, r.W_hh, r.b_h, r.h0, hs, h_last, T, B, r.x.shape[0])
     launch(forward_kernel, grid, *args, KEEP_H0=keeps_h0, **how.options())
 
 
@@ -115,7 +112,7 @@ def backward(
     W_hh: Tensor,  # [H, H]
     dz: Tensor,  # [T, B, H]
     grad_h0: Tensor | None,  # [B, H]
-    how: Variant,
+    how: Tiling,
 ) -> None:
     """Fills dz and, where it is given, grad_h0.
 
@@ -126,6 +123,25 @@ def backward(
     grid = (triton.cdiv(B, how.rows),)
     args = (grad_hs, grad_h_last, hs, W_hh.T.contiguous(), dz, grad_h0, T, B)
     launch(backward_kernel, grid, *args, **how.options())
+
+
+@triton.jit
+def _places(B, H: tl.constexpr, HP: tl.constexpr, ROWS: tl.constexpr):
+    """The program's rows of the batch, its columns, which of them exist, and where in [B, H]."""
+    rows = tl.cast(tl.program_id(0), tl.int64) * ROWS + tl.arange(0, ROWS)
+    cols = tl.arange(0, HP)
+    inside = (rows < B)[:, None] & (cols < H)[None, :]
+    return rows, cols, inside, rows[:, None] * H + cols[None, :]
+
+
+@triton.jit
+def _weights(W, cols, H: tl.constexpr, ROWS: tl.constexpr):
+    """All of W [H, H]; where they are not for the tensor cores, in float32."""
+    square = (cols < H)[:, None] & (cols < H)[None, :]
+    W = tl.load(W + cols[:, None] * H + cols[None, :], mask=square, other=0.0)
+    if ROWS == 1:
+        W = W.to(tl.float32)
+    return W
 
 
 @triton.jit
@@ -162,14 +178,8 @@ def forward_kernel(
     PRECISION: tl.constexpr,
     KEEP_H0: tl.constexpr,
 ):
-    rows = tl.cast(tl.program_id(0), tl.int64) * ROWS + tl.arange(0, ROWS)
-    cols = tl.arange(0, HP)
-    inside = (rows < B)[:, None] & (cols < H)[None, :]
-    at = rows[:, None] * H + cols[None, :]
-    square = (cols < H)[:, None] & (cols < H)[None, :]
-    W = tl.load(W_hh + cols[:, None] * H + cols[None, :], mask=square, other=0.0)
-    if ROWS == 1:
-        W = W.to(tl.float32)
+    rows, cols, inside, at = _places(B, H, HP, ROWS)
+    W = _weights(W_hh, cols, H, ROWS)
     h = tl.load(h0 + at, mask=inside, other=0.0).to(tl.float32)
     wide_B = tl.cast(B, tl.int64)
     if KEEP_H0:
@@ -215,14 +225,8 @@ def backward_kernel(
     RELU: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    rows = tl.cast(tl.program_id(0), tl.int64) * ROWS + tl.arange(0, ROWS)
-    cols = tl.arange(0, HP)
-    inside = (rows < B)[:, None] & (cols < H)[None, :]
-    at = rows[:, None] * H + cols[None, :]
-    square = (cols < H)[:, None] & (cols < H)[None, :]
-    W = tl.load(W_hh_T + cols[:, None] * H + cols[None, :], mask=square, other=0.0)
-    if ROWS == 1:
-        W = W.to(tl.float32)
+    _, cols, inside, at = _places(B, H, HP, ROWS)
+    W = _weights(W_hh_T, cols, H, ROWS)
     step_size = tl.cast(B, tl.int64) * H
     last = (tl.cast(T, tl.int64) - 1) * step_size
     carry = _or_zeros(grad_h_last, 0, at, inside)

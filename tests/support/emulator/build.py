@@ -99,14 +99,15 @@ def emulator() -> ctypes.CDLL:
     return library
 
 
-def races(unit: str, options: str, patch: tuple[str, ...] = ()) -> str:
-    """What ThreadSanitizer reports of sanitized_UNIT.cpp, "" for nothing."""
+def races(unit: str, program: str, options: str, patch: tuple[str, ...] = ()) -> str:
+    """What ThreadSanitizer reports of a unit in sanitized_PROGRAM.cpp, "" for nothing."""
     # The machine is not instrumented: it says itself what orders what.
     machine = [
         _compile(f"{file.stem}.o", [file], ["-O2", "-c", "-DEMULATOR_TSAN"]) for file in MACHINE
     ]
     flags = ["-fsanitize=thread", "-g1", *options.split(), "-pthread"]
-    sources = [HERE / f"sanitized_{unit}.cpp", *machine]
+    flags.append(f'-DEMULATED_UNIT="{unit}.cu"')
+    sources = [HERE / f"sanitized_{program}.cpp", *machine]
     command = [str(_compile(unit, sources, flags, patch))]
     if setarch := shutil.which("setarch"):  # the sanitizer's memory map is older than some kernels
         command = [setarch, "-R", *command]
@@ -117,14 +118,6 @@ def races(unit: str, options: str, patch: tuple[str, ...] = ()) -> str:
     if "unexpected memory mapping" in done.stderr:
         pytest.skip("ThreadSanitizer cannot lay out its memory on this system")
     return "" if done.returncode == 0 else done.stdout + done.stderr
-
-
-@functools.cache
-def shapes() -> ctypes.CDLL:
-    """RecurrenceShape's questions: see shape.cpp."""
-    library = ctypes.CDLL(str(_compile("shape", [HERE / "shape.cpp"], ["-shared"])))
-    library.shape_shared_bytes.restype = ctypes.c_longlong
-    return library
 
 
 class Geometry(ctypes.Structure):

@@ -1,37 +1,13 @@
-"""The emulated recurrence against float64: variants to run, and what each must agree with."""
+"""The emulated recurrence against float64: what its kernels must agree with."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from support.compare import assert_close_to_f64
-from support.emulator.recurrence import NONE, TF32, Launch, Variant
+from support.emulator.recurrence import NONE, Launch
 from support.problems import Problem
-
-# One block, and clusters; each number of lanes over k (8, 16, 32), of outputs per lane (1, 2, 4)
-# and of lanes that hold the same output; weights in registers and shared memory.
-FP32 = [
-    Variant(32, 1, 2, 1),
-    Variant(64, 1, 2, 2),
-    Variant(64, 2, 2, 4),
-    Variant(128, 1, 4, 4),
-    Variant(128, 2, 4, 8),
-    Variant(128, 4, 4, 1),
-    Variant(128, 8, 2, 4),
-    Variant(128, 16, 1, 2),
-    Variant(256, 4, 4, 2, smem_chunks=1),
-    Variant(384, 4, 6, 1, smem_chunks=3),
-]
-TENSOR_CORES = [
-    Variant(64, 1, 4, 8, product=TF32),
-    Variant(128, 4, 4, 8, product=TF32),
-    Variant(128, 2, 8, 16, smem_chunks=2, product=TF32),
-    Variant(128, 8, 4, 8, product=TF32),
-    Variant(128, 1, 8, 8, product=TF32),
-]
 
 
 def exact(x: Tensor) -> Tensor:
@@ -40,11 +16,6 @@ def exact(x: Tensor) -> Tensor:
 
 def to_tf32(x: Tensor) -> Tensor:  # the nearest float of 10 bits after the point
     return ((x.contiguous().view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
-
-
-def rounding(v: Variant) -> Callable[[Tensor], Tensor]:
-    """How the variant rounds the factors of its product."""
-    return to_tf32 if v.product == TF32 else exact
 
 
 def plain(p: Problem, rounded=exact) -> dict[str, Tensor]:
@@ -79,7 +50,8 @@ def check(launch: Launch, p: Problem, seeds: int = 3) -> None:
     Whatever the order in which threads run and stores arrive: the same bits.
     """
     got = run(launch, p)
-    rounded, truth = plain(p, rounding(launch.variant)), plain(p.to(torch.float64))
+    rounded = plain(p, to_tf32 if launch.variant.product == "TF32" else exact)
+    truth = plain(p.to(torch.float64))
     for name, value in got.items():
         assert_close_to_f64(name, value, rounded[name], truth[name])
     for seed in range(1, seeds):

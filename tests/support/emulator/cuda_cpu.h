@@ -122,28 +122,12 @@ void store_async(void* to, const void* value, int bytes, void* barrier);
 void copy_bulk(void* to, const void* from, int bytes, void* barrier);
 
 // ---- narrow floats and tensor cores
-unsigned bfloat16(float x);  // round to nearest, ties to even
 unsigned float16(float x);
 float from_float16(unsigned bits);
-float round_to_tf32(float x);
 
-// Fragments as in ptx.cuh. The products are exact; their sum with d is rounded once, toward 0: the
-// order and the width of a real tensor core's sum are not documented, and it is known to truncate.
-struct FloatsA {
-  float a[4];
-};
-struct FloatsB {
-  float b[2];
-};
-struct HalvesA {
-  unsigned a[4];
-};
-struct HalvesB {
-  unsigned b[2];
-};
-void mma_tf32(float (&d)[4], FloatsA a, FloatsB b);
-void mma_16(bool is_bfloat16, float (&d)[4], HalvesA a, HalvesB b);
-
+// The products are exact; their sum with d is rounded once, toward 0: the order and the width of a
+// real tensor core's sum are not documented, and it is known to truncate.
+//
 // wgmma, performed when the warp waits for it or before, by the throw of a coin. Of B, `tile` rows
 // of core matrices, only the first real_rows are read, and of d only what belongs to them is a
 // number.

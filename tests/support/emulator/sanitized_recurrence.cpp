@@ -1,11 +1,14 @@
 // One forward launch per seed under ThreadSanitizer: no other thread may touch what a thread writes
-// without a barrier or an arrival between them. Compiled with the macros of recurrence.cu.
+// without a barrier or an arrival between them. Compiled with the macros of a unit, EMULATED_UNIT,
+// and the launch: STEPS, CLUSTERS of CLUSTER blocks, ROWS of the batch for each, SHARED_BYTES.
 #include <cstdio>
 #include <vector>
 
 #include "cuda_cpu.h"
 #include "emulator.h"
-#include "recurrence.cu"
+
+// Behind the machine that it runs on.
+#include EMULATED_UNIT
 
 namespace {
 
@@ -16,17 +19,16 @@ void kernel(const void* params) { rnn_forward(*static_cast<const RnnForwardParam
 }  // namespace
 
 int main() {
-  constexpr int T = 5, V = 3, H = kHp - 1, rows = 2 * kRows, B = rows + 1;
+  constexpr int T = STEPS, V = 3, H = RF_HP - 1, B = CLUSTERS * ROWS;
   std::vector<float> x(V * H, 0.25f), W_hh(H * H, 1.0f / H), b_h(H, 0.5f), h0(B * H, 0.125f);
   std::vector<float> hs(T * B * H), h_last(B * H);
   std::vector<long long> ids(T * B, V - 1);
   int error = 0;
   const RnnForwardParams params{
       T,           B,          H,         V,         ids.data(),    B,    1,         x.data(),
-      W_hh.data(), b_h.data(), h0.data(), hs.data(), h_last.data(), rows, 1ll << 40, &error};
-  for (unsigned seed = 0; seed < 4; ++seed) {
-    const EmulatorGeometry geometry{
-        2 * kCluster, kCluster, kThreads, static_cast<unsigned>(kShape.shared_bytes(2)), seed, 1};
+      W_hh.data(), b_h.data(), h0.data(), hs.data(), h_last.data(), ROWS, 1ll << 40, &error};
+  for (unsigned seed = 0; seed < 3; ++seed) {
+    const EmulatorGeometry geometry{CLUSTERS * CLUSTER, CLUSTER, kThreads, SHARED_BYTES, seed, 1};
     if (emulator_launch(kernel, &params, &geometry) != 0) {
       std::printf("%s\n", emulator_message());
       return 1;

@@ -27,25 +27,24 @@ RF_DEVICE void reduce(float (&values)[kShape.sums()], int lane) {
     }
   }
 #pragma unroll
-  for (int bit = kOwners; bit < kShape.k_lanes(); bit <<= 1) {
+  for (int bit = kOwners; bit < 32; bit <<= 1) {
 #pragma unroll
     for (int j = 0; j < kOutputs; ++j) values[j] += __shfl_xor_sync(kAllLanes, values[j], bit);
   }
 }
 
-class FfmaProduct {
+class Product {
  public:
   // Loads this thread's weights; `tail` is the shared memory for those that registers do not hold.
-  RF_DEVICE FfmaProduct(const Sequence& p, float4* tail, float*, int warp, int lane,
-                        int block_column)
-      : p_(p), tail_(tail), lane_(lane), k_(lane % kShape.k_lanes() * 4) {
-    column_ = block_column + warp * kWarpColumns + lane / kShape.k_lanes() * kLaneColumns;
+  RF_DEVICE Product(const Sequence& p, float4* tail, int warp, int lane, int block_column)
+      : p_(p), tail_(tail), lane_(lane), k_(lane * 4) {
+    column_ = block_column + warp * kWarpColumns;
 #pragma unroll 1
     for (int i = 0; i < RF_SMEM_CHUNKS; ++i) {
-      float4 chunk[kLaneColumns];
+      float4 chunk[kWarpColumns];
       load(kRegisterChunks + i, chunk);
 #pragma unroll
-      for (int c = 0; c < kLaneColumns; ++c) *in_tail(i, c) = chunk[c];
+      for (int c = 0; c < kWarpColumns; ++c) *in_tail(i, c) = chunk[c];
     }
 #pragma unroll
     for (int i = 0; i < kRegisterChunks; ++i) load(i, held_[i]);
@@ -62,7 +61,7 @@ class FfmaProduct {
 #pragma unroll
     for (int i = 0; i < kRegisterChunks; ++i) {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) add_row(four(h, r, i), held_[i], sums + r * kLaneColumns);
+      for (int r = 0; r < kRows; ++r) add_row(four(h, r, i), held_[i], sums + r * kWarpColumns);
     }
 #pragma unroll
     for (int i = 0; i < RF_SMEM_CHUNKS; ++i) {
@@ -77,19 +76,19 @@ class FfmaProduct {
   static constexpr int kRegisterChunks = kShape.register_chunks();
 
   RF_DEVICE static float4 four(const float* h, int row, int chunk) {
-    return *reinterpret_cast<const float4*>(h + row * kStride + chunk * kShape.k_lanes() * 4);
+    return *reinterpret_cast<const float4*>(h + row * kHp + chunk * 128);
   }
 
   // Column by column within each k, so that no sum waits for the one before it.
-  RF_DEVICE static void add_row(float4 a, const float4 (&chunk)[kLaneColumns], float* sums) {
+  RF_DEVICE static void add_row(float4 a, const float4 (&chunk)[kWarpColumns], float* sums) {
 #pragma unroll
-    for (int c = 0; c < kLaneColumns; ++c) sums[c] = fmaf(a.x, chunk[c].x, sums[c]);
+    for (int c = 0; c < kWarpColumns; ++c) sums[c] = fmaf(a.x, chunk[c].x, sums[c]);
 #pragma unroll
-    for (int c = 0; c < kLaneColumns; ++c) sums[c] = fmaf(a.y, chunk[c].y, sums[c]);
+    for (int c = 0; c < kWarpColumns; ++c) sums[c] = fmaf(a.y, chunk[c].y, sums[c]);
 #pragma unroll
-    for (int c = 0; c < kLaneColumns; ++c) sums[c] = fmaf(a.z, chunk[c].z, sums[c]);
+    for (int c = 0; c < kWarpColumns; ++c) sums[c] = fmaf(a.z, chunk[c].z, sums[c]);
 #pragma unroll
-    for (int c = 0; c < kLaneColumns; ++c) sums[c] = fmaf(a.w, chunk[c].w, sums[c]);
+    for (int c = 0; c < kWarpColumns; ++c) sums[c] = fmaf(a.w, chunk[c].w, sums[c]);
   }
 
   // Weights in shared memory: each read serves all rows of the group. keep_order() stops ptxas from
@@ -100,11 +99,11 @@ class FfmaProduct {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) a[r] = four(h, r, kRegisterChunks + i);
 #pragma unroll
-    for (int c = 0; c < kLaneColumns; ++c) {
+    for (int c = 0; c < kWarpColumns; ++c) {
       const float4 w = *in_tail(i, c);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        float& sum = sums[r * kLaneColumns + c];
+        float& sum = sums[r * kWarpColumns + c];
         sum = fmaf(a[r].x, w.x, sum);
         sum = fmaf(a[r].y, w.y, sum);
         sum = fmaf(a[r].z, w.z, sum);
@@ -113,22 +112,18 @@ class FfmaProduct {
     }
   }
 
-  RF_DEVICE int first_k(int chunk) const { return chunk * kShape.k_lanes() * 4 + k_; }
-
-  RF_DEVICE void load(int chunk, float4 (&weights)[kLaneColumns]) const {
-    load_chunk<kLaneColumns>(p_, first_k(chunk), column_, 1, weights);
+  RF_DEVICE void load(int chunk, float4 (&weights)[kWarpColumns]) const {
+    load_chunk(p_, chunk * 128 + k_, column_, weights);
   }
 
   RF_DEVICE float4* in_tail(int i, int c) const {
-    return tail_ + (i * kLaneColumns + c) * kThreads + threadIdx.x;
+    return tail_ + (i * kWarpColumns + c) * kThreads + threadIdx.x;
   }
 
   const Sequence& p_;
   float4* tail_;
   int lane_, k_, column_;
-  float4 held_[kRegisterChunks > 0 ? kRegisterChunks : 1][kLaneColumns];
+  float4 held_[kRegisterChunks > 0 ? kRegisterChunks : 1][kWarpColumns];
 };
-
-using Product = FfmaProduct;
 
 }  // namespace rnnfast::cuda

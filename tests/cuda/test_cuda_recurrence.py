@@ -1,0 +1,162 @@
+"""What every kernel of the recurrence does alike, executed on the CPU, against float64."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from rnnfast.backends.reference import reference
+from support import untyped
+from support.compare import assert_close_to_f64
+from support.emulator import build
+from support.emulator.checks import check, plain, run
+from support.emulator.recurrence import (
+    BAD_ID,
+    TIMEOUT,
+    Launch,
+    cluster,
+    large_batch,
+    name_of,
+    recurrence,
+    single_block,
+)
+from support.problems import make
+
+pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
+
+# Groups of rows in a cluster, one row and two of a cluster, one and two in a block; tensor cores.
+CLUSTERS = [recurrence(128, 4, 2, 2), cluster(128, 4, 1), cluster(128, 2, 2), large_batch(256, 3)]
+KERNELS = [*CLUSTERS, single_block(64, 4), single_block(64, 4, rows=2)]
+every_kernel = pytest.mark.parametrize("variant", KERNELS, ids=name_of)
+
+
+def launch_of(variant, **options):
+    """With two groups of rows where a cluster can have them."""
+    groups = 2 if variant.unit == "recurrence" else 1
+    return Launch(variant, rows=groups * variant["ROWS"], **options)
+
+
+def test_the_reference_here_is_the_reference():
+    p = make(5, 3, 8, V=4)
+    hs, h_last = untyped.rnn_forward(reference, p.x, p.ids, p.W_hh, p.b_h, p.h0, p.relu)
+    p = replace(p, hs=hs)
+    dz, _, _, grad_h0 = untyped.rnn_backward(
+        reference, p.grad_hs, p.grad_h_last, hs, None, 0, p.W_hh, p.h0, p.relu, False, False, True
+    )
+    mine = plain(p)
+    for name, value in {"hs": hs, "h_last": h_last, "dz": dz, "grad_h0": grad_h0}.items():
+        torch.testing.assert_close(mine[name], value)
+
+
+@every_kernel
+def test_dense_inputs(variant):
+    launch = launch_of(variant)
+    check(launch, make(4, launch.rows + 1, variant.hp), seeds=2)
+
+
+@pytest.mark.parametrize(
+    ("T", "B", "odd", "V"),
+    [(1, 1, 0, 5), (1, 5, 31, None), (2, 1, 2, 5), (9, 3, 1, None), (20, 2, 28, 5)],
+)
+@every_kernel
+def test_odd_sizes(variant, T, B, odd, V):
+    """Inputs and ids are on their way for up to 16 steps: less than that, and more."""
+    check(launch_of(variant, resident=2), make(T, B, variant.hp - odd, V=V), seeds=2)
+
+
+@every_kernel
+def test_relu(variant):
+    check(launch_of(variant), make(4, 3, variant.hp - 3, V=5, relu=True), seeds=2)
+
+
+@every_kernel
+def test_many_steps_near_spectral_radius_1(variant):
+    check(launch_of(variant), make(60, 1, variant.hp - 4, radius=1.0), seeds=1)
+
+
+@pytest.mark.full
+@every_kernel
+def test_more_seeds(variant):
+    """The orders of all threads and stores are many; some more of them."""
+    launch = launch_of(variant)
+    check(launch, make(10, launch.rows, variant.hp, V=4), seeds=8)
+
+
+@every_kernel
+def test_what_may_be_absent(variant):
+    p = replace(make(4, 3, variant.hp), b_h=None, grad_hs=None)
+    check(launch_of(variant), p, seeds=1)
+    p = replace(p, grad_hs=torch.randn_like(p.hs), grad_h_last=None)
+    check(launch_of(variant), p, seeds=1)
+    dz, _ = launch_of(variant).backward(p.grad_hs, None, p.hs, p.W_hh, need_h0=False)
+    assert_close_to_f64("dz", dz, plain(p)["dz"], plain(p.to(torch.float64))["dz"])
+
+
+@every_kernel
+def test_storage_that_is_aligned_to_nothing(variant):
+    def shifted(x: Tensor) -> Tensor:
+        return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+
+    p = make(3, 3, variant.hp)
+    values = {k: shifted(v) for k, v in vars(p).items() if isinstance(v, Tensor)}
+    assert values["x"].data_ptr() % 16 == 4
+    check(launch_of(variant), replace(p, **values), seeds=1)
+
+
+@pytest.mark.parametrize(("t", "bad"), [(0, -1), (5, 4), (13, 1 << 40)])
+@every_kernel
+def test_an_id_out_of_range_is_reported_and_taken_as_0(variant, t, bad):
+    p = make(14, 2, variant.hp, V=4)
+    wrong, right = p.ids.clone(), p.ids.clone()
+    wrong[t, 1], right[t, 1] = bad, 0
+    launch = launch_of(variant)
+    hs, _ = launch.forward(p.x, wrong, p.W_hh, p.b_h, p.h0)
+    assert launch.error.item() == BAD_ID
+    assert torch.equal(hs, run(launch_of(variant), replace(p, ids=right))["hs"])
+
+
+@every_kernel
+def test_infinity_and_nan_stay_in_their_row(variant):
+    """H is padded: infinity times a weight of 0 must not spread from there."""
+    p = make(6, 3, variant.hp - 3, relu=True)
+    p.x[1, 0, 5], p.x[1, 1, 7] = torch.inf, torch.nan
+    got, want = run(launch_of(variant), p)["hs"], plain(p)["hs"]
+    assert got[:, 2].isfinite().all()
+    assert torch.equal(got.isnan(), want.isnan())
+    assert torch.equal(got.isinf(), want.isinf())
+
+
+@pytest.mark.parametrize("variant", CLUSTERS, ids=name_of)
+def test_a_wait_that_takes_too_long_ends_the_kernel(variant):
+    launch = launch_of(variant, seed=1, wait_limit=0)
+    p = make(20, launch.rows, variant.hp)
+    launch.forward(p.x, p.ids, p.W_hh, p.b_h, p.h0)
+    assert launch.error.item() == TIMEOUT
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        recurrence(96, 2, 2, 1),  # H is padded to a multiple of 128
+        recurrence(512, 1, 8, 1),
+        recurrence(512, 3, 8, 1),
+        recurrence(512, 16, 16, 1),  # two columns per warp
+        recurrence(128, 2, 4, 1, smem_chunks=2),  # has one chunk
+        cluster(448, 8, 1),
+        cluster(512, 3, 1),
+        cluster(128, 32, 1),
+        cluster(512, 8, 3),
+        cluster(512, 8, 1, smem_chunks=5),  # has four
+        large_batch(384, 12),  # a group of warps has the parts of whole blocks
+        large_batch(512, 21),  # the largest tile has 40 rows for two halves
+        large_batch(512, 12, product=3),
+        large_batch(1024, 12),  # more shared memory than there is
+        single_block(64, 3),
+        single_block(64, 4, rows=3),
+    ],
+    ids=name_of,
+)
+def test_a_variant_that_cannot_be_is_refused(wrong):
+    assert all(right.needs(False) for right in KERNELS)
+    assert wrong.needs(False) is None

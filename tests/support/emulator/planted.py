@@ -1,0 +1,190 @@
+"""Bugs to be planted into the recurrence's kernels: what a patch breaks, and where it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from rnnfast.backends.cuda.kernel_table import Variant
+from support.emulator.recurrence import cluster, large_batch, recurrence, single_block
+from support.problems import Problem, make
+
+Patch = tuple[str, str, str]  # a file of the device code, its text, and other text
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A kernel, its bugs, and how they are looked for."""
+
+    variant: Variant
+    problems: Callable[[], list[Problem]]
+    seeds: int  # within so many each bug is found
+    bugs: dict[str, Patch]
+    quick: tuple[str, ...]  # those of every test run
+    races: tuple[str, ...]  # those that ThreadSanitizer names
+    steps: int  # under ThreadSanitizer
+    groups: int = 1  # of rows, in a cluster
+    harmless: Patch | None = None  # the last barrier, which the proof does not need
+
+
+def _of_any_size() -> Problem:
+    p = make(4, 3, 250)
+    grad_hs = p.grad_hs * torch.tensor([1.0, 1e3, 1e-3])[:, None]
+    return replace(p, grad_hs=grad_hs, grad_h_last=None)
+
+
+def _with_infinity() -> Problem:
+    """Infinity makes NaN in padding that is written."""
+    p = make(9, 3, 62, V=5, relu=True)
+    p.x[3] = torch.inf
+    return replace(p, W_hh=p.W_hh.abs())
+
+
+LAST_BARRIER = "cluster_barrier();  // no block leaves", "// no block leaves"
+
+
+def _groups() -> Protocol:
+    steps, exchange, inputs = (f"recurrence_{x}.cuh" for x in ("steps", "exchange", "inputs"))
+    announce, wait = (
+        "mbarrier_expect(arrived_, kGroupBytes);",
+        "    wait_copies();\n    __syncwarp();",
+    )
+    target = "const int block = first_target(lane) + i * kLanesPerValue"
+    fewer, more = (announce.replace("Bytes", f"Bytes {by} 16") for by in "-+")
+    bugs = {
+        "h is kept once": (exchange, "keep_in_register(R * kHp)", "0"),
+        "nothing is announced after the first": (exchange, announce, ";"),
+        "16 bytes too few are announced": (exchange, announce, fewer),
+        "16 bytes too many are announced": (exchange, announce, more),
+        "mbarriers are used too early": (
+            steps,
+            "cluster_barrier();\n  In",
+            "__syncthreads();\n  In",
+        ),
+        "nobody waits for h": (exchange, "running_ && !ends_in_time(", "false && !ends_in_time("),
+        "waits for the wrong parity": (exchange, "parity_ = (s - 1)", "parity_ = s"),
+        "a warp of padding does not send": (
+            exchange,
+            "if (!sends_)",
+            "if (!sends_ || to_ % kHp >= 96)",
+        ),
+        "a block sends to all but itself": (exchange, target, f"{target} + !first_target(lane)"),
+        "inputs are read before they have come": (inputs, f"{wait}\n    if (s", "    if (s"),
+    }
+    return Protocol(
+        variant=recurrence(128, 4, 2, 2),
+        problems=lambda: [make(9, 4, 96)],
+        seeds=40,
+        bugs=bugs,
+        quick=("nobody waits for h",),
+        races=("nobody waits for h", "h is kept once"),
+        steps=6,
+        groups=2,
+        harmless=(steps, *LAST_BARRIER),
+    )
+
+
+def _cluster() -> Protocol:
+    unit, exchange, inputs = "cluster.cu", "cluster_exchange.cuh", "cluster_inputs.cuh"
+    announce = "threadIdx.x == 0 && s + 2 <= last_) mbarrier_expect(full(s & 1), kBytes)"
+    half = announce.replace("kBytes", "kBytes / 2")
+    came, later = "wait_copies_but<kAhead - 1>();", "wait_copies_but<kAhead>();"
+    begun = "begin_state(p, row0, rows);\n  "
+    bugs = {
+        "h is kept once": (exchange, "(s & 1) * kRows * kHp", "0 * kRows * kHp"),
+        "nothing is announced after the first": (exchange, announce, "false) return"),
+        "half of the bytes are announced": (exchange, announce, half),
+        "nobody waits for h": (exchange, "running_ && !ends_in_time(", "false && !ends_in_time("),
+        "waits for the wrong parity": (exchange, "(s - 1) >> 1 & 1", "s >> 1 & 1"),
+        "mbarriers are used too early": (unit, f"{begun}cluster_barrier", f"{begun}__syncthreads"),
+        "a part is sent before it is written": (unit, "__syncthreads();\n    exchange", "exchange"),
+        "a block sends to all but the last": (exchange, "(i) >= kCluster", "(i) >= kCluster - 1"),
+        "a row is sent to another's place": (
+            exchange,
+            "/ (kColumns / 4) * kHp",
+            "/ kColumns * kHp",
+        ),
+        "inputs are read before they have come": (inputs, came, ""),
+        "ids are read before they have come": (inputs, came, later),
+        "a slot holds another column": ("cluster_product.cuh", "c ^ (output", "c + 0 * (output"),
+    }
+    return Protocol(
+        variant=cluster(128, 4, 2),
+        problems=lambda: [make(12, 2, 120, V=5)],
+        seeds=30,
+        bugs=bugs,
+        quick=("nobody waits for h", "a part is sent before it is written"),
+        races=("h is kept once", "a part is sent before it is written"),
+        steps=12,
+        harmless=(unit, *LAST_BARRIER),
+    )
+
+
+def _large_batch() -> Protocol:
+    unit, exchange = "large_batch.cu", "large_batch_exchange.cuh"
+    product = "large_batch_product.cuh"
+    announce = "if (running_ && announces) mbarrier_expect(arrived, state_.slice_bytes());"
+    fewer = announce.replace("_bytes()", "_bytes() - 16")
+    multiply = "if (!kBackward || s > 0) product.multiply(state, exchange, s);"
+    written, begun = "fence_async();\n    __syncthreads();", "begin_state(p, state, own);\n  "
+    target, others = "in_block(slice, block)", "in_block(state_.slice(buffer, rank_ ^ 1), block)"
+    bugs = {
+        "h is kept once": (unit, "state.slice(~s & 1, rank)", "state.slice(s & 1, rank)"),
+        "nothing is announced after the first": (exchange, announce, ""),
+        "16 bytes too few are announced": (exchange, announce, fewer),
+        "nobody waits for h": (exchange, "running_ && !ends_in_time(", "false && !ends_in_time("),
+        "waits for the wrong parity": (exchange, "(s - 1) >> 1 & 1", "s >> 1 & 1"),
+        "mbarriers are used too early": (unit, f"{begun}cluster_barrier", f"{begun}__syncthreads"),
+        "sums are read before they are written": (
+            unit,
+            f"{multiply}\n    __syncthreads();",
+            multiply,
+        ),
+        "a slice is sent before it is written": (unit, written, "fence_async();"),
+        "nobody waits for the products": (product, "multiply_wait(chain);", ""),
+        "a slice goes to another's place": (exchange, target, others),
+        "a row has the factor of another": (product, "[min(row(i), rows_ - 1)]", "[0]"),
+    }
+    return Protocol(
+        variant=large_batch(256, 3),
+        problems=lambda: [_of_any_size()],
+        seeds=8,
+        bugs=bugs,
+        quick=("nobody waits for h", "sums are read before they are written"),
+        races=("h is kept once", "sums are read before they are written"),
+        steps=4,
+        harmless=(unit, *LAST_BARRIER),
+    )
+
+
+def _single_block() -> Protocol:
+    steps, inputs, product = (f"single_block_{x}.cuh" for x in ("steps", "inputs", "product"))
+    first = "if (kBackward && p.first != nullptr) add_to_first();"
+    barrier = "    } else {\n      __syncthreads();\n    }"
+    bugs = {
+        "no barrier between steps": (steps, barrier, "    }"),
+        "h is kept once": (steps, "return h_ + u % 2 * kRows * kHp;", "return h_;"),
+        "padding is written": (steps, "if (place_.is_real) to[", "to["),
+        "inputs are read before they have come": (inputs, "wait_copies_but<kAhead - 1>();", ""),
+        "inputs are waited for a step too late": (inputs, "but<kAhead - 1>", "but<kAhead>"),
+        "ids are those of the step before": (inputs, "now_[r], s);", "now_[r], s - 1);"),
+        "ids of later steps are not loaded": (inputs, "load(r, s + 32 + first_)", "next_[r]"),
+        "grad_h_last is left out": (inputs, first, ""),
+        "a lane sends the wrong half": (product, "slots[r][s + n], n)", "slots[r][s], n)"),
+    }
+    return Protocol(
+        variant=single_block(64, 4),
+        problems=lambda: [_with_infinity(), make(41, 3, 62, V=5)],
+        seeds=6,
+        bugs=bugs,
+        quick=tuple(bugs),
+        races=("no barrier between steps",),
+        steps=37,
+    )
+
+
+PROTOCOLS = {
+    each.variant.unit: each for each in (_groups(), _cluster(), _large_batch(), _single_block())
+}
