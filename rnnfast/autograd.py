@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 
 from rnnfast import dispatch
 from rnnfast.backends import (
@@ -192,10 +193,10 @@ def needs_reference(*grads: Tensor | None) -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    is_batched = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_batchedtensor
-    if any(holds(grad) for grad in grads if grad is not None for holds in is_batched):
-        dispatch.warn_fallback("several vectors go through the backward pass at once")
-        return True
+    for grad in grads:
+        if grad is not None and (is_batchedtensor(grad) or is_legacy_batchedtensor(grad)):
+            dispatch.warn_fallback("several vectors go through the backward pass at once")
+            return True
     return is_differentiated()
 
 

@@ -39,8 +39,9 @@ class Compiled(Backend):
         rnn, code = self.ops(r.x).rnn, CELLS[r.cell].code
         if r[6:] == _NO_OPTIONS:  # the overload without options takes 0.8 us less
             return *rnn.plain(*r[1:6], code), None
-        hs_shape = r.x.shape if r.ids is None else (*r.ids.shape, r.x.shape[-1])
-        saved = r.x.new_empty(hs_shape) if saves and r.leak is not None else None
+        saved = None
+        if saves and r.leak is not None:
+            saved = r.x.new_empty(r.x.shape if r.ids is None else (*r.ids.shape, r.x.shape[-1]))
         return *rnn.default(*r[1:6], code, *r[6:], saved), saved
 
     def rnn_backward(self, a: Adjoint) -> Gradients:
@@ -49,8 +50,8 @@ class Compiled(Backend):
         args = (a.grad_hs, a.grad_h_last, a.hs, r.ids, a.V, r.W_hh, r.h0, CELLS[r.cell].code)
         if r[6:] == _NO_OPTIONS:
             return Gradients(*op.plain(*args, *a.needs))
-        made = Gradients(*op.default(*args, *a.needs, *r[6:], a.saved))
-        return made if r.leak is not None else made._replace(leak=None)
+        x, W_hh, b_h, h0, leak = op.default(*args, *a.needs, *r[6:], a.saved)
+        return Gradients(x, W_hh, b_h, h0, leak if r.leak is not None else None)
 
     def rnn_cross_entropy(self, c: CrossEntropy) -> tuple[Tensor, ...]:
         """As `Reference.rnn_cross_entropy`, by one operator that keeps no logits."""

@@ -32,11 +32,11 @@ class Call(NamedTuple):
 def run(
     call: Call,
     x: Tensor,  # [T, B, I], packed [N, I]; ids without I
-    h0: Tensor,  # [D, B, H], D being the number of directions
-    leak: Tensor | None,  # [D, H]
+    h0: Tensor,  # [B, H], of both directions [2, B, H]
+    leak: Tensor | None,  # [H], of both directions [2, H]
     weights: Sequence[Tensor],  # W_ih [H, I], W_hh [H, H], b_ih [H] and b_hh [H] or none; D times
 ) -> tuple[Tensor, Tensor]:
-    """hs [T, B, D * H] (packed [N, D * H]) and the last states [D, B, H], differentiable."""
+    """hs [T, B, D * H] (packed [N, D * H]) and the last states like h0, differentiable."""
     tensors = (*weights, x, h0) if leak is None else (*weights, x, h0, leak)
     wants_grad = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
     if wants_grad and not call.backend.is_differentiable:
@@ -71,12 +71,10 @@ class _Layer(torch.autograd.Function):
         call, needed = ctx.call, ctx.needs_input_grad
         x, h0, leak, hs, activity, *matrices = ctx.saved_tensors
         D, of_direction = call.D, (len(needed) - 4) // call.D
-        W_ih, W_hh = _merged(matrices if D == 1 else matrices[::2] + matrices[1::2], D)
+        W_ih, W_hh = matrices if D == 1 else _merged(matrices[::2] + matrices[1::2])
         is_table = _reads_table(call, x)
         r = _recurrence(call, hs, x if is_table else None, W_hh, None, h0, leak)
         needs = Needs(any(needed[5::of_direction]), of_direction == 4, needed[2])
-        if grad_h_last is not None and D == 1:
-            grad_h_last = grad_h_last.squeeze(0)
         args = (W_ih.shape[1], hs, activity, grad_hs, grad_h_last, needs, grad_activity)
         made = run_backward(call.backend, Adjoint(r, *args))
         dz = made.x.reshape(-1, made.x.shape[-1])
@@ -92,11 +90,7 @@ class _Layer(torch.autograd.Function):
         if D == 2:
             grads[0] = grad_W_ih.reshape(2, -1, W_ih.shape[1])
             grads = [grad[d] for d in range(2) for grad in grads]
-        grad_h0 = made.h0.view_as(h0) if needed[2] else None
-        grad_leak = made.leak
-        if leak is not None and grad_leak is not None:
-            grad_leak = grad_leak.view_as(leak)
-        every = (None, grad_x, grad_h0, grad_leak, *grads)
+        every = (None, grad_x, made.h0, made.leak, *grads)
         return tuple(g if need else None for g, need in zip(every, needed, strict=True))
 
 
@@ -108,8 +102,8 @@ def _forward(
     leak: Tensor | None,
     weights: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """hs, the last states [D, B, H] in their own storage, and act(z) of a leaky cell."""
-    W_ih, W_hh, *b = _merged(weights, call.D)
+    """hs, the last states in their own storage, and act(z) of a leaky cell."""
+    W_ih, W_hh, *b = weights if call.D == 1 else _merged(weights)
     if _reads_table(call, x):
         u, ids = W_ih.T, x
     else:
@@ -118,8 +112,7 @@ def _forward(
             u = u.to(W_hh.dtype)
         u = u if call.noise is None else u + call.noise
     r = _recurrence(call, u, ids, W_hh, b[0] + b[1] if b else None, h0, leak)
-    hs, h_last, activity = call.backend.rnn_forward(r, saves)
-    return hs, torch.stack((h_last,)) if call.D == 1 else h_last, activity
+    return call.backend.rnn_forward(r, saves)
 
 
 def _reads_table(call: Call, x: Tensor) -> bool:
@@ -127,10 +120,8 @@ def _reads_table(call: Call, x: Tensor) -> bool:
     return x.dtype == torch.int64 and call.D == 1 and call.noise is None
 
 
-def _merged(weights: Sequence[Tensor], D: int) -> tuple[Tensor, ...]:
-    """Of both directions W_ih [2 H, I], W_hh [2, H, H] and biases [2, H]; of one as they are."""
-    if D == 1:
-        return tuple(weights)
+def _merged(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Of both directions W_ih [2 H, I], W_hh [2, H, H] and biases [2, H]."""
     half = len(weights) // 2
     pairs = zip(weights[:half], weights[half:], strict=True)
     W_ih, *rest = [torch.stack(pair) for pair in pairs]
@@ -146,7 +137,5 @@ def _recurrence(
     h0: Tensor,
     leak: Tensor | None,
 ) -> Recurrence:
-    if call.D == 1:
-        h0, leak = h0.squeeze(0), None if leak is None else leak.squeeze(0)
     rest = (W_hh, b_h, h0, True, False, call.batch_sizes, call.resets, False, leak)
     return Recurrence(call.cell, u, ids, *rest)

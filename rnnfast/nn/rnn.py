@@ -225,21 +225,24 @@ class RNN(torch.nn.RNN):
             hx = self._start(B)
         cell = f"leaky_{self.nonlinearity}" if self.is_leaky else self.nonlinearity
         D, last = 2 if self.bidirectional else 1, []
-        states = None if hx is None else hx.chunk(self.num_layers) if rows > D else (hx,)
-        for i in range(self.num_layers):
+        axes = (self.hidden_size,) if D == 1 else (D, self.hidden_size)
+        leak = self.leak.expand(axes) if self.is_leaky else None
+        if hx is None:
+            states: Any = [self.example.new_zeros((*axes[:-1], B, axes[-1]))] * self.num_layers
+        else:
+            states = hx.unbind() if D == 1 else hx.chunk(self.num_layers)
+        call = layer.Call(backend, cell, D, batch_sizes, resets)
+        for i, h0 in enumerate(states):
             if i > 0 and self.dropout > 0:
                 x = functional.dropout(x, self.dropout, self.training)
-            weights = self._read(D * i)
-            if D == 2:
-                weights += self._read(D * i + 1)
-            W_hh = weights[1]
-            h0 = W_hh.new_zeros((D, B, self.hidden_size)) if states is None else states[i]
-            leak = self.leak.expand(D, self.hidden_size) if self.is_leaky else None
-            noise = self._noise(x, W_hh, D, generator) if self.noise else None
-            call = layer.Call(backend, cell, D, batch_sizes, resets, noise)
+            weights = self._read(i) if D == 1 else self._read(2 * i) + self._read(2 * i + 1)
+            if self.noise:
+                call = call._replace(noise=self._noise(x, h0, D, generator))
             x, h_last = layer.run(call, x, h0, leak, weights)
             last.append(h_last)
-        return x, last[0] if rows == D else torch.cat(last)
+        if D == 1:
+            return x, torch.stack(last)
+        return x, last[0] if len(last) == 1 else torch.cat(last)
 
     def _read(self, index: int) -> list[Any]:
         """The weights of a layer and direction; what is a parameter needs no search by torch."""
