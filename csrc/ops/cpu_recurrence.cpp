@@ -14,14 +14,13 @@ namespace rnnfast {
 namespace {
 
 // The sizes of a call, and its ids and options as the kernels take them.
-struct Problem : RecurrenceSizes {
+struct LayerCall : RecurrenceSizes {
   Classes classes;
   RnnOptions options;
-
   int cell;
 
-  Problem(const RecurrenceSizes& sizes, const std::optional<Tensor>& ids, int cell,
-          RecurrenceOptions& options)
+  LayerCall(const RecurrenceSizes& sizes, const std::optional<Tensor>& ids, int cell,
+            RecurrenceOptions& options)
       : RecurrenceSizes(sizes), cell(cell) {
     require_options(sizes, cell, options);
     if (ids) classes = is_ragged ? Classes(*ids, "ids", V) : Classes(*ids, "ids", T, B, V);
@@ -51,7 +50,7 @@ struct Problem : RecurrenceSizes {
 };
 
 template <class Real>
-RnnForwardArgs<Real> forward_arguments(const Problem& n, const Tensor& x, const Tensor& W_hh,
+RnnForwardArgs<Real> forward_arguments(const LayerCall& n, const Tensor& x, const Tensor& W_hh,
                                        const std::optional<Tensor>& b_h, const Tensor& h0,
                                        const Tensor& hs, const Tensor& h_last) {
   RnnForwardArgs<Real> args{};
@@ -70,18 +69,18 @@ struct StateGradients {
   std::optional<Tensor> hs, h_last;
 };
 
-Problem backward_problem(StateGradients& grads, const Tensor& hs, const std::optional<Tensor>& ids,
-                         int64_t V, const Tensor& W_hh, const Tensor& h0, int cell,
-                         RecurrenceOptions& options) {
-  const Problem n(backward_sizes(grads.hs, grads.h_last, hs, ids, V, W_hh, h0, options), ids, cell,
-                  options);
+LayerCall backward_call(StateGradients& grads, const Tensor& hs, const std::optional<Tensor>& ids,
+                        int64_t V, const Tensor& W_hh, const Tensor& h0, int cell,
+                        RecurrenceOptions& options) {
+  const LayerCall n(backward_sizes(grads.hs, grads.h_last, hs, ids, V, W_hh, h0, options), ids,
+                    cell, options);
   make_all_contiguous(grads.hs, grads.h_last);
   return n;
 }
 
 // The gradients of the recurrence's own arguments.
 struct RecurrenceGradients {
-  RecurrenceGradients(const Problem& n, const std::optional<Tensor>& ids, const Needs& needs)
+  RecurrenceGradients(const LayerCall& n, const std::optional<Tensor>& ids, const Needs& needs)
       : x(ids ? empty({n.V, n.H}, n.dtype) : empty(n.array(), n.dtype)),
         W_hh(needs.W_hh, n.W_hh(), n.dtype),
         b_h(needs.b_h, n.b_h(), n.dtype),
@@ -91,7 +90,7 @@ struct RecurrenceGradients {
   }
 
   template <class Real>
-  RnnBackwardArgs<Real> arguments(const Problem& n, const StateGradients& grads, const Tensor& hs,
+  RnnBackwardArgs<Real> arguments(const LayerCall& n, const StateGradients& grads, const Tensor& hs,
                                   const Tensor& W_hh_value, const Tensor& h0_value) const {
     RnnBackwardArgs<Real> args{};
     n.fill(args);
@@ -117,8 +116,8 @@ std::tuple<Tensor, Tensor> run_forward(Tensor x, const std::optional<Tensor>& id
                                        std::optional<Tensor> b_h, Tensor h0, int64_t cell,
                                        RecurrenceOptions options) {
   const int32_t dtype = kRounds ? require_float(x, "x") : require_real(x, "x");
-  const Problem n(forward_sizes(x, ids, W_hh, b_h, h0, dtype, options), ids,
-                  kRounds ? cell_of(cell) : any_cell_of(cell), options);
+  const LayerCall n(forward_sizes(x, ids, W_hh, b_h, h0, dtype, options), ids,
+                    kRounds ? cell_of(cell) : any_cell_of(cell), options);
   make_all_contiguous(x, W_hh, b_h, h0);
 
   Tensor hs = empty(n.array(), dtype), h_last = empty(n.state(), dtype);
@@ -151,7 +150,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> id
                                               Tensor h0, int64_t cell) {
   const int32_t dtype = require_real(x, "x");
   RecurrenceOptions none;
-  const Problem n(forward_sizes(x, ids, W_hh, b_h, h0, dtype), ids, cell_of(cell), none);
+  const LayerCall n(forward_sizes(x, ids, W_hh, b_h, h0, dtype), ids, cell_of(cell), none);
   require_rank(W_hq, "W_hq", 2, "[H, V]");
   const int64_t classes = W_hq.size(1);
   require(W_hq, "W_hq", dtype, "[H, V]", {n.H, classes});
@@ -181,7 +180,7 @@ struct LayerGradients : RecurrenceGradients {
 LayerGradients run_backward(StateGradients grads, Tensor hs, const std::optional<Tensor>& ids,
                             int64_t V, Tensor W_hh, Tensor h0, int64_t cell, const Needs& needs,
                             RecurrenceOptions options) {
-  const Problem n = backward_problem(grads, hs, ids, V, W_hh, h0, any_cell_of(cell), options);
+  const LayerCall n = backward_call(grads, hs, ids, V, W_hh, h0, any_cell_of(cell), options);
   const bool has_leak = options.leak.has_value();
   if (has_leak && !options.saved) fail("saved is None; it must be what the forward call has saved");
   make_all_contiguous(hs, W_hh, h0);
@@ -228,7 +227,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(
     Needs needs) {
   StateGradients grads{std::move(grad_hs), std::move(grad_h_last)};
   RecurrenceOptions none;
-  const Problem n = backward_problem(grads, hs, ids, V, W_hh, h0, cell_of(cell), none);
+  const LayerCall n = backward_call(grads, hs, ids, V, W_hh, h0, cell_of(cell), none);
   require_rank(W_hq, "W_hq", 2, "[H, V]");
   const int64_t classes = W_hq.size(1);
   require(W_hq, "W_hq", n.dtype, "[H, V]", {n.H, classes});
