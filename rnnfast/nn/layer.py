@@ -25,8 +25,9 @@ class Call(NamedTuple):
     cell: str
     D: int = 1  # the number of directions
     batch_sizes: Tensor | None = None  # [T]
-    resets: Tensor | None = None  # [T, B]
+    resets: Tensor | None = None  # [T, B]: where an episode begins, which no state enters
     noise: Tensor | None = None  # [T, B, D * H], packed [N, D * H]: added before the activation
+    reverse: bool = False  # of one direction: time runs backwards
 
 
 def run(
@@ -37,6 +38,8 @@ def run(
     weights: Sequence[Tensor],  # W_ih [H, I], W_hh [H, H], b_ih [H] and b_hh [H] or none; D times
 ) -> tuple[Tensor, Tensor]:
     """hs [T, B, D * H] (packed [N, D * H]) and the last states like h0, differentiable."""
+    if call.D == 2 and (call.resets is not None or _is_short(x, weights[1])):
+        return _run_by_turns(call, x, h0, leak, weights)
     tensors = (*weights, x, h0) if leak is None else (*weights, x, h0, leak)
     wants_grad = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
     if wants_grad and not call.backend.is_differentiable:
@@ -44,6 +47,40 @@ def run(
     else:
         hs, h_last, _ = _forward(call, wants_grad, x, h0, leak, weights)
     return hs, h_last
+
+
+def _run_by_turns(
+    call: Call, x: Tensor, h0: Tensor, leak: Tensor | None, weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """As `run`, one direction after the other: the masks differ, and no weights are joined."""
+    half, results = len(weights) // 2, []
+    for d, own in enumerate((weights[:half], weights[half:])):
+        resets = call.resets if d == 0 else _resets_backwards(call.resets, call.batch_sizes)
+        noise = None if call.noise is None else call.noise.chunk(2, -1)[d]
+        one = call._replace(D=1, resets=resets, noise=noise, reverse=d == 1)
+        results.append(run(one, x, h0[d], None if leak is None else leak[d], own))
+    hs, h_last = zip(*results, strict=True)
+    return torch.cat(hs, -1), torch.stack(h_last)
+
+
+def _is_short(x: Tensor, W_hh: Tensor) -> bool:
+    """Whether to join the weights of both directions takes longer than what a joint call saves.
+
+    For 8 rows of 1024 units two calls take 0.6 times as long, for 64 units 1.3 times.
+    """
+    rows = x.shape if x.dtype == torch.int64 else x.shape[:-1]
+    return W_hh.numel() >= 2**16 and rows.numel() <= 8
+
+
+def _resets_backwards(resets: Tensor | None, batch_sizes: Tensor | None) -> Tensor | None:
+    """The mask [T, B] of the direction whose step t follows t + 1, where an episode may begin."""
+    if resets is None:
+        return None
+    begins = resets[1:]
+    if batch_sizes is not None:  # beyond the end of a row its mask says nothing
+        rows = torch.arange(resets.shape[1], device=resets.device)
+        begins = begins & (rows < batch_sizes[1:, None].to(resets.device))
+    return torch.cat((begins, torch.zeros_like(resets[:1])))
 
 
 class _Layer(torch.autograd.Function):
@@ -137,5 +174,5 @@ def _recurrence(
     h0: Tensor,
     leak: Tensor | None,
 ) -> Recurrence:
-    rest = (W_hh, b_h, h0, True, False, call.batch_sizes, call.resets, False, leak)
+    rest = (W_hh, b_h, h0, True, call.reverse, call.batch_sizes, call.resets, False, leak)
     return Recurrence(call.cell, u, ids, *rest)

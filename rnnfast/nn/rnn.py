@@ -36,8 +36,9 @@ class RNN(torch.nn.RNN):
     does, and takes
         input: besides floating point features also token ids (int64, without the last axis, packed
             or not), for which weight_ih_l0 has a column each: x_t @ W_ih^T of one-hot x_t.
-        resets: bool [T, B] ([B, T] with batch_first, [T] unbatched), for networks of one direction:
-            where it is true, the state of the row is zero before that step, in all layers.
+        resets: bool [T, B] ([B, T] with batch_first, [T] unbatched): where it is true, the state of
+            the row is zero before that step, in all layers. In both directions, an episode that
+            begins there and the one before it know nothing of each other.
         generator: what the noise is drawn from; torch's own generator by default.
 
     Where no kernel serves a call (half precision on the CPU, autocast, a torch.func transform, a
@@ -217,8 +218,6 @@ class RNN(torch.nn.RNN):
     ) -> tuple[Tensor, Tensor]:
         """All layers: hs [T, B, directions * H] (packed [N, ...]), and their last states."""
         rows = self._rows()
-        if resets is not None and self.bidirectional:
-            raise ValueError("resets cut off the past; a bidirectional network also has a future")
         if hx is not None:
             self.check_hidden_size(hx, (rows, B, self.hidden_size))
         elif self.learns_h0:

@@ -71,10 +71,52 @@ def test_resets_of_packed_sequences_are_those_of_their_rows():
         torch.testing.assert_close(h_n[:, i], alone)
 
 
-def test_resets_of_a_bidirectional_layer_are_refused():
-    layer = nn.RNN(V, H, bidirectional=True)
-    with pytest.raises(ValueError, match="bidirectional"):
-        layer(torch.randn(T, B, V), resets=torch.zeros(T, B, dtype=torch.bool))
+@pytest.mark.parametrize("form", ["padded", "packed", "batch first"])
+def test_in_both_directions_each_episode_is_a_sequence_of_its_own(form):
+    layer = nn.RNN(V, H, 2, bidirectional=True, batch_first=form == "batch first")
+    x, hx = torch.randn(T, B, V), torch.randn(4, B, H)
+    lengths = (6, 5, 2) if form == "packed" else (T, T, T)
+    starts = [(0, 2, 3), (0, 4), (0,)]
+    resets = torch.zeros(T, B, dtype=torch.bool)
+    for n, of_row in enumerate(starts):
+        resets[list(of_row[1:]), n] = True
+        resets[lengths[n] :, n] = True  # no step is there
+    if form == "packed":
+        packed = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths))
+        y, h_n = layer(packed, hx, resets=resets)
+        y, _ = torch.nn.utils.rnn.pad_packed_sequence(y)
+    elif form == "batch first":
+        y, h_n = layer(x.transpose(0, 1), hx, resets=resets.T)
+        y = y.transpose(0, 1)
+    else:
+        y, h_n = layer(x, hx, resets=resets)
+    want = torch.zeros_like(y)
+    for n, of_row in enumerate(starts):
+        for start, end in zip(of_row, (*of_row[1:], lengths[n]), strict=True):
+            h0 = torch.zeros(2, 2, H)  # layers, directions
+            if start == 0:
+                h0[:, 0] = hx[[0, 2], n]
+            if end == lengths[n]:
+                h0[:, 1] = hx[[1, 3], n]
+            episode = x[start:end, n : n + 1].transpose(0, int(layer.batch_first))
+            out, last = layer(episode, h0.view(4, 1, H))
+            want[start:end, n] = out.transpose(0, int(layer.batch_first))[:, 0]
+            if end == lengths[n]:
+                torch.testing.assert_close(h_n[[0, 2], n], last[[0, 2], 0])
+            if start == 0:
+                torch.testing.assert_close(h_n[[1, 3], n], last[[1, 3], 0])
+    torch.testing.assert_close(y, want)
+
+
+def test_a_short_call_of_a_wide_layer_is_that_of_a_long_one():
+    """Few steps in both directions take a call for each, without joining their weights."""
+    layer = nn.RNN(V, 256, bidirectional=True, leak=0.4)
+    x = torch.randn(8, 2, V)
+    results = []
+    for rows in (x, x[:, :1]):
+        y, h = layer(rows)
+        results.append((y[:, 0], h[:, 0], *torch.autograd.grad(y[:, 0].sum(), layer.parameters())))
+    torch.testing.assert_close(*results)
 
 
 def test_noise_is_the_generators_and_of_its_size():
