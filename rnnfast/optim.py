@@ -43,8 +43,9 @@ def clip_grad_norm_(
     float64 and do not overflow. Norms other than 2, and a `foreach` that is given, go to torch.
     Gradients may be DTensors, as FSDP2 has them, of any placements but partial sums.
 
-    Returns the total norm before the scaling. Raises RuntimeError for a norm that is not finite
-    when `error_if_nonfinite` is set (nothing has been scaled then), and for a partial sum;
+    Returns the total norm before the scaling (of DTensors of one mesh a DTensor). Raises
+    RuntimeError for a norm that is not finite when `error_if_nonfinite` is set (nothing has been
+    scaled then), and for a partial sum;
     TypeError for arguments that are no tensors and no numbers.
     """
     try:

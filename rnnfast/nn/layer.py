@@ -42,6 +42,8 @@ def run(
         return _run_by_turns(call, x, h0, leak, weights)
     tensors = (*weights, x, h0) if leak is None else (*weights, x, h0, leak)
     wants_grad = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+    if wants_grad and x.dtype == torch.int64:
+        x = x.clone()  # the caller may change the ids
     if wants_grad and not call.backend.is_differentiable:
         hs, h_last, _ = _Layer.apply(call, x, h0, leak, *weights)  # type: ignore[no-untyped-call]
     else:
@@ -88,7 +90,6 @@ class _Layer(torch.autograd.Function):
     def forward(
         ctx: Any, call: Call, x: Tensor, h0: Tensor, leak: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        x = x.clone() if x.dtype == torch.int64 else x  # the caller may change his ids
         hs, h_last, activity = _forward(call, True, x, h0, leak, weights)
         of_direction = len(weights) // call.D
         ctx.save_for_backward(

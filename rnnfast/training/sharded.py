@@ -21,8 +21,9 @@ def clip_grads_(grads: list[Tensor], max_norm: float, clip_here: Callable[..., T
 
     The squares of the parts are summed by one call for each mesh and placement, and over the
     processes of the mesh dimensions that they are sharded over. clip_here is `optim.clip_grads_`.
-    Returns the common norm, the same in all processes. Raises RuntimeError for a gradient that is
-    a partial sum.
+    Returns the common norm, the same in all processes: as torch does, a replicated DTensor where
+    all gradients are DTensors of one mesh, and a plain tensor where they are mixed, which torch
+    refuses. Raises RuntimeError for a gradient that is a partial sum.
     """
     groups: dict[Any, list[Tensor]] = {}
     for index, grad in enumerate(grads):
@@ -36,7 +37,7 @@ def clip_grads_(grads: list[Tensor], max_norm: float, clip_here: Callable[..., T
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for parts in groups.values():
         torch._foreach_mul_(parts, scale.to(parts[0].dtype))
-    return norm.to(grads[0].dtype)
+    return _replicated(norm.to(grads[0].dtype), {mesh for mesh, _ in groups})
 
 
 def _part(grad: Any, index: int) -> tuple[tuple[Any, Any], Tensor]:
@@ -51,6 +52,16 @@ def _part(grad: Any, index: int) -> tuple[tuple[Any, Any], Tensor]:
             "sum; reduce it before it is clipped, for instance by redistribute()"
         )
     return (grad.device_mesh, grad.placements), grad.to_local()
+
+
+def _replicated(norm: Tensor, meshes: set[Any]) -> Tensor:
+    """The norm as a DTensor, if all gradients are of one mesh (that of a plain one is None)."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = meshes.pop()
+    if meshes or mesh is None:
+        return norm
+    return DTensor.from_local(norm, mesh, [Replicate()] * mesh.ndim)
 
 
 def _over_all(square: Tensor, mesh: Any, placements: Any) -> Tensor:

@@ -52,7 +52,9 @@ def check_fsdp(model):
     model(batch()[1]).square().mean().backward()
     norm = clip_grad_norm_(model.parameters(), 0.01)
     want_norm = torch.nn.utils.clip_grad_norm_(alone.parameters(), 0.01)
-    torch.testing.assert_close(norm, want_norm)
+    assert isinstance(norm, DTensor)
+    assert norm.placements == (Replicate(),)
+    torch.testing.assert_close(norm.full_tensor(), want_norm)
     for got, want in zip(model.parameters(), alone.parameters(), strict=True):
         assert isinstance(got.grad, DTensor)
         torch.testing.assert_close(got.grad.full_tensor(), want.grad)
@@ -71,7 +73,7 @@ def check_placements(_):
     placed = [DTensor.from_local(half, mesh, [Shard(0)])]
     placed += [DTensor.from_local(full.clone(), mesh, [Replicate()]), full.clone()]
     norm = clip_grad_norm_([with_grad(grad) for grad in placed], 1.0)
-    torch.testing.assert_close(norm, (3 * full.square().sum()).sqrt())
+    torch.testing.assert_close(norm, (3 * full.square().sum()).sqrt())  # no DTensor: one was plain
     torch.testing.assert_close(placed[0].full_tensor(), full / norm, atol=1e-5, rtol=1e-5)
     partial = with_grad(DTensor.from_local(full, mesh, [Partial()]))
     with pytest.raises(RuntimeError, match="partial sum"):
