@@ -39,8 +39,14 @@ std::shared_ptr<const Plan> resident_plan(const Call& call, const char* operatio
                   call.stream());
 }
 
-template <class Params>
-void launch_plan(const Call& call, const Plan& plan, Params& params) {
+// Of Forward or Backward, whose arrays are in the parameters already.
+template <class Params, class Arguments>
+void launch_plan(const Call& call, const Plan& plan, Params& params, const Arguments& of) {
+  params.T = of.T;
+  params.B = of.B;
+  params.H = of.H;
+  params.W_hh = of.W_hh.template data<float>();
+  params.step = of.steps().way * of.B * of.H;
   params.rows = plan.rows;
   params.wait_limit = kWaitLimit;
   params.error = call.error();
@@ -49,37 +55,32 @@ void launch_plan(const Call& call, const Plan& plan, Params& params) {
 }
 
 void forward_resident(const Call& call, const Plan& plan, const Forward& f) {
+  const Order steps = f.steps();
+  const int64_t first = steps.first * f.B * f.H;
   RnnForwardParams params{};
-  params.T = f.T;
-  params.B = f.B;
-  params.H = f.H;
   params.V = f.V;
   if (f.ids) {
-    params.ids = f.ids->data<const long long>();
-    params.ids_stride_t = f.ids->stride(0);
+    params.ids = f.ids->data<const long long>() + steps.first * f.ids->stride(0);
+    params.ids_stride_t = steps.way * f.ids->stride(0);
     params.ids_stride_b = f.ids->stride(1);
   }
-  params.x = f.x.data<float>();
-  params.W_hh = f.W_hh.data<float>();
+  params.x = f.x.data<float>() + (f.ids ? 0 : first);
   params.b_h = f.b_h ? f.b_h->data<float>() : nullptr;
   params.h0 = f.h0.data<float>();
-  params.hs = f.hs.data<float>();
+  params.hs = f.hs.data<float>() + first;
   params.h_last = f.h_last.data<float>();
-  launch_plan(call, plan, params);
+  launch_plan(call, plan, params, f);
 }
 
 void backward_resident(const Call& call, const Plan& plan, const Backward& b) {
+  const int64_t first = b.steps().first * b.B * b.H;
   RnnBackwardParams params{};
-  params.T = b.T;
-  params.B = b.B;
-  params.H = b.H;
-  params.grad_hs = b.grad_hs ? b.grad_hs->data<float>() : nullptr;
+  params.grad_hs = b.grad_hs ? b.grad_hs->data<float>() + first : nullptr;
   params.grad_h_last = b.grad_h_last ? b.grad_h_last->data<float>() : nullptr;
-  params.hs = b.hs.data<float>();
-  params.W_hh = b.W_hh.data<float>();
-  params.dz = b.dz.data<float>();
+  params.hs = b.hs.data<float>() + first;
+  params.dz = b.dz.data<float>() + first;
   params.grad_h0 = b.grad_h0 != nullptr ? b.grad_h0->data<float>() : nullptr;
-  launch_plan(call, plan, params);
+  launch_plan(call, plan, params, b);
 }
 
 }  // namespace
@@ -102,49 +103,109 @@ void backward(const Call& call, const Backward& b) {
 
 namespace {
 
-// These kernels know none of the options. Transposed weights are copied for them.
-void require_none_but_transposed(const RecurrenceOptions& options) {
-  if (options.reverse) fail("reverse is true; on CUDA it must be false");
+// Of the options these kernels know reverse. Transposed weights are copied for them.
+void require_known(const RecurrenceOptions& options) {
   if (options.batch_sizes) fail("batch_sizes is given; on CUDA it must be None");
   if (options.resets) fail("resets is given; on CUDA it must be None");
   if (options.leak) fail("leak is given; on CUDA it must be None");
 }
 
+// One direction's part of arrays that have both: [T, B, 2 H], and weights and states [2, ...].
+class Direction {
+ public:
+  Direction(const RecurrenceSizes& n, int64_t index) : n_(n), index_(index) {}
+
+  Tensor steps(const Tensor& both) const {
+    return view(both, {n_.T, n_.B, n_.H}, {2 * n_.B * n_.H, 2 * n_.H, 1}, index_ * n_.H);
+  }
+  Tensor weights(const Tensor& both) const {
+    return matrix(both, n_.H, n_.H, index_ * n_.H * n_.H);
+  }
+  Tensor bias(const Tensor& both) const { return view(both, {n_.H}, {1}, index_ * n_.H); }
+  Tensor state(const Tensor& both) const { return matrix(both, n_.B, n_.H, index_ * n_.B * n_.H); }
+
+  RecurrenceOptions options(const RecurrenceOptions& both) const {
+    RecurrenceOptions one;
+    one.transposed = both.transposed;
+    one.reverse = index_ == 1;
+    return one;
+  }
+
+ private:
+  const RecurrenceSizes& n_;
+  int64_t index_;
+};
+
+// Both directions of a layer, one after the other, each on a copy of its part.
+std::tuple<Tensor, Tensor> rnn_both(const Call& call, const RecurrenceSizes& n, Tensor x,
+                                    Tensor W_hh, std::optional<Tensor> b_h, Tensor h0, int64_t cell,
+                                    const RecurrenceOptions& options);
+
 std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                std::optional<Tensor> b_h, Tensor h0, int64_t cell,
                                RecurrenceOptions options) {
   const Call call(x, "x");
-  require_none_but_transposed(options);
+  require_known(options);
   const int32_t dtype = require_real(x, "x");
   const RecurrenceSizes n = forward_sizes(x, ids, W_hh, b_h, h0, dtype);
   const int64_t T = n.T, B = n.B, H = n.H, V = n.V;
-  if (n.directions == 2) fail("W_hh is ", describe(W_hh), "; on CUDA it must be [H, H]");
   if (ids) require_at_least(V, "V, the number of rows of x,", 1);
   call.require_here(ids, "ids", W_hh, "W_hh", b_h, "b_h", h0, "h0");
+  if (n.directions == 2) {
+    return rnn_both(call, n, std::move(x), std::move(W_hh), std::move(b_h), std::move(h0), cell,
+                    options);
+  }
   if (options.transposed) W_hh = rnnfast::transposed(W_hh);
   call.make_all_contiguous(x, W_hh, b_h, h0);
 
   Tensor hs = call.empty({T, B, H}, dtype), h_last = call.empty({B, H}, dtype);
   if (B > 0) {
-    const Forward arguments{T, B, H, V, x, ids, W_hh, b_h, h0, cell_of(cell), hs, h_last};
+    const Forward arguments{
+        T, B, H, V, x, ids, W_hh, b_h, h0, cell_of(cell), hs, h_last, options.reverse};
     forward(call, arguments);
   }
   return {std::move(hs), std::move(h_last)};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
-    std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
-    std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, Needs needs,
-    RecurrenceOptions options) {
+std::tuple<Tensor, Tensor> rnn_both(const Call& call, const RecurrenceSizes& n, Tensor x,
+                                    Tensor W_hh, std::optional<Tensor> b_h, Tensor h0, int64_t cell,
+                                    const RecurrenceOptions& options) {
+  call.make_all_contiguous(x, W_hh, b_h, h0);
+  Tensor hs = call.empty({n.T, n.B, 2 * n.H}, n.dtype), h_last = call.empty({2, n.B, n.H}, n.dtype);
+  for (int64_t i = 0; i < 2; ++i) {
+    const Direction one(n, i);
+    std::optional<Tensor> bias;
+    if (b_h) bias = one.bias(*b_h);
+    const auto [its_hs, its_h_last] =
+        cuda::rnn(one.steps(x), std::nullopt, one.weights(W_hh), std::move(bias), one.state(h0),
+                  cell, one.options(options));
+    copy(one.steps(hs), its_hs);
+    copy(one.state(h_last), its_h_last);
+  }
+  return {std::move(hs), std::move(h_last)};
+}
+
+using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+FiveTensors backward_both(const Call& call, const RecurrenceSizes& n, std::optional<Tensor> grad_hs,
+                          std::optional<Tensor> grad_h_last, Tensor hs, Tensor W_hh, Tensor h0,
+                          int64_t cell, const Needs& needs, const RecurrenceOptions& options);
+
+FiveTensors rnn_backward(std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last,
+                         Tensor hs, std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0,
+                         int64_t cell, Needs needs, RecurrenceOptions options) {
   const Call call(hs, "hs");
-  require_none_but_transposed(options);
+  require_known(options);
   const RecurrenceSizes n = backward_sizes(grad_hs, grad_h_last, hs, ids, V, W_hh, h0);
   const int64_t T = n.T, B = n.B, H = n.H;
   const int32_t dtype = n.dtype;
-  if (n.directions == 2) fail("W_hh is ", describe(W_hh), "; on CUDA it must be [H, H]");
   if (ids) require_at_least(V, "V", 1);
   call.require_here(grad_hs, "grad_hs", grad_h_last, "grad_h_last");
   call.require_here(ids, "ids", W_hh, "W_hh", h0, "h0");
+  if (n.directions == 2) {
+    return backward_both(call, n, std::move(grad_hs), std::move(grad_h_last), std::move(hs),
+                         std::move(W_hh), std::move(h0), cell, needs, options);
+  }
   if (options.transposed) W_hh = rnnfast::transposed(W_hh);
   call.make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
 
@@ -164,7 +225,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
                              h0,
                              cell_of(cell),
                              dz,
-                             needs.h0 ? &grad_h0 : nullptr};
+                             needs.h0 ? &grad_h0 : nullptr,
+                             options.reverse};
     backward(call, arguments);
     const bool multiplies = needs.W_hh && has_own_product(H);
     if (needs.W_hh && !multiplies) {
@@ -180,7 +242,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
     PartSums parts(call, dtype);
     Gradients gradients(call, T * B, dtype);
     if (multiplies) {
-      const MatrixRows before = rows_before(h0, hs), after = rows_of(dz, H);
+      // The first step of the recurrence first.
+      const MatrixRows before = options.reverse ? rows_before(h0, matrix(hs, (T - 1) * B, H, B * H))
+                                                : rows_before(h0, hs);
+      const MatrixRows after =
+          options.reverse ? rows_before(matrix(dz, B, H, (T - 1) * B * H), dz) : rows_of(dz, H);
       gradients.add_product(options.transposed ? after : before,
                             options.transposed ? before : after, grad_W_hh);
     }
@@ -193,6 +259,31 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
   }
   return {std::move(ids ? grad_table : dz), std::move(grad_W_hh), std::move(grad_b_h),
           std::move(grad_h0), call.empty({0}, dtype)};
+}
+
+FiveTensors backward_both(const Call& call, const RecurrenceSizes& n, std::optional<Tensor> grad_hs,
+                          std::optional<Tensor> grad_h_last, Tensor hs, Tensor W_hh, Tensor h0,
+                          int64_t cell, const Needs& needs, const RecurrenceOptions& options) {
+  call.make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
+  Tensor grad_x = call.empty({n.T, n.B, 2 * n.H}, n.dtype);
+  Tensor grad_W_hh = wanted_or_empty(call, needs.W_hh, {2, n.H, n.H}, n.dtype);
+  Tensor grad_b_h = wanted_or_empty(call, needs.b_h, {2, n.H}, n.dtype);
+  Tensor grad_h0 = wanted_or_empty(call, needs.h0, {2, n.B, n.H}, n.dtype);
+  for (int64_t i = 0; i < 2; ++i) {
+    const Direction one(n, i);
+    std::optional<Tensor> its_grad_hs, its_grad_h_last;
+    if (grad_hs) its_grad_hs = one.steps(*grad_hs);
+    if (grad_h_last) its_grad_h_last = one.state(*grad_h_last);
+    const auto [x, W, b, h, leak] = cuda::rnn_backward(
+        std::move(its_grad_hs), std::move(its_grad_h_last), one.steps(hs), std::nullopt, 0,
+        one.weights(W_hh), one.state(h0), cell, needs, one.options(options));
+    copy(one.steps(grad_x), x);
+    if (needs.W_hh) copy(one.weights(grad_W_hh), W);
+    if (needs.b_h) copy(one.bias(grad_b_h), b);
+    if (needs.h0) copy(one.state(grad_h0), h);
+  }
+  return {std::move(grad_x), std::move(grad_W_hh), std::move(grad_b_h), std::move(grad_h0),
+          call.empty({0}, n.dtype)};
 }
 
 void implement(Library library) {

@@ -13,6 +13,13 @@ namespace rnnfast::cuda {
 // Of any wait between blocks, in clock cycles: about ten seconds, then the kernel ends.
 constexpr long long kWaitLimit = 20'000'000'000;
 
+// The times of T steps in the order in which a pass takes them.
+struct Order {
+  int64_t first, way;  // the time of the first step; 1, or -1 backwards through time
+  int64_t at(int64_t step) const { return first + way * step; }
+};
+inline Order order(int64_t T, bool backwards) { return backwards ? Order{T - 1, -1} : Order{0, 1}; }
+
 // The arguments of one recurrence, checked and contiguous. h0 is [B, H], W_hh [H, H].
 struct Forward {
   int64_t T, B, H, V;  // V: rows of the table; unused without ids
@@ -24,6 +31,8 @@ struct Forward {
   int cell;
   const Tensor& hs;      // [T, B, H]
   const Tensor& h_last;  // [B, H]
+  bool reverse = false;  // step t follows step t + 1
+  Order steps() const { return order(T, reverse); }
 };
 struct Backward {
   int64_t T, B, H;
@@ -35,6 +44,8 @@ struct Backward {
   int cell;
   const Tensor& dz;       // [T, B, H]
   const Tensor* grad_h0;  // or null
+  bool reverse = false;   // as in the forward call, whose last step is the first here
+  Order steps() const { return order(T, !reverse); }
 };
 
 // By the kernel that the plan names, or step by step.

@@ -26,8 +26,11 @@ void forward_by_steps(const Call& call, const Forward& f) {
   const int64_t step = f.B * f.H;
   const std::string options = options_for(f.hs, f.cell);
   const Tensor W_hh = matrix(f.W_hh, f.H, f.H);
-  for (int64_t t = 0; t < f.T; ++t) {
-    const Tensor before = t == 0 ? matrix(f.h0, f.B, f.H) : matrix(f.hs, f.B, f.H, (t - 1) * step);
+  const Order steps = f.steps();
+  for (int64_t s = 0; s < f.T; ++s) {
+    const int64_t t = steps.at(s);
+    const Tensor before =
+        s == 0 ? matrix(f.h0, f.B, f.H) : matrix(f.hs, f.B, f.H, steps.at(s - 1) * step);
     multiply(before, W_hh, matrix(f.hs, f.B, f.H, t * step));
     StepForwardParams params{};
     params.B = f.B;
@@ -40,7 +43,7 @@ void forward_by_steps(const Call& call, const Forward& f) {
     params.x = address(f.x, f.ids ? 0 : t * step);
     params.b_h = f.b_h ? f.b_h->data<void>() : nullptr;
     params.h = address(f.hs, t * step);
-    params.h_last = t == f.T - 1 ? f.h_last.data<void>() : nullptr;
+    params.h_last = s == f.T - 1 ? f.h_last.data<void>() : nullptr;
     params.error = call.error();
     call.launch_over(step, "streamed", "step_forward", options, params);
   }
@@ -50,29 +53,35 @@ void backward_by_steps(const Call& call, const Backward& b) {
   const int64_t step = b.B * b.H;
   const std::string options = options_for(b.hs, b.cell);
   const Tensor W_hh = matrix(b.W_hh, b.H, b.H), transpose = transposed(W_hh);
-  for (int64_t t = b.T - 1; t >= 0; --t) {
+  const Order steps = b.steps();
+  for (int64_t s = 0; s < b.T; ++s) {
+    const int64_t t = steps.at(s);
     StepBackwardParams params{};
     params.count = step;
     params.grad = b.grad_hs ? address(*b.grad_hs, t * step) : nullptr;
     params.h = address(b.hs, t * step);
     params.dz = address(b.dz, t * step);
-    if (t < b.T - 1) {
-      multiply(matrix(b.dz, b.B, b.H, (t + 1) * step), transpose, matrix(b.dz, b.B, b.H, t * step));
+    if (s > 0) {
+      const Tensor after = matrix(b.dz, b.B, b.H, steps.at(s - 1) * step);
+      multiply(after, transpose, matrix(b.dz, b.B, b.H, t * step));
       params.carry = params.dz;
     } else if (b.grad_h_last) {
       params.carry = b.grad_h_last->data<void>();
     }
     call.launch_over(step, "streamed", "step_backward", options, params);
   }
-  if (b.grad_h0 != nullptr) multiply(matrix(b.dz, b.B, b.H), transpose, *b.grad_h0);
+  if (b.grad_h0 != nullptr) {
+    multiply(matrix(b.dz, b.B, b.H, steps.at(b.T - 1) * step), transpose, *b.grad_h0);
+  }
 }
 
 void weight_gradient(const Call& call, const Backward& b, const Tensor& grad_W_hh) {
-  // h_{t-1} of all steps in one piece: one product over T B rows
-  const int64_t rows = b.T * b.B;
+  // the state before each step in one piece: one product over T B rows
+  const int64_t rows = b.T * b.B, step = b.B * b.H, last = (b.T - 1) * step;
   const Tensor before = call.empty({b.T, b.B, b.H}, b.hs.dtype());
-  copy(matrix(before, b.B, b.H), matrix(b.h0, b.B, b.H));
-  copy(matrix(before, rows - b.B, b.H, b.B * b.H), matrix(b.hs, rows - b.B, b.H));
+  copy(matrix(before, b.B, b.H, b.reverse ? last : 0), matrix(b.h0, b.B, b.H));
+  copy(matrix(before, rows - b.B, b.H, b.reverse ? 0 : step),
+       matrix(b.hs, rows - b.B, b.H, b.reverse ? step : 0));
   multiply(transposed(matrix(before, rows, b.H)), matrix(b.dz, rows, b.H), grad_W_hh);
 }
 

@@ -87,10 +87,10 @@ STATE = "(row0 + row) * p.H + k"
 CUT = {
     "a row of the results": (STEPS, "at = static_cast<long long>(row0 + row)", "at = (row0 + row)"),
     "a row of the first state": (STEPS, f"static_cast<long long>{STATE}", STATE),
-    "a step of the results": (STEPS, "static_cast<long long>(p.B) * p.H", "p.B * p.H"),
-    "the last state": (STEPS, "(p.T - 1ll) * p.B", "(p.T - 1) * p.B"),
+    "a step of the results": (STEPS, "out += p.step", "out += static_cast<int>(p.step)"),
+    "the last state": (STEPS, "(p.T - 1) * p.step", "static_cast<int>((p.T - 1) * p.step)"),
     "a row of the inputs": (INPUTS, "static_cast<long long>(row0 + row_)", "(row0 + row_)"),
-    "a step of the inputs": (INPUTS, "static_cast<long long>(p_.B) * p_.H", "p_.B * p_.H"),
+    "a step of the inputs": (INPUTS, "next_ += p_.step", "next_ += static_cast<int>(p_.step)"),
 }
 
 

@@ -7,6 +7,8 @@ import rnnfast
 from rnnfast import use_backend
 from rnnfast.backends import Adjoint, Needs, Recurrence, library
 from rnnfast.backends.cuda import bridge, cuda
+from rnnfast.backends.reference import reference
+from support import recurrences
 from support.compare import assert_close_to_f64
 from support.emulator import build
 from support.problems import NAMES, make, run
@@ -39,12 +41,42 @@ def test_transposed_weights_are_multiplied_as_such(V):
         torch.testing.assert_close(value, want[name], msg=name)
 
 
+@pytest.mark.parametrize("V", [None, 5])
+@pytest.mark.parametrize(
+    ("T", "B", "H", "dtype"),
+    [
+        (4, 3, 12, torch.float32),
+        (1, 2, 12, torch.float32),
+        (5, 1, 33, torch.float64),  # step by step
+        (3, 2, 300, torch.float32),  # a cluster, and torch's product for the gradient of W_hh
+    ],
+)
+def test_time_that_runs_backwards(T, B, H, dtype, V):
+    check(recurrences.make(T, B, H, V, dtype=dtype, reverse=True, transposed=True))
+
+
+@pytest.mark.parametrize(("T", "B", "H"), [(4, 3, 12), (1, 1, 1), (2, 2, 300)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_both_directions(T, B, H, transposed):
+    case = recurrences.make(T, B, H, both=True, transposed=transposed)
+    check(case)
+    check(case._replace(grad_hs=None))
+
+
+def check(case):
+    got, same = (recurrences.run(backend, case) for backend in (cuda, reference))
+    truth = recurrences.run(reference, case.to(torch.float64))
+    for name, value in same.items():
+        assert_close_to_f64(name, got[name], value, truth[name])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-def test_a_layer_agrees_with_torch(nonlinearity, driver):
-    theirs = torch.nn.RNN(5, 12, num_layers=2, nonlinearity=nonlinearity)
-    ours = rnnfast.nn.RNN(5, 12, num_layers=2, nonlinearity=nonlinearity)
+def test_a_layer_agrees_with_torch(nonlinearity, bidirectional, driver):
+    options = {"num_layers": 2, "nonlinearity": nonlinearity, "bidirectional": bidirectional}
+    theirs, ours = torch.nn.RNN(5, 12, **options), rnnfast.nn.RNN(5, 12, **options)
     ours.load_state_dict(theirs.state_dict())
-    x, h0 = torch.randn(7, 3, 5), torch.randn(2, 3, 12)
+    x, h0 = torch.randn(7, 3, 5), torch.randn(2 * (1 + bidirectional), 3, 12)
     before = driver.emulated_driver_launches()
     with use_backend("cuda"):
         found = results(ours, x, h0)

@@ -10,7 +10,7 @@ from rnnfast.backends.reference import reference
 from support import untyped
 from support.compare import assert_close_to_f64
 from support.emulator import build
-from support.emulator.checks import check, plain, run
+from support.emulator.checks import backwards, check, plain, run
 from support.emulator.recurrence import (
     BAD_ID,
     TIMEOUT,
@@ -63,6 +63,18 @@ def test_dense_inputs(variant):
 def test_odd_sizes(variant, T, B, odd, V):
     """Inputs and ids are on their way for up to 16 steps: less than that, and more."""
     check(launch_of(variant, resident=2), make(T, B, variant.hp - odd, V=V), seeds=2)
+
+
+@pytest.mark.parametrize("V", [None, 5])
+@every_kernel
+def test_time_that_runs_backwards(variant, V):
+    """The same bits as of the sequence turned round."""
+    p = make(5, 3, variant.hp - 1, V=V)
+    got, want = run(launch_of(variant, reverse=True), p), run(launch_of(variant), backwards(p))
+    for name in ("hs", "dz"):
+        assert torch.equal(got[name], want[name].flip(0)), name
+    for name in ("h_last", "grad_h0"):
+        assert torch.equal(got[name], want[name]), name
 
 
 @every_kernel

@@ -50,7 +50,6 @@ RF_DEVICE void run_sequence(const Sequence& p) {
   cluster_barrier();
   const bool exists = output.is_owner && output.row < rows && output.column < p.H;
   Inputs inputs(p, row0 + output.row, output.column, exists);
-  const long long at = static_cast<long long>(row0 + output.row) * p.H + output.column;
 #pragma unroll 1
   for (int s = 0; s <= last; ++s) {
     inputs.advance(s);
@@ -63,9 +62,11 @@ RF_DEVICE void run_sequence(const Sequence& p) {
     }
     __syncthreads();
     exchange.send(s);
-    const int t = kBackward ? p.T - 1 - s : s;
-    if (exists && s < p.T) p.out[static_cast<long long>(t) * p.B * p.H + at] = v;
-    if (exists && p.last && s == (kBackward ? p.T : p.T - 1)) p.last[at] = v;
+    const int row = row0 + output.row;
+    if (exists && s < p.T) p.out[element(p, s, row, output.column)] = v;
+    if (exists && p.last && s == (kBackward ? p.T : p.T - 1)) {
+      p.last[element(p, 0, row, output.column)] = v;
+    }
   }
   wait_copies();
   cluster_barrier();  // no block leaves while another could still address it

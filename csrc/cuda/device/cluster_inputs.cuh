@@ -50,9 +50,7 @@ class Inputs {
     return reinterpret_cast<long long*>(dynamic_shared() + kShape.ids_at()) +
            s % (2 * kAhead) * kThreads + threadIdx.x;
   }
-  RF_DEVICE long long at(int t) const {
-    return (static_cast<long long>(t) * p_.B + row_) * p_.H + column_;
-  }
+  RF_DEVICE long long at(int s) const { return element(p_, s, row_, column_); }
 
   RF_DEVICE void fetch_id(int s) const {
     if (!exists_ || s >= p_.T) return;
@@ -62,13 +60,12 @@ class Inputs {
   // One group of copies for each step, whether there is one or not.
   RF_DEVICE void fetch(int s) const {
     if (exists_ && s < p_.T) {
-      const int t = kBackward ? p_.T - 1 - s : s;
       if (gathers()) {
         copy_async<4>(place(s, 0), p_.in + checked_id(p_, *id_place(s)) * p_.H + column_);
       } else if (p_.in) {
-        copy_async<4>(place(s, 0), p_.in + at(t));
+        copy_async<4>(place(s, 0), p_.in + at(s));
       }
-      if (kBackward) copy_async<4>(place(s, 1), p_.saved + at(t));
+      if (kBackward) copy_async<4>(place(s, 1), p_.saved + at(s));
     }
     if (gathers()) fetch_id(s + kAhead);
     commit_copies();

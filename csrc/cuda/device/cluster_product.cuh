@@ -7,11 +7,7 @@
 
 namespace rnnfast::cuda {
 
-constexpr ClusterShape kShape{.hp = RF_HP,
-                              .cluster = RF_CLUSTER,
-                              .rows = RF_ROWS,
-                              .smem_chunks = RF_SMEM_CHUNKS,
-                              .backward = RF_BACKWARD != 0};
+constexpr ClusterShape kShape{RF_HP, RF_CLUSTER, RF_ROWS, RF_SMEM_CHUNKS, RF_BACKWARD != 0};
 static_assert(kShape.is_valid(), "no such variant: see cluster_shape.h");
 
 constexpr bool kBackward = RF_BACKWARD != 0;

@@ -55,14 +55,13 @@ RF_DEVICE float result(float z, float saved) {
                    : Activation::of<Math>(z);
 }
 
-// Outputs of step s at time t; those of the last step are h_last as well. The backward pass's step
-// T has grad_h0 alone.
-RF_DEVICE void store(const Sequence& p, const Owned& own, int s, int t,
-                     const float2 (&v)[kPasses]) {
+// Outputs of step s; those of the last step are h_last as well. The backward pass's step T has
+// grad_h0 alone.
+RF_DEVICE void store(const Sequence& p, const Owned& own, int s, const float2 (&v)[kPasses]) {
 #pragma unroll
   for (int i = 0; i < kPasses; ++i) {
     if (!own.has(i)) continue;
-    if (s < p.T) own.write(p.out + own.at(p, i, t), v[i]);
+    if (s < p.T) own.write(p.out + own.at(p, i, s), v[i]);
     if (p.last && s == (kBackward ? p.T : p.T - 1)) own.write(p.last + own.at(p, i), v[i]);
   }
 }
@@ -81,8 +80,7 @@ RF_DEVICE void run_sequence(const Sequence& p) {
   Inputs inputs(p, own);
 #pragma unroll 1
   for (int s = 0; s <= last; ++s) {
-    const int t = kBackward ? p.T - 1 - s : s;
-    inputs.read(p, own, s, t);
+    inputs.read(p, own, s);
     if (!kBackward || s > 0) product.multiply(state, exchange, s);
     __syncthreads();
     float2 v[kPasses];
@@ -102,7 +100,7 @@ RF_DEVICE void run_sequence(const Sequence& p) {
     fence_async();
     __syncthreads();
     exchange.send(s);
-    store(p, own, s, t, v);
+    store(p, own, s, v);
   }
   cluster_barrier();  // no block leaves while another could still address it
 }

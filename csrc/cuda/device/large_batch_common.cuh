@@ -8,8 +8,7 @@
 
 namespace rnnfast::cuda {
 
-constexpr LargeBatchShape kShape{
-    .hp = RF_HP, .cluster = RF_CLUSTER, .rows = RF_ROWS, .product = RF_PRODUCT};
+constexpr LargeBatchShape kShape{RF_HP, RF_CLUSTER, RF_ROWS, RF_PRODUCT};
 static_assert(kShape.is_valid(), "no such variant: see large_batch_shape.h");
 
 constexpr bool kBackward = RF_BACKWARD != 0;

@@ -28,9 +28,9 @@ struct Owned {
   RF_DEVICE static int row(int pass) { return static_cast<int>(threadIdx.x >> 5) + kWarps * pass; }
   RF_DEVICE bool has(int pass) const { return row(pass) < rows; }
 
-  // From the beginning of [B, H] or [T, B, H] to its columns of a row.
-  RF_DEVICE long long at(const Sequence& p, int pass, int t = 0) const {
-    return (static_cast<long long>(t) * p.B + row0 + row(pass)) * p.H + column;
+  // From the beginning of [B, H], or of the steps, to its columns of a row.
+  RF_DEVICE long long at(const Sequence& p, int pass, int s = 0) const {
+    return element(p, s, row0 + row(pass), column);
   }
 
   RF_DEVICE float2 read(const float* from) const {
@@ -63,8 +63,8 @@ class Inputs {
 
   RF_DEVICE Inputs(const Sequence& p, const Owned& own) { fetch_ids(p, own, 0); }
 
-  // Those of step s at time t. Ids are read one step before their rows: one latency, not two.
-  RF_DEVICE void read(const Sequence& p, const Owned& own, int s, int t) {
+  // Those of step s. Ids are read one step before their rows: one latency, not two.
+  RF_DEVICE void read(const Sequence& p, const Owned& own, int s) {
     const float2 bias = p.bias ? own.read(p.bias + own.column) : make_float2(0.f, 0.f);
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) {
@@ -73,13 +73,13 @@ class Inputs {
       if (gathers(p)) {
         in[i] = own.read(p.in + static_cast<long long>(ids_[i]) * p.H + own.column);
       } else if (p.in) {
-        in[i] = own.read(p.in + own.at(p, i, t));
+        in[i] = own.read(p.in + own.at(p, i, s));
       }
-      if (kBackward) saved[i] = own.read(p.saved + own.at(p, i, t));
+      if (kBackward) saved[i] = own.read(p.saved + own.at(p, i, s));
       if (!kBackward) in[i] = sum(in[i], bias);
       if (kBackward && s == 0 && p.first) in[i] = sum(in[i], own.read(p.first + own.at(p, i)));
     }
-    if (t + 1 < p.T) fetch_ids(p, own, t + 1);
+    if (s + 1 < p.T) fetch_ids(p, own, s + 1);
   }
 
  private:
@@ -87,13 +87,13 @@ class Inputs {
 
   RF_DEVICE static bool gathers(const Sequence& p) { return !kBackward && p.ids != nullptr; }
 
-  RF_DEVICE void fetch_ids(const Sequence& p, const Owned& own, int t) {
+  RF_DEVICE void fetch_ids(const Sequence& p, const Owned& own, int s) {
     if (!gathers(p)) return;
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) {
       if (!own.has(i)) continue;
       ids_[i] = static_cast<int>(
-          checked_id(p, p.ids[t * p.ids_stride_t + (own.row0 + own.row(i)) * p.ids_stride_b]));
+          checked_id(p, p.ids[s * p.ids_stride_t + (own.row0 + own.row(i)) * p.ids_stride_b]));
     }
   }
 

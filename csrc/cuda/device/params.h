@@ -21,6 +21,10 @@ enum Error : int {
 
 // h_t = act(u_t + h_{t-1} W_hh + b_h),  u_t = x[ids_t] (a row of the table) or x_t.
 // T, B, H >= 1, each below 2^31; with ids also V >= 1.
+//
+// Steps are taken in the order of the recurrence, which may go backwards through time: ids, x and
+// hs point to the step that is taken first, and from one to the next are `step` floats, B H or
+// -B H.
 struct RnnForwardParams {
   long long T, B, H, V;  // V: rows of the table; unused without ids
   const long long* ids;  // [T, B], or null
@@ -31,7 +35,8 @@ struct RnnForwardParams {
   const float* h0;    // [B, H]
   float* hs;          // [T, B, H]
   float* h_last;      // [B, H] or null
-  long long rows;     // of the batch per cluster: the grid has ceil(B / rows) * RF_CLUSTER blocks
+  long long step;
+  long long rows;  // of the batch per cluster: the grid has ceil(B / rows) * RF_CLUSTER blocks
   long long wait_limit;  // of any wait between blocks, in clock cycles: 2e10 is about ten seconds
   int* error;
 };
@@ -39,6 +44,9 @@ struct RnnForwardParams {
 // dz_t = (grad_hs_t + [t = T-1] grad_h_last + dz_{t+1} W_hh^T) act'(h_t),  grad_h0 = dz_0 W_hh^T.
 // dz is the gradient of the input projection; the gradients of W_hh, b_h and the table follow from
 // it outside: grad_W_hh = sum_t h_{t-1}^T dz_t.
+//
+// As in the forward call, grad_hs, hs and dz point to the step that is taken first, which is the
+// last of the recurrence.
 struct RnnBackwardParams {
   long long T, B, H;
   const float* grad_hs;      // [T, B, H] or null
@@ -47,7 +55,7 @@ struct RnnBackwardParams {
   const float* W_hh;         // [H, H]
   float* dz;                 // [T, B, H]
   float* grad_h0;            // [B, H] or null
-  long long rows;            // as in the forward call
+  long long step, rows;      // as in the forward call
   long long wait_limit;
   int* error;
 };

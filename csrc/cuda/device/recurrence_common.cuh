@@ -7,12 +7,8 @@
 
 namespace rnnfast::cuda {
 
-constexpr RecurrenceShape kShape{.hp = RF_HP,
-                                 .cluster = RF_CLUSTER,
-                                 .warps = RF_WARPS,
-                                 .rows = RF_ROWS,
-                                 .smem_chunks = RF_SMEM_CHUNKS,
-                                 .backward = RF_BACKWARD != 0};
+constexpr RecurrenceShape kShape{RF_HP,   RF_CLUSTER,     RF_WARPS,
+                                 RF_ROWS, RF_SMEM_CHUNKS, RF_BACKWARD != 0};
 static_assert(kShape.is_valid(), "no such variant: see recurrence_shape.h");
 
 constexpr bool kBackward = RF_BACKWARD != 0;

@@ -20,7 +20,6 @@ class Inputs {
     row_ = lane / kPieces;
     as_float4_ = has_float4_rows(p.in, p.H) && (!kBackward || is_aligned(p.saved));
     next_ = static_cast<long long>(row0 + row_) * p.H + column_;
-    if (kBackward) next_ += (p.T - 1) * step_floats();
     next_id_ = p.ids + row0 * p.ids_stride_b;
     for (int i = lane; i < 2 * stage_floats(); i += 32) stages_[i] = 0.f;  // padding stays 0
     __syncwarp();
@@ -66,12 +65,11 @@ class Inputs {
 
   RF_DEVICE int stage_floats() const { return kShape.inputs() * R_ * kWarpColumns; }
   RF_DEVICE bool gathers() const { return !kBackward && p_.ids != nullptr; }
-  RF_DEVICE long long step_floats() const { return static_cast<long long>(p_.B) * p_.H; }
 
   // Those of step s, which is the one after the last that was fetched, into stage s % 2.
   RF_DEVICE void fetch(int s) {
     long long at = next_;
-    next_ += kBackward ? -step_floats() : step_floats();
+    next_ += p_.step;
     if (column_ >= p_.H) return;
     float* to = stages_ + (s & 1) * stage_floats() + row_ * kWarpColumns + lane_ % kPieces * 4;
     const long long* id = ids_ + (s & 1) * R_;

@@ -72,7 +72,7 @@ struct Owned {
 
 // h_last from the last of hs: each lane what it has itself written.
 RF_DEVICE void copy_last(const Sequence& p, const Owned& own) {
-  const float* from = p.out + (p.T - 1ll) * p.B * p.H + own.at;
+  const float* from = p.out + (p.T - 1) * p.step + own.at;
   float* to = p.last + own.at;
   for (int r = 0; r < own.real_rows; r += kRows) {
 #pragma unroll
@@ -140,14 +140,13 @@ RF_DEVICE void run_sequence(const Sequence& p) {
                         own.group_floats);
   }
 
-  const long long step_floats = static_cast<long long>(p.B) * p.H;
-  float* out = p.out + own.at + (kBackward ? (p.T - 1) * step_floats : 0);
+  float* out = p.out + own.at;
   for (int s = 0; s < steps; ++s) {
     inputs.advance(s);
     const bool is_extra = kBackward && s == p.T;
     run_step(product, exchange, own, s, groups, is_extra, inputs.at(s, own.row, own.column),
              is_extra ? p.last + own.at : out);
-    out += kBackward ? -step_floats : step_floats;
+    out += p.step;
   }
   if (!kBackward && p.last) copy_last(p, own);
   cluster_barrier();  // no block leaves while another could still address it

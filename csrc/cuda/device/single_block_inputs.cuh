@@ -84,9 +84,8 @@ class Inputs {
         ring_(memory + place.column),
         bias_(p.bias && place.is_real ? p.bias[place.column] : 0.f),
         H_(keep_in_register(p.H)),
-        step_(keep_in_register(static_cast<long long>(p.B) * p.H * (kBackward ? -1 : 1))),
+        step_(keep_in_register(p.step)),
         at_(static_cast<long long>(place.row0) * p.H + place.read_column) {
-    if (kBackward) at_ -= (p.T - 1) * step_;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) row_[r] = (place.read_row(p, r) - place.row0) * p.H;
 #pragma unroll

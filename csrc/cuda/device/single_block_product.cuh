@@ -10,11 +10,7 @@
 
 namespace rnnfast::cuda {
 
-constexpr SingleBlockShape kShape{.hp = RF_HP,
-                                  .lanes = RF_LANES,
-                                  .rows = RF_ROWS,
-                                  .smem_slots = RF_SMEM_SLOTS,
-                                  .backward = RF_BACKWARD != 0};
+constexpr SingleBlockShape kShape{RF_HP, RF_LANES, RF_ROWS, RF_SMEM_SLOTS, RF_BACKWARD != 0};
 static_assert(kShape.is_valid(), "no such variant: see single_block_shape.h");
 
 constexpr bool kBackward = RF_BACKWARD != 0, kGathers = RF_GATHERS != 0;

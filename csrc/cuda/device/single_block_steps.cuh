@@ -23,9 +23,8 @@ class Steps {
         inputs_(inputs),
         product_(product),
         first_quad_(lane % kLanes * 4),
-        step_floats_(keep_in_register(static_cast<long long>(p.B) * p.H * (kBackward ? -1 : 1))) {
+        step_floats_(keep_in_register(p.step)) {
     out_ = p.out + static_cast<long long>(place.row0) * p.H + place.column;
-    if (kBackward) out_ -= (p.T - 1) * step_floats_;
   }
 
   RF_DEVICE void run() {

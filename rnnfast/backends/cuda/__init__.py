@@ -112,7 +112,7 @@ class Cuda(Compiled):
     """CUDA C++: one launch for all steps, W_hh kept on the chip. float32; float64 step by step."""
 
     name = device = "cuda"
-    features = frozenset({"transposed"})
+    features = frozenset({"transposed", "reverse", "both_directions"})
 
     def stands_in(self) -> bool:
         return is_emulated()

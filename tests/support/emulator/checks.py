@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,13 @@ def plain(p: Problem, rounded=exact) -> dict[str, Tensor]:
         dz.append((carry + (0 if p.grad_hs is None else p.grad_hs[t])) * slope[t])
         carry = rounded(dz[-1]) @ W.T
     return {"hs": torch.stack(hs), "h_last": h, "dz": torch.stack(dz[::-1]), "grad_h0": carry}
+
+
+def backwards(p: Problem) -> Problem:
+    """The same problem with time turned round."""
+    names = ("ids", "grad_hs", "hs") if p.ids is not None else ("x", "grad_hs", "hs")
+    turned = {name: getattr(p, name).flip(0) for name in names if getattr(p, name) is not None}
+    return replace(p, **turned)
 
 
 def run(launch: Launch, p: Problem) -> dict[str, Tensor]:

@@ -65,6 +65,7 @@ class Launch:
     seed: int = 0
     resident: int = 1
     first: int = 0  # the clusters before this one are not run
+    reverse: bool = False  # step t follows step t + 1
     new: Callable[..., Tensor] = unwritten  # memory for results
     wait_limit: int = 20_000_000_000
     patch: tuple[str, ...] = ()
@@ -72,6 +73,10 @@ class Launch:
 
     def __post_init__(self) -> None:
         self.rows = self.rows or self.variant["ROWS"]
+
+    def _order(self, T: int, backward: bool) -> tuple[int, int]:
+        """The time of the step that is taken first, and from one to the next."""
+        return (T - 1, -1) if self.reverse != backward else (0, 1)
 
     def _run(self, relu: bool, backward: bool, B: int, **values: object) -> None:
         needs, kernel = needs_of(self.variant, backward), "Backward" if backward else "Forward"
@@ -106,13 +111,16 @@ class Launch:
         T, B = (x if ids is None else ids).shape[:2]
         H = x.shape[-1]
         hs, h_last = self.new(T, B, H), self.new(B, H)
-        strides = (0, 0) if ids is None else ids.stride()
+        t, way = self._order(T, backward=False)
+        table: dict[str, object] = {"x": x[t]}
+        if ids is not None:
+            along, across = ids.stride()
+            table = {"x": x, "ids": ids[t], "ids_stride_t": way * along, "ids_stride_b": across}
         self._run(
             relu,
             False,
-            **{"T": T, "B": B, "H": H, "V": len(x), "ids": ids},
-            **{"ids_stride_t": strides[0], "ids_stride_b": strides[1]},
-            **{"x": x, "W_hh": W_hh, "b_h": b_h, "h0": h0, "hs": hs, "h_last": h_last},
+            **{"T": T, "B": B, "H": H, "V": len(x), "step": way * B * H, **table},
+            **{"W_hh": W_hh, "b_h": b_h, "h0": h0, "hs": hs[t], "h_last": h_last},
         )
         return hs, h_last
 
@@ -129,11 +137,13 @@ class Launch:
         T, B, H = hs.shape
         dz = self.new(T, B, H)
         grad_h0 = self.new(B, H) if need_h0 else None
+        t, way = self._order(T, backward=True)
+        first = None if grad_hs is None else grad_hs[t]
         self._run(
             relu,
             True,
-            **{"T": T, "B": B, "H": H, "grad_hs": grad_hs, "grad_h_last": grad_h_last},
-            **{"hs": hs, "W_hh": W_hh, "dz": dz, "grad_h0": grad_h0},
+            **{"T": T, "B": B, "H": H, "step": way * B * H, "grad_hs": first, "hs": hs[t]},
+            **{"grad_h_last": grad_h_last, "W_hh": W_hh, "dz": dz[t], "grad_h0": grad_h0},
         )
         return dz, grad_h0
 
