@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _disabled_torch_function_impl
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
-from torch.overrides import has_torch_function_unary
 
 from rnnfast import dispatch
 from rnnfast.backends import Backend
@@ -267,6 +267,7 @@ class RNN(torch.nn.RNN):
 
 dynamo.let_trace(RNN)
 
+_OF_TENSOR: Any = Tensor.__torch_function__
 _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
 
 
@@ -279,7 +280,8 @@ def _features(packed: bool, both: bool, resets: bool, leaky: bool) -> tuple[str,
 
 def _overrides_functions(W: Tensor) -> bool:
     """Whether a weight's class replaces torch's functions, as that for gradients of each sample."""
-    return type(W) not in (torch.nn.Parameter, Tensor) and has_torch_function_unary(W)
+    own: Any = type(W).__torch_function__
+    return own is not _disabled_torch_function_impl and own.__func__ is not _OF_TENSOR.__func__
 
 
 def _check_types(x: Any, hx: Any, resets: Any) -> None:

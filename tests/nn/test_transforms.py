@@ -81,6 +81,17 @@ def test_export_and_reload(twins, tmp_path):
     torch.testing.assert_close(again(x, hx), ours(x, hx))
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes")
+def test_an_exported_layer_takes_sequences_of_any_length():
+    layer = nn.RNN(V, 256, bidirectional=True)
+    length = torch.export.Dim("length", min=2, max=100)
+    x = torch.randn(20, 1, V)
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: length},), strict=False).module()
+    assert any("rnnfast" in str(node.target) for node in program.graph.nodes)
+    for T in (4, 20):  # eager mode has a way of its own for few steps
+        torch.testing.assert_close(program(x[:T]), layer(x[:T]))
+
+
 @pytest.mark.filterwarnings("default::rnnfast.FallbackWarning")
 def test_func_transforms(twins):
     """Against torch's layer, which has grad and jvp; it has no vmap, so examples go one by one."""
