@@ -13,6 +13,10 @@ from torch import Tensor
 
 import rnnfast
 from rnnfast import dispatch, functional
+from rnnfast.backends import Backend, Recurrence
+from rnnfast.backends.cuda import cuda
+from rnnfast.backends.reference import reference
+from support import recurrences
 from support.compare import assert_close_to_f64
 
 pytestmark = pytest.mark.gpu
@@ -198,3 +202,21 @@ def check(name: str, shape: tuple[int, ...], backend: str, device: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_function_against_float64(backend, name, shape):
     check(name, shape, backend, "cuda")
+
+
+def check_options(options: dict[str, bool], H: int, backend: Backend, device: str) -> None:
+    assert backend.load_error() == ""
+    case = recurrences.make(9, 5, H, transposed=True, **options)
+    there = [value.to(device) if isinstance(value, Tensor) else value for value in case.call]
+    grads = (grad.to(device) for grad in case[1:] if grad is not None)
+    got = recurrences.run(backend, recurrences.Case(Recurrence(*there), *grads))
+    same = recurrences.run(reference, case)
+    truth = recurrences.run(reference, case.to(torch.float64))
+    for name, value in same.items():
+        assert_close_to_f64(name, got[name].cpu(), value, truth[name])
+
+
+@pytest.mark.parametrize("options", [{"reverse": True}, {"both": True}], ids=str)
+@pytest.mark.parametrize("H", [64, 384, 512, 1024, 1500])  # every kernel, and step by step
+def test_time_that_runs_backwards(H, options):
+    check_options(options, H, cuda, "cuda")

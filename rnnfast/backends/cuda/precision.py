@@ -1,16 +1,16 @@
 """How exactly the CUDA kernels multiply float32: as torch.set_float32_matmul_precision allows.
 
 A product is named by how it is made: FFMA, which is IEEE float32; 2xFP16, on tensor cores, where
-each factor is the sum of two float16 numbers with 22 bits; TF32, on tensor cores, and what keeps as
-many bits; and 16-bit, of bfloat16 weights.
+each factor is the sum of two float16 numbers with 22 bits; and TF32, on tensor cores, and what
+keeps as many bits.
 """
 
 from __future__ import annotations
 
 import torch
 
-EXACTNESS = ("FFMA", "2xFP16", "TF32", "16-bit")  # the most exact first
-_LEAST_EXACT = {"highest": "FFMA", "high": "TF32", "medium": "16-bit"}
+EXACTNESS = ("FFMA", "2xFP16", "TF32")  # the most exact first
+_LEAST_EXACT = {"highest": "FFMA", "high": "TF32", "medium": "TF32"}
 
 
 def least_exact() -> str:
