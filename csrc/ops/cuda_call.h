@@ -24,6 +24,8 @@ inline std::string real_option(int32_t dtype) {
   return dtype == aoti_torch_dtype_float64() ? "-DRF_REAL=double" : "-DRF_REAL=float";
 }
 
+inline int real_bytes(int32_t dtype) { return dtype == aoti_torch_dtype_float64() ? 8 : 4; }
+
 // Makes the device of the first tensor current until the call ends. On the CPU, where the tests'
 // emulating driver runs the kernels, that is device 0 and no stream.
 //

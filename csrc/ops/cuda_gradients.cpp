@@ -3,6 +3,9 @@
 #include <algorithm>
 
 #include "cuda/device/gradients_shape.h"
+#include "cuda/device/weight_product_shape.h"
+#include "cuda/host/training_choice.h"
+#include "torch/aten.h"
 
 namespace rnnfast::cuda {
 
@@ -13,14 +16,78 @@ constexpr int64_t kBlocksPerMultiprocessor = 2;  // with 33 KB each
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// The number of slices in which tiles * slices blocks, one for each multiprocessor at a time, are
+// done first.
+int64_t best_slices(int64_t N, int64_t tiles, int64_t multiprocessors, int64_t chunk) {
+  constexpr int64_t kMostSlices = 16;  // more parts take longer to add up
+  int64_t best = 1, least = 0;
+  for (int64_t slices = 1; slices <= kMostSlices; ++slices) {
+    const int64_t waves = ceil_div(tiles * slices, multiprocessors);
+    const int64_t chunks = waves * ceil_div(ceil_div(N, slices), chunk);
+    if (slices == 1 || chunks < least) best = slices, least = chunks;
+  }
+  return best;
+}
+
+bool is_aligned(const MatrixRows& rows) {
+  return (reinterpret_cast<uintptr_t>(rows.first) | reinterpret_cast<uintptr_t>(rows.others)) %
+             16 ==
+         0;
+}
+
+void multiply_by_cublas(const Call& call, const Tensor& h0, const Tensor& hs, const Tensor& dz,
+                        const RecurrenceOptions& options, const Tensor& grad_W_hh) {
+  // the state before each step in one piece: one product over T B rows
+  const int64_t B = h0.size(0), H = h0.size(1), N = hs.size(0) * B, step = B * H;
+  const Tensor before = call.empty({N, H}, hs.dtype()), after = matrix(dz, N, H);
+  copy(matrix(before, B, H, options.reverse ? (N - B) * H : 0), h0);
+  copy(matrix(before, N - B, H, options.reverse ? 0 : step),
+       matrix(hs, N - B, H, options.reverse ? step : 0));
+  multiply(transposed(options.transposed ? after : before), options.transposed ? before : after,
+           grad_W_hh);
+}
+
 }  // namespace
+
+void weight_product(const Call& call, const Tensor& h0, const Tensor& hs, const Tensor& dz,
+                    const RecurrenceOptions& options, const Tensor& grad_W_hh, PartSums& sums) {
+  const int64_t H = h0.size(1), N = hs.size(0) * h0.size(0);
+  const auto [before, after] = step_rows(h0, hs, dz, options.reverse);
+  // A state that is a slice of a tensor may not be aligned.
+  const bool on_tensor_cores = has_tensor_product(H, real_bytes(hs.dtype()), call.device()) &&
+                               is_aligned(before) && is_aligned(after);
+  if (!on_tensor_cores) {
+    multiply_by_cublas(call, h0, hs, dz, options, grad_W_hh);
+    sums.add_to_norm(grad_W_hh);
+    return;
+  }
+  constexpr WeightProductShape shape;
+  const int64_t side = ceil_div(H, shape.kSide), tiles = side * side;
+  const int64_t wanted =
+      best_slices(N, tiles, limits_of(call.device()).multiprocessors, shape.kRows);
+  WeightProductParams params{};
+  params.N = N;
+  params.H = H;
+  params.rows = ceil_div(ceil_div(N, wanted), shape.kRows) * shape.kRows;
+  params.a = options.transposed ? after : before;
+  params.b = options.transposed ? before : after;
+  const int64_t slices = ceil_div(N, params.rows);
+  params.parts = static_cast<float*>(sums.parts_of(grad_W_hh, slices));
+  launch("weight_product", "weight_product", "",
+         {static_cast<unsigned>(slices * tiles), 1, shape.kThreads,
+          static_cast<unsigned>(shape.shared_bytes())},
+         &params, call.device(), call.stream());
+}
 
 MatrixRows rows_of(const Tensor& matrix, int64_t columns) {
   return {nullptr, 0, matrix.data<void>(), columns};
 }
 
-MatrixRows rows_before(const Tensor& h0, const Tensor& hs) {
-  return {h0.data<void>(), h0.size(0), hs.data<void>(), h0.size(1)};
+StepRows step_rows(const Tensor& h0, const Tensor& hs, const Tensor& dz, bool reverse) {
+  const int64_t B = h0.size(0), H = h0.size(1), others = hs.size(0) * B - B;
+  const Tensor later = matrix(hs, others, H, B * H), last = matrix(dz, B, H, others * H);
+  if (!reverse) return {{h0.data<void>(), B, hs.data<void>(), H}, rows_of(dz, H)};
+  return {{h0.data<void>(), B, later.data<void>(), H}, {last.data<void>(), B, dz.data<void>(), H}};
 }
 
 void Gradients::add_product(const MatrixRows& a, const MatrixRows& b, const Tensor& out) {

@@ -5,6 +5,7 @@
 #include "cuda/device/params.h"
 #include "cuda_call.h"
 #include "cuda_part_sums.h"
+#include "ops/recurrence_arguments.h"
 #include "torch/abi.h"
 
 namespace rnnfast::cuda {
@@ -38,8 +39,18 @@ class Gradients {
   const Tensor *table_ = nullptr, *sum_ = nullptr;
 };
 
-// All rows of a matrix [N, columns]; or its first from elsewhere, as those of h_{t-1} are.
+// All rows of a matrix [N, columns].
 MatrixRows rows_of(const Tensor& matrix, int64_t columns);
-MatrixRows rows_before(const Tensor& h0, const Tensor& hs);
+
+// In pairs, the state before each step and the step's dz: from h0 [B, H], hs and dz [T, B, H].
+struct StepRows {
+  MatrixRows before, after;
+};
+StepRows step_rows(const Tensor& h0, const Tensor& hs, const Tensor& dz, bool reverse);
+
+// grad_W_hh [H, H] = sum_t h_{t-1}^T dz_t, or its transpose where the weights are, in a launch of
+// its own, whose parts `sums` adds up, or by cuBLAS. h0, hs and dz are contiguous.
+void weight_product(const Call& call, const Tensor& h0, const Tensor& hs, const Tensor& dz,
+                    const RecurrenceOptions& options, const Tensor& grad_W_hh, PartSums& sums);
 
 }  // namespace rnnfast::cuda

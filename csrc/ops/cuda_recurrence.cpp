@@ -228,10 +228,11 @@ FiveTensors rnn_backward(std::optional<Tensor> grad_hs, std::optional<Tensor> gr
                              needs.h0 ? &grad_h0 : nullptr,
                              options.reverse};
     backward(call, arguments);
-    const bool multiplies = needs.W_hh && has_own_product(H);
-    if (needs.W_hh && !multiplies) {
-      weight_gradient(call, arguments,
-                      options.transposed ? rnnfast::transposed(grad_W_hh) : same(grad_W_hh));
+    PartSums parts(call, dtype);
+    const bool with_others =
+        product_for(H, real_bytes(dtype), call.device()) == Product::kWithOthers;
+    if (needs.W_hh && !with_others) {
+      weight_product(call, h0, hs, dz, options, grad_W_hh, parts);
     }
     const bool sums_table = ids && has_few_classes(V);
     if (ids && !sums_table) {
@@ -239,16 +240,11 @@ FiveTensors rnn_backward(std::optional<Tensor> grad_hs, std::optional<Tensor> gr
       table.add(dz, H, *ids, V, grad_table);
       table.run();
     }
-    PartSums parts(call, dtype);
     Gradients gradients(call, T * B, dtype);
-    if (multiplies) {
-      // The first step of the recurrence first.
-      const MatrixRows before = options.reverse ? rows_before(h0, matrix(hs, (T - 1) * B, H, B * H))
-                                                : rows_before(h0, hs);
-      const MatrixRows after =
-          options.reverse ? rows_before(matrix(dz, B, H, (T - 1) * B * H), dz) : rows_of(dz, H);
-      gradients.add_product(options.transposed ? after : before,
-                            options.transposed ? before : after, grad_W_hh);
+    if (needs.W_hh && with_others) {
+      const StepRows rows = step_rows(h0, hs, dz, options.reverse);
+      gradients.add_product(options.transposed ? rows.after : rows.before,
+                            options.transposed ? rows.before : rows.after, grad_W_hh);
     }
     if (sums_table) gradients.add_table(dz, *ids, grad_table);
     if (needs.b_h) gradients.add_sum(dz, grad_b_h);

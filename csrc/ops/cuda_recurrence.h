@@ -56,9 +56,6 @@ void backward(const Call&, const Backward&);
 void forward_by_steps(const Call&, const Forward&);
 void backward_by_steps(const Call&, const Backward&);
 
-// grad_W_hh [H, H] = sum_t h_{t-1}^T dz_t as one matrix product over all steps.
-void weight_gradient(const Call&, const Backward&, const Tensor& grad_W_hh);
-
 // cuda_training.cpp
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_cross_entropy(
     Tensor ids, Tensor targets, Tensor W_xh, Tensor W_hh, Tensor b_h, Tensor W_hq, Tensor b_q,

@@ -1,5 +1,5 @@
 // The recurrence step by step on a GPU, where W_hh does not fit on the chip: a matrix product of
-// torch's and a kernel of cuda/device/streamed.cu for each step. And the gradient of W_hh from dz.
+// torch's and a kernel of cuda/device/streamed.cu for each step.
 #include <string>
 
 #include "cuda/device/streamed_params.h"
@@ -73,16 +73,6 @@ void backward_by_steps(const Call& call, const Backward& b) {
   if (b.grad_h0 != nullptr) {
     multiply(matrix(b.dz, b.B, b.H, steps.at(b.T - 1) * step), transpose, *b.grad_h0);
   }
-}
-
-void weight_gradient(const Call& call, const Backward& b, const Tensor& grad_W_hh) {
-  // the state before each step in one piece: one product over T B rows
-  const int64_t rows = b.T * b.B, step = b.B * b.H, last = (b.T - 1) * step;
-  const Tensor before = call.empty({b.T, b.B, b.H}, b.hs.dtype());
-  copy(matrix(before, b.B, b.H, b.reverse ? last : 0), matrix(b.h0, b.B, b.H));
-  copy(matrix(before, rows - b.B, b.H, b.reverse ? 0 : step),
-       matrix(b.hs, rows - b.B, b.H, b.reverse ? step : 0));
-  multiply(transposed(matrix(before, rows, b.H)), matrix(b.dz, rows, b.H), grad_W_hh);
 }
 
 }  // namespace rnnfast::cuda

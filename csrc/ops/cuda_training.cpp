@@ -28,8 +28,6 @@ constexpr int64_t kMostClassesPerWarp = 1024;
 // With 51 KB of shared memory each, for up to 32 classes. More would only leave more parts.
 constexpr int64_t kReadoutsPerMultiprocessor = 2;
 
-int real_bytes(int32_t dtype) { return dtype == aoti_torch_dtype_float64() ? 8 : 4; }
-
 void require_all_here(const Call& call, const std::string& of, const Params& params) {
   const char* names[] = {"W_xh", "W_hh", "b_h", "W_hq", "b_q"};
   for (size_t i = 0; i < params.size(); ++i) {
@@ -47,7 +45,8 @@ class Network {
         loss_(loss),
         sums_(sums),
         n_(n),
-        choice_(training_choice(n.H, n.V, real_bytes(n.dtype), call.device())),
+        columns_(readout_columns(n.V, real_bytes(n.dtype), call.device())),
+        product_(product_for(n.H, real_bytes(n.dtype), call.device())),
         rows_(n.T * n.B),
         ids_(std::move(ids)),
         targets_(targets),
@@ -58,10 +57,9 @@ class Network {
         b_q_(*params[4]),
         h0_(h0),
         cell_(cell),
-        states_(call.empty({n.T + 1, n.B, n.H}, n.dtype)),
-        hs_(view(states_, {n.T, n.B, n.H}, {n.B * n.H, n.H, 1}, n.B * n.H)),
+        hs_(call.empty({n.T, n.B, n.H}, n.dtype)),
         logits_(call.empty({rows_, n.V}, n.dtype)),
-        losses_(call.empty({choice_.columns > 0 ? 0 : rows_}, n.dtype)) {}
+        losses_(call.empty({columns_ > 0 ? 0 : rows_}, n.dtype)) {}
 
   // h_last [B, H], which must not be h0's memory, the loss and, where there are gradients to be
   // made, those of the readout.
@@ -69,7 +67,7 @@ class Network {
     cuda::forward(call_,
                   {n_.T, n_.B, n_.H, n_.V, W_xh_, ids_, W_hh_, b_h_, h0_, cell_, hs_, h_last});
     if (grads != nullptr) grad_hs_ = call_.empty({n_.T, n_.B, n_.H}, n_.dtype);
-    if (choice_.columns > 0) {
+    if (columns_ > 0) {
       read_out(grads != nullptr ? (*grads)[4] : nullptr);
     } else {
       multiply(matrix(hs_, rows_, n_.H), W_hq_, logits_);
@@ -80,28 +78,33 @@ class Network {
 
   // All gradients; grad_h0 may be null. After forward() with gradients.
   void backward(const Params& grads, const Tensor* grad_h0) {
-    if (choice_.columns == 0) {
+    if (columns_ == 0) {
       multiply(logits_, transposed(W_hq_), matrix(*grad_hs_, rows_, n_.H));
     }
     const Tensor dz = call_.empty({n_.T, n_.B, n_.H}, n_.dtype);
     const std::optional<Tensor> no_grad_h_last;
     cuda::backward(
         call_, {n_.T, n_.B, n_.H, grad_hs_, no_grad_h_last, hs_, W_hh_, h0_, cell_, dz, grad_h0});
-    if (!choice_.own_product) {
-      copy(matrix(states_, n_.B, n_.H), h0_);  // before all hs: h_{t-1} of all steps in one piece
-      multiply(transposed(matrix(states_, rows_, n_.H)), matrix(dz, rows_, n_.H), *grads[1]);
-      sums_.add_to_norm(*grads[1]);
+    Gradients gradients(call_, rows_, n_.dtype);
+    if (product_ == Product::kWithOthers) {
+      const auto [before, after] = step_rows(h0_, hs_, dz, false);
+      gradients.add_product(before, after, *grads[1]);
+    } else {
+      weight_product(call_, h0_, hs_, dz, {}, *grads[1], sums_);
     }
-    if (choice_.columns > 0) {
-      sum_in_one_launch(dz, grads);
+    if (columns_ > 0) {
+      gradients.add_table(dz, *ids_, *grads[0]);
+      gradients.add_sum(dz, *grads[2]);
+      gradients.add_product(rows_of(hs_, n_.H), rows_of(logits_, n_.V), *grads[3]);
     } else {
       sum_by_several(dz, grads);
     }
+    gradients.run(sums_);
   }
 
  private:
   void read_out(const Tensor* grad_b_q) {
-    const ReadoutShape shape{choice_.columns, real_bytes(n_.dtype)};
+    const ReadoutShape shape{columns_, real_bytes(n_.dtype)};
     const int64_t groups = (rows_ + shape.kRows - 1) / shape.kRows;
     const int64_t most = limits_of(call_.device()).multiprocessors * kReadoutsPerMultiprocessor;
     const int64_t blocks = std::min(groups, most);
@@ -123,7 +126,7 @@ class Network {
       params.grad_b_q = sums_.parts_of(*grad_b_q, blocks);
     }
     params.error = call_.error();
-    const std::string columns = " -DRF_COLUMNS=" + std::to_string(choice_.columns);
+    const std::string columns = " -DRF_COLUMNS=" + std::to_string(columns_);
     launch("readout", "readout", real_option(n_.dtype) + columns,
            {static_cast<unsigned>(blocks), 1, shape.kThreads,
             static_cast<unsigned>(shape.shared_bytes())},
@@ -148,17 +151,6 @@ class Network {
     call_.launch_over(rows_ * warps * 32, "cross_entropy", "cross_entropy", options, params, 64);
   }
 
-  void sum_in_one_launch(const Tensor& dz, const Params& grads) {
-    Gradients sums(call_, rows_, n_.dtype);
-    sums.add_table(dz, *ids_, *grads[0]);
-    sums.add_sum(dz, *grads[2]);
-    sums.add_product(rows_of(hs_, n_.H), rows_of(logits_, n_.V), *grads[3]);
-    if (choice_.own_product) {
-      sums.add_product(rows_before(h0_, hs_), rows_of(dz, n_.H), *grads[1]);
-    }
-    sums.run(sums_);
-  }
-
   void sum_by_several(const Tensor& dz, const Params& grads) {
     multiply(transposed(matrix(hs_, rows_, n_.H)), logits_, *grads[3]);
     RowSumJobs sums(call_, n_.dtype);
@@ -180,14 +172,15 @@ class Network {
   const Tensor& loss_;  // 0-dim
   PartSums& sums_;
   const Sizes n_;
-  const TrainingChoice choice_;
+  const int columns_;  // of readout.cu, or 0
+  const Product product_;
   const int64_t rows_;
   const std::optional<Tensor> ids_;
   const Tensor &targets_, &W_xh_, &W_hh_;
   const std::optional<Tensor> b_h_;
   const Tensor &W_hq_, &b_q_, &h0_;
   const int cell_;
-  const Tensor states_, hs_;       // [T + 1, B, H], and all but the first
+  const Tensor hs_;                // [T, B, H]
   const Tensor logits_, losses_;   // [T B, V], which become their gradient, and [T B]
   std::optional<Tensor> grad_hs_;  // [T, B, H]
 };

@@ -48,7 +48,8 @@ def test_transposed_weights_are_multiplied_as_such(V):
         (4, 3, 12, torch.float32),
         (1, 2, 12, torch.float32),
         (5, 1, 33, torch.float64),  # step by step
-        (3, 2, 300, torch.float32),  # a cluster, and torch's product for the gradient of W_hh
+        (3, 2, 300, torch.float32),  # a cluster, and tensor cores for the gradient of W_hh
+        (2, 3, 301, torch.float32),  # ... torch's product
     ],
 )
 def test_time_that_runs_backwards(T, B, H, dtype, V):

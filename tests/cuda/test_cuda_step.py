@@ -8,7 +8,7 @@ import torch
 from rnnfast.backends.cuda import bridge
 from support.compare import assert_close_to_f64
 from support.cuda_checks import sums_by_torch, torch_cross_entropy
-from support.cuda_kernels import gradients, readout, sum_parts
+from support.cuda_kernels import gradients, readout, sum_parts, weight_product
 from support.emulator import build
 from support.sweep import sweep
 
@@ -213,17 +213,52 @@ def test_squares_do_not_overflow():
     check_large_squares()
 
 
+# ---- weight_product.cu
+
+
+def check_weight_product(N, H, rows=64, **options):
+    a, b = torch.randn(N, H).tanh(), torch.randn(N, H)
+    got = weight_product(a, b, rows, num_first=min(N, 9), **options).sum(0)
+    assert_close_to_f64("product", got, a.T @ b, a.double().T @ b.double())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("N", "H", "rows"), [(1, 4, 32), (70, 132, 64), (35, 260, 64)])
+def test_weight_product_agrees_with_float64(N, H, rows, seed):
+    check_weight_product(N, H, rows, seed=seed)
+
+
+def check_many_rows(**options):
+    a, b = torch.rand(1120, 8) + 1, torch.rand(1120, 8) + 1
+    got = weight_product(a, b, 1120, **options)[0]
+    assert_close_to_f64("product", got, a.T @ b, a.double().T @ b.double())
+
+
+def test_weight_product_of_many_rows():
+    """Truncated sums would be too small, were they not cut into short ones."""
+    check_many_rows()
+
+
+@pytest.mark.parametrize("change", [(0.5, math.inf), (0.0, -math.inf), (math.nan, 1.0)])
+def test_weight_product_keeps_infinities_where_they_belong(change):
+    a, b = torch.randn(40, 12).tanh(), torch.randn(40, 12)
+    a[20, 1], b[20, 2] = change
+    torch.testing.assert_close(weight_product(a, b, 32).sum(0), a.T @ b, equal_nan=True)
+
+
 # ---- which of them run
 
 
 def test_the_choice_by_sizes(emulated):
     def chosen(H, V, bits=32):
         choice = bridge.training_choice(H, V, bits, 0)
-        return choice.reads_out, choice.multiplies
+        return choice.reads_out, choice.product
 
-    assert chosen(256, 128) == chosen(1, 1, 64) == (True, True)
-    assert chosen(257, 28) == (True, False)
-    assert chosen(64, 129) == (False, False)
+    by_cublas, with_others, on_tensor_cores = range(3)
+    assert chosen(256, 128) == chosen(1, 1, 64) == (True, with_others)
+    assert chosen(260, 28) == (True, on_tensor_cores)
+    assert chosen(257, 28) == chosen(260, 28, 64) == (True, by_cublas)
+    assert chosen(64, 129) == (False, with_others)
 
 
 BUGS = {
@@ -266,6 +301,26 @@ BUGS = {
     "the second tile of classes as the first": (
         lambda **options: check_gradients(9, 5, 33, 40, 5, **options),
         ("gradients.cu", "(slice * job.V + first + v)", "(slice * job.V + v)"),
+    ),
+    "the low parts left out": (
+        lambda **options: check_weight_product(70, 132, **options),
+        ("weight_product.cu", "low(x - high)", "low(0)"),
+    ),
+    "long sums truncated": (
+        check_many_rows,
+        ("weight_product.cu", "WarpSums chunk = {};", "WarpSums chunk = sums;\n  sums = {};"),
+    ),
+    "h0 left out of the large product": (
+        lambda **options: check_weight_product(70, 132, **options),
+        ("weight_product.cu", "later = n - rows.num_first", "later = n"),
+    ),
+    "a chunk used before it has come": (
+        lambda **options: check_weight_product(70, 132, **options),
+        ("weight_product.cu", "wait_copies_but<1>()", "wait_copies_but<2>()"),
+    ),
+    "a buffer filled while it is read": (
+        lambda **options: check_weight_product(200, 132, rows=224, **options),
+        ("weight_product.cu", "__syncthreads();  // the next copies go", "// the next copies go"),
     ),
     "a slice of another result": (
         check_sum_parts,

@@ -19,6 +19,7 @@ KERNELS = {
     "sum_parts": ("sum_parts",),
     "readout": ("readout",),
     "gradients": ("gradients",),
+    "weight_product": ("weight_product",),
     "decode": ("decode",),
 }
 
@@ -264,6 +265,29 @@ def gradients(x, ids, V, products, rows=32, seed=0, resident=1, bug=()):
         resident=resident,
     )
     return [table, sums, *outs]
+
+
+def weight_product(a, b, rows, num_first=0, seed=0, resident=1, bug=()):
+    """A^T B of a and b [N, H], in parts of so many rows; the first of a lie elsewhere."""
+    N, H = a.shape
+    first, others = a[:num_first].clone(), a[num_first:].clone()
+    sides = {
+        "a": params("MatrixRows", first=first, num_first=num_first, others=others, columns=H),
+        "b": params("MatrixRows", others=b, columns=H),
+    }
+    slices, tiles = -(-N // rows), (-(-H // 128)) ** 2
+    parts = new(slices, H, H)
+    unit_of("weight_product", bug=bug).launch(
+        "weight_product",
+        params("WeightProductParams", N=N, H=H, rows=rows, parts=parts, **sides),
+        grid=slices * tiles,
+        cluster=1,
+        block=256,
+        shared_bytes=4 * 32 * (128 + 8) * 4,
+        seed=seed,
+        resident=resident,
+    )
+    return parts
 
 
 def decode_options(shape, holds=True, relu=False):

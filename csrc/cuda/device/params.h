@@ -190,6 +190,16 @@ struct GradientsParams {
   int tiles;  // of all of them
 };
 
+// ---- weight_product.cu
+
+// parts[s] = A^T B over the rows of slice s, which has those from s * rows on. H is a multiple of
+// 4, and all rows are aligned to 16 bytes.
+struct WeightProductParams {
+  long long N, H, rows;
+  MatrixRows a, b;  // of H columns
+  float* parts;     // [slices, H, H]
+};
+
 // ---- sum_parts.cu
 
 // out[i] = the sum of parts[s, i] over s; parts may be out where there is one. void: of RF_REAL.

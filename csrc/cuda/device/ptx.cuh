@@ -238,4 +238,21 @@ RF_DEVICE void wait_copies_but() {
 #endif
 }
 
+// ---- tensor cores (sm_80)
+
+// D = A B + D by the whole warp, A [16, 8] by rows, B [8, 8] by columns, D [16, 8], in TF32: the
+// low 13 bits of the factors are ignored. Lane 4g + q gives A[g][q], A[g+8][q], A[g][q+4],
+// A[g+8][q+4], B[q][g], B[q+4][g] and has D[g][2q], D[g][2q+1], D[g+8][2q], D[g+8][2q+1].
+RF_DEVICE void mma_tf32(float (&d)[4], float a0, float a1, float a2, float a3, float b0, float b1) {
+#ifdef RF_EMULATED
+  emulator::mma_tf32(d, {{a0, a1, a2, a3}, {b0, b1}});
+#else
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(a2)),
+        "r"(__float_as_uint(a3)), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+#endif
+}
+
 }  // namespace rnnfast::cuda

@@ -160,12 +160,11 @@ RNNFAST_EXPORT int rnnfast_cuda_resident(const char* unit, const char* name, con
 }
 
 RNNFAST_EXPORT int rnnfast_cuda_training_choice(int64_t H, int64_t V, int real_bytes, int device,
-                                                int* reads_out, int* multiplies, char* error,
+                                                int* reads_out, int* product, char* error,
                                                 size_t size) {
   return guarded(error, size, [&] {
-    const TrainingChoice choice = training_choice(H, V, real_bytes, device);
-    *reads_out = choice.columns > 0;
-    *multiplies = choice.own_product;
+    *reads_out = readout_columns(V, real_bytes, device) > 0;
+    *product = static_cast<int>(product_for(H, real_bytes, device));
   });
 }
 

@@ -64,18 +64,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class TrainingChoice:
-    """What serves a training step beside the recurrence: a kernel of ours, or cuBLAS."""
+    """What serves a training step beside the recurrence."""
 
-    reads_out: bool  # one kernel for readout, loss and their gradients
-    multiplies: bool  # the gradient of W_hh in one kernel with all others
+    reads_out: bool
+    product: int  # of csrc/cuda/host/training_choice.h
 
     def __str__(self) -> str:
-        if not self.reads_out:
-            return "products of cuBLAS, and kernels between them"
-        W_hh = "with that" if self.multiplies else "and a product of cuBLAS for that"
+        readout = "one kernel for readout, loss and their gradients"
+        product = ("by cuBLAS", "in one kernel with those of other weights", "by 3xTF32 products")
         return (
-            "one kernel for readout, loss and their gradients, one for the gradients of the "
-            f"weights, {W_hh} of W_hh"
+            f"{readout if self.reads_out else 'cuBLAS around a kernel for the loss'}; "
+            f"the gradient of W_hh {product[self.product]}"
         )
 
 
@@ -151,7 +150,7 @@ def training_choice(H: int, V: int, dtype_bits: int, device: int) -> TrainingCho
     found = [ctypes.c_int() for _ in range(2)]
     sizes = (ctypes.c_int64(H), ctypes.c_int64(V), dtype_bits // 8, device)
     _call("rnnfast_cuda_training_choice", *sizes, *map(ctypes.byref, found))
-    return TrainingChoice(*(bool(value.value) for value in found))
+    return TrainingChoice(bool(found[0].value), found[1].value)
 
 
 def needs(

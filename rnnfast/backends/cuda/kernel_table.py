@@ -37,6 +37,7 @@ UNITS = {
     "streamed": tuple(f"{real} -DRF_CELL={cell}" for real in _REALS for cell in CELLS),
     "row_sums": _REALS,
     "sum_parts": _REALS,
+    "weight_product": ("",),
     "gradients": _REALS,
     "readout": tuple(f"{real} -DRF_COLUMNS={columns}" for real in _REALS for columns in (1, 2, 4)),
     "next_id": _REALS,

@@ -128,6 +128,12 @@ float from_float16(unsigned bits);
 // The products are exact; their sum with d is rounded once, toward 0: the order and the width of a
 // real tensor core's sum are not documented, and it is known to truncate.
 //
+// What a lane gives, as in ptx.cuh.
+struct Fragments {
+  float a[4], b[2];
+};
+void mma_tf32(float (&d)[4], Fragments mine);
+
 // wgmma, performed when the warp waits for it or before, by the throw of a coin. Of B, `tile` rows
 // of core matrices, only the first real_rows are read, and of d only what belongs to them is a
 // number.
