@@ -50,9 +50,8 @@ __device__ void begin_copy(const MatrixRows& rows, long long first_row, int coun
 }
 
 // Tensor cores ignore the low 13 bits of a factor. So high is x rounded to the others, and low, at
-// most half of their last one, is what they see of the rest. Three instructions, where the rounding
-// of round_to_tf32 takes four for each; NaN becomes another number in high, and stays itself in
-// low.
+// most half of their last one, is what they see of the rest. By two instructions, where
+// cvt.rna.tf32 becomes four; NaN may become another number in high, and stays itself in low.
 struct Split {
   __device__ explicit Split(float x)
       : high(__int_as_float((__float_as_int(x) + 0x1000) & ~0x1fff)), low(x - high) {}
