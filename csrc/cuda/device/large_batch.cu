@@ -58,6 +58,7 @@ RF_DEVICE float result(float z, float saved) {
 // Outputs of step s; those of the last step are h_last as well. The backward pass's step T has
 // grad_h0 alone.
 RF_DEVICE void store(const Sequence& p, const Owned& own, int s, const float2 (&v)[kPasses]) {
+  s = keep_in_register(s);  // No address is kept since inputs were read: W_hh fills the registers.
 #pragma unroll
   for (int i = 0; i < kPasses; ++i) {
     if (!own.has(i)) continue;
