@@ -18,14 +18,15 @@ struct InstructionSet {
 #define RNNFAST_KERNELS_OF(ISA, Real)                                  \
   {ISA::rnn_forward<Real>, ISA::rnn_backward<Real>, ISA::decode<Real>, \
    ISA::rnn_cross_entropy<Real>, ISA::train_step<Real>}
-// NAME is ISA, or ISA with an instruction more that only the kernels of bfloat16 use.
-#define RNNFAST_KERNELS(NAME, ISA)  \
-  {#NAME,                           \
-   RNNFAST_KERNELS_OF(ISA, float),  \
-   RNNFAST_KERNELS_OF(ISA, double), \
-   ISA::clip_grads,                 \
-   ISA::sgd,                        \
-   NAME::rnn_forward_bf16,          \
+// NAME is ISA, or ISA with an instruction more that only the kernels of bfloat16 use. The layer's
+// forward pass in bfloat16 is compiled with that instruction, and once for all that have none.
+#define RNNFAST_KERNELS(NAME, ISA, FORWARD_BF16) \
+  {#NAME,                                        \
+   RNNFAST_KERNELS_OF(ISA, float),               \
+   RNNFAST_KERNELS_OF(ISA, double),              \
+   ISA::clip_grads,                              \
+   ISA::sgd,                                     \
+   FORWARD_BF16::rnn_forward_bf16,               \
    NAME::decode_bf16}
 
 #if defined(__x86_64__)
@@ -39,13 +40,13 @@ bool has_avx512() {
 // The fastest first. The same sets as in setup.py.
 const InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
-    {RNNFAST_KERNELS(avx512_bf16, avx512),
+    {RNNFAST_KERNELS(avx512_bf16, avx512, avx512_bf16),
      [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }},
-    {RNNFAST_KERNELS(avx512, avx512), has_avx512},
-    {RNNFAST_KERNELS(avx2, avx2),
+    {RNNFAST_KERNELS(avx512, avx512, baseline), has_avx512},
+    {RNNFAST_KERNELS(avx2, avx2, baseline),
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif
-    {RNNFAST_KERNELS(baseline, baseline), [] { return true; }},
+    {RNNFAST_KERNELS(baseline, baseline, baseline), [] { return true; }},
 };
 
 const Kernels& fastest() {

@@ -106,14 +106,10 @@ struct RunningSum {
     if (t % kRun == 0) flush(column, column + tile.kColumns);
   }
 
-  // The same of vectors that are such sums already.
-  template <int Vectors>
-  RNNFAST_INLINE void add_sums(const Vec<Real> (&sums)[Vectors], int64_t t, int64_t column) const {
-    RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) {
-      Real* const to = run + column + j * kLanes<Real>;
-      store(to, load(to) + sums[j]);
-    }
-    if (t % kRun == 0) flush(column, column + Vectors * kLanes<Real>);
+  // The same of a vector that is such a sum already.
+  RNNFAST_INLINE void add(Vec<Real> column_sum, int64_t t, int64_t column) const {
+    store(run + column, load(run + column) + column_sum);
+    if (t % kRun == 0) flush(column, column + kLanes<Real>);
   }
 
   RNNFAST_INLINE void flush(int64_t begin, int64_t end) const {

@@ -131,9 +131,10 @@ struct BackwardTile {
       tile.add_rows(dense.hs + at + row * layer.array_stride + panel.column, layer.array_stride,
                     panel.columns_left);
     }
-    if (dense.h_last != nullptr) add_last(tile);
-    if (region.carry != nullptr) {
-      tile.add_rows(region.carry + row * layer.stride + panel.column, layer.stride, tile.kColumns);
+    if (region.carry != nullptr || rows_to_go_on() < Rows) {
+      Real others[Rows * Tile<Real, Rows, Vectors>::kColumns];
+      sum_others(Rows, tile.kColumns, others);
+      tile.add_rows(others, tile.kColumns, tile.kColumns);
     }
     add_products(tile);
     if (dense.h0 != nullptr) {
@@ -142,7 +143,10 @@ struct BackwardTile {
     }
     cells::with_update(layer.cell, [&]<class Update>() {
       if constexpr (Update::kSaved > 0) {
-        through_update<Update>(tile);
+        Real* const dz = region.dz_at(layer, t) + row * layer.stride + panel.column;
+        tile.store_rows(dz, layer.stride, tile.kColumns);
+        through_update<Update>(Rows, Vectors, dz);
+        tile.load_rows(dz, layer.stride);
       } else {
         times_derivative(tile);
       }
@@ -155,21 +159,28 @@ struct BackwardTile {
     add_to_inputs(tile);
   }
 
-  // grad_h_last of the rows that have no further step.
-  template <class TileOfAnySize>
-  RNNFAST_INLINE void add_last(TileOfAnySize& tile) const {
-    const int64_t go_on = region.rows(layer, t + 1) - row;
-    if (go_on >= tile.kRows) return;
-    const Real* h_last = dense.h_last + (region.first + row) * layer.H + panel.column;
-    // By way of memory: it happens once a row, and unrolled it would be half of this tile's code.
-    constexpr int64_t kColumns = TileOfAnySize::kColumns;
-    const int64_t columns = panel.columns_left < kColumns ? panel.columns_left : kColumns;
-    Real rows[TileOfAnySize::kRows * kColumns] = {};
-    for (int64_t i = go_on > 0 ? go_on : 0; i < TileOfAnySize::kRows; ++i) {
-      std::memcpy(rows + i * kColumns, h_last + i * layer.H,
-                  static_cast<size_t>(columns) * sizeof(Real));
+  // How many of the rows, counted from the tile's first, have a further step, or no grad_h_last.
+  int64_t rows_to_go_on() const {
+    return dense.h_last != nullptr ? region.rows(layer, t + 1) - row : kTileRows;
+  }
+
+  // What reaches h beside grad_hs and the products: grad_h_last in rows that have no further step,
+  // and the carry. Not unrolled, as it would be a fifth of this tile's code.
+  void sum_others(int64_t rows, int64_t columns, Real* sums) const {
+    const int64_t go_on = rows_to_go_on();
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t c = 0; c < columns; c += kLanes<Real>) {
+        Vec<Real> sum{};
+        if (i >= go_on && c < panel.columns_left) {
+          sum = load_first(dense.h_last + (region.first + row + i) * layer.H + panel.column + c,
+                           panel.columns_left - c);
+        }
+        if (region.carry != nullptr) {
+          sum += load(region.carry + (row + i) * layer.stride + panel.column + c);
+        }
+        store(sums + i * columns + c, sum);
+      }
     }
-    tile.add_rows(rows, kColumns, kColumns);
   }
 
   // tile += dlogits_t W_hq^T + dz_{t+1} W_hh^T. What the readout sends back is more rows of the
@@ -208,40 +219,38 @@ struct BackwardTile {
             width, readout->W + readout->V * panel.column + classes.column * columns};
   }
 
-  // From the gradient of h_t to that of z_t, to the leak's, and to what reaches h_{t-1} beside the
-  // product.
-  template <class Update, class TileOfAnySize>
-  RNNFAST_INLINE void through_update(TileOfAnySize& tile) const {
-    using Math = VectorMath<Real>;
-    // Locals: a field would be read anew after each store.
-    const Places<Real, TileOfAnySize::kVectors> before(region.h_copy, region.state_row(t) + row,
-                                                       panel);
-    const int64_t stride = layer.stride, array_stride = layer.array_stride,
-                  columns_left = panel.columns_left;
-    const Real* const saved = dense.saved + at + row * array_stride + panel.column;
-    Real* const carry = region.carry + row * stride + panel.column;
-    const Real* const leak = layer.leak + panel.column;
-    Vec<Real> to_leak[TileOfAnySize::kVectors] = {};
-    // By way of memory, row after row: unrolled this would be two fifths of the tile's code.
-    Real* const dz = region.dz_at(layer, t) + row * stride + panel.column;
-    tile.store_rows(dz, stride, tile.kColumns);
+  // From the gradient of h_t, in dz, to that of z_t, to the leak's, and to what reaches h_{t-1}
+  // beside the product. Not unrolled, as it would be a sixth of this tile's code.
+  template <class Update>
+  void through_update(int64_t rows, int64_t vectors, Real* dz) const {
     cells::with_activation(layer.cell, [&]<class Activation>() {
-      _Pragma("GCC unroll 1") for (int i = 0; i < TileOfAnySize::kRows; ++i) {
-        RNNFAST_UNROLL for (int j = 0; j < TileOfAnySize::kVectors; ++j) {
-          const int c = j * kLanes<Real>;
-          const Vec<Real> gradient = load(dz + i * stride + c), a = load(leak + c),
-                          act = load_first(saved + i * array_stride + c, columns_left - c);
-          to_leak[j] += Update::to_leak(gradient, act, load(before.vectors[j] + i * before.stride));
-          store(carry + i * stride + c, Update::to_state(gradient, a));
-          store(dz + i * stride + c,
-                Activation::template through<Math>(Update::to_activation(gradient, a),
-                                                   Activation::template slope<Math>(act)));
-        }
-      }
+      for (int64_t j = 0; j < vectors; ++j) through_update<Update, Activation>(rows, j, dz);
     });
-    tile.each([&](int i, int j, int c) { tile.at[i][j] = load(dz + i * stride + c); });
-    if (region.leak_gradient.sum != nullptr)
-      region.leak_gradient.add_sums(to_leak, t, panel.column);
+  }
+
+  template <class Update, class Activation>
+  RNNFAST_INLINE void through_update(int64_t rows, int64_t j, Real* dz) const {
+    using Math = VectorMath<Real>;
+    const int64_t c = j * kLanes<Real>, stride = layer.stride;
+    const Real* const before = region.h_copy.column(panel, c);
+    const int64_t before_row = region.state_row(t) + row,
+                  before_stride = region.h_copy.stride(panel);
+    Real* const carry = region.carry + row * stride + panel.column + c;
+    const Real* const saved = dense.saved + at + row * layer.array_stride + panel.column + c;
+    const Vec<Real> a = load(layer.leak + panel.column + c);
+    Vec<Real> to_leak{};
+    for (int64_t i = 0; i < rows; ++i) {
+      const Vec<Real> gradient = load(dz + i * stride + c),
+                      act = load_first(saved + i * layer.array_stride, panel.columns_left - c);
+      to_leak += Update::to_leak(gradient, act, load(before + (before_row + i) * before_stride));
+      store(carry + i * stride, Update::to_state(gradient, a));
+      store(dz + i * stride + c,
+            Activation::template through<Math>(Update::to_activation(gradient, a),
+                                               Activation::template slope<Math>(act)));
+    }
+    if (region.leak_gradient.sum != nullptr) {
+      region.leak_gradient.add(to_leak, t, panel.column + c);
+    }
   }
 
   // The derivative of the activation, from its result alone.

@@ -40,6 +40,10 @@ struct Tile {
     }
   }
 
+  RNNFAST_INLINE void load_rows(const Real* p, int64_t stride) {
+    each([&](int i, int j, int c) { at[i][j] = load(p + i * stride + c); });
+  }
+
   // at += p[i][j], where only `columns` columns exist from here on: the last vector may be cut.
   RNNFAST_INLINE void add_rows(const Real* p, int64_t stride, int64_t columns) {
     const auto add = [&](int i, int j, int c) { at[i][j] += load(p + i * stride + c); };
@@ -72,26 +76,26 @@ struct Tile {
     each([&](int i, int j, int c) { store_pairs(p + i * stride + c / 2, at[i][j]); });
   }
 
-  // at[i][j] += sum over k of a[i][k] b[k][j]; b is a packed panel. Both may be pairs. Step is 1,
-  // or -1 to begin at the last k.
-  template <int Step = 1, class Operand>
-  RNNFAST_INLINE void multiply(int64_t K, const Operand* a, int64_t stride, const Operand* b) {
-    if constexpr (Step < 0) a += K - 1, b += (K - 1) * kColumns;
+  // at[i][j] += sum over k of a[i][k] b[k][j]; b is a packed panel. Both may be pairs. The step is
+  // 1, or -1 to begin at the last k.
+  template <class Operand>
+  RNNFAST_INLINE void multiply(int64_t K, const Operand* a, int64_t stride, const Operand* b,
+                               int64_t step = 1) {
+    if (step < 0) a += K - 1, b += (K - 1) * kColumns;
+    const int64_t b_step = step * kColumns;
     int64_t k = 0;
     if constexpr (kSums > 1) {
       Tile sums[kSums - 1];
       for (auto& sum : sums) sum.clear();
-      for (; k + kSums <= K; k += kSums, a += Step * kSums, b += Step * kSums * kColumns) {
+      for (; k + kSums <= K; k += kSums, a += kSums * step, b += kSums * b_step) {
         add_product(a, stride, b);
         RNNFAST_UNROLL for (int s = 1; s < kSums; ++s) {
-          sums[s - 1].add_product(a + Step * s, stride, b + Step * s * kColumns);
+          sums[s - 1].add_product(a + s * step, stride, b + s * b_step);
         }
       }
       for (auto& sum : sums) each([&](int i, int j, int) { at[i][j] += sum.at[i][j]; });
     }
-    RNNFAST_UNROLL_BY_2 for (; k < K; ++k, a += Step, b += Step * kColumns) {
-      add_product(a, stride, b);
-    }
+    RNNFAST_UNROLL_BY_2 for (; k < K; ++k, a += step, b += b_step) add_product(a, stride, b);
     forget_fields();
   }
 

@@ -35,7 +35,7 @@ def source(tmp_path):
     shutil.copytree(ROOT / "rnnfast", tree / "rnnfast", ignore=ignored)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    files = {"ops/schemas.cpp": "", "cpu/sum.cpp": KERNEL}
+    files = {"standard.h": "", "ops/schemas.cpp": "", "cpu/sum.cpp": KERNEL}
     files["cpu/shared.h"] = "constexpr int kShared = 1;\n"
     files |= {f"cpu/{name}.cpp": "" for name in ("isa", "parallel", "workspace")}
     for name, text in files.items():
@@ -80,12 +80,15 @@ def objects_per_set(name):
 
 def test_builds_what_changed_and_nothing_else(source):
     kernels = set(objects_per_set("sum"))
-    assert compiled(build(source)) == kernels | {"schemas.o", "isa.o", "parallel.o", "workspace.o"}
+    every = kernels | {"schemas.o", "isa.o", "parallel.o", "workspace.o"}
+    assert compiled(build(source)) == every
     assert (source / LIBRARY).exists()
     assert compiled(build(source)) == set()
     assert (source / LIBRARY).exists()
     (source / "csrc/cpu/shared.h").write_text("constexpr int kShared = 2;\n")
     assert compiled(build(source)) == kernels
+    (source / "csrc/standard.h").write_text("#include <new>")
+    assert compiled(build(source)) == every
     (source / "csrc/cpu/more.cpp").write_text("")
     assert compiled(build(source)) == set(objects_per_set("more"))
 
