@@ -32,12 +32,12 @@ class Host:
         """Make the peer for a case; says which operations it has."""
         self._case = from_message(case)
         module = importlib.import_module(self._name)
-        self._calls: dict[str, Callable[[], Any]] = {}
+        self.calls: dict[str, Callable[[], Any]] = {}
         self._peer = None  # the one of the case before may hold much memory
         self._peer = module.make(self._variant, self._case.task(), self._threads, self._device)
         self._clock = clock_for(self._device)
-        self._calls = {op: self._call(op) for op in self._case.ops if hasattr(self._peer, op)}
-        return {"ops": list(self._calls), "versions": module.versions()}
+        self.calls = {op: self._call(op) for op in self._case.ops if hasattr(self._peer, op)}
+        return {"ops": list(self.calls), "versions": module.versions()}
 
     def check(self, op: str, file: str) -> Message:
         """Store the first result of an operation for the runner to compare, as numpy's npz.
@@ -50,7 +50,7 @@ class Host:
             loss = self._peer.train(1)
             result = [loss, *self._peer.params()]
         else:
-            found = self._calls[op]()
+            found = self.calls[op]()
             result = list(found) if isinstance(found, tuple) else [found]
         arrays = [self._array(value) for value in result]
         seconds = time.perf_counter() - start
@@ -60,9 +60,9 @@ class Host:
     def time(self, op: str, budget: float) -> Message:
         """The seconds of one call, from a turn of about `budget` seconds."""
         gc.collect()
-        return {"seconds": self._clock.seconds(self._calls[op], lambda: self._prepare(op), budget)}
+        return {"seconds": self._clock.seconds(self.calls[op], lambda: self.prepare(op), budget)}
 
-    def _prepare(self, op: str) -> None:
+    def prepare(self, op: str) -> None:
         """Every epoch starts from the same parameters.
 
         Otherwise a net that has learnt the text by heart is timed: its gradients are denormal
