@@ -25,6 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """On a GPU one after another; elsewhere as many at once as there are cores."""
+    return 0 if wants_gpu(config) else None
+
+
 def wants_gpu(config: pytest.Config) -> bool:
     """Whether the tests that run on a CUDA device are asked for, which are then the only ones."""
     return config.option.markexpr.split()[:1] == ["gpu"]

@@ -32,7 +32,17 @@ def test_tests_that_choose_a_device_choose_the_cpu(tmp_path):
     (tmp_path / "fake_gpu.py").write_text(FAKE)
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
     del environment["CUDA_VISIBLE_DEVICES"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "fake_gpu", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n0",
+        "-p",
+        "fake_gpu",
+        "-p",
+        "no:cacheprovider",
+    ]
     done = subprocess.run(
         [*command, *CHOOSE_A_DEVICE],
         cwd=ROOT,

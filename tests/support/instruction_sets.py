@@ -17,9 +17,9 @@ def lower() -> list[str]:
 
 def run_again(files: Sequence[str], which: str, instruction_set: str) -> None:
     """The tests of `files` that `which` selects must pass."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", which]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, *files],
+        [*command, "-k", which, *files],
         env={**os.environ, "RNNFAST_CPU_ISA": instruction_set},
         capture_output=True,
         text=True,

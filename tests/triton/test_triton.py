@@ -23,7 +23,7 @@ needs_triton = pytest.mark.skipif(
 def test_kernels_in_the_interpreter():
     """INTERPRETED in a process of its own: kernels are bound when they are decorated."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *INTERPRETED],
+        [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *INTERPRETED],
         cwd=TESTS,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
