@@ -179,7 +179,7 @@ def write_ninja_file(objects: list[tuple[str, Path, str]], compiler: list[str]) 
         headers = precompiled_headers(objects)
         for flags, header in headers.items():
             ninja.build(f"{header}.gch", "precompile", header, variables={"flags": flags})
-        for name, source, flags in objects:
+        for name, source, flags in reversed(objects):  # what takes longest first
             header, path = headers[flags], os.path.relpath(source, BUILD)
             variables = {"flags": f"{flags} -include {header}"}
             ninja.build(name, "compile", path, implicit=f"{header}.gch", variables=variables)

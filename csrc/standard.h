@@ -2,23 +2,25 @@
 // every set of flags.
 #pragma once
 
-#include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+#ifndef RNNFAST_ISA  // the operators, whose headers would only delay the kernels
+#include <algorithm>
+#include <atomic>
 #include <initializer_list>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
-#include <type_traits>
-#include <utility>
 #include <vector>
-
-#ifdef __AVX2__
-#include <immintrin.h>
 #endif

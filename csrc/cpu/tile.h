@@ -51,7 +51,7 @@ struct Tile {
       j < Vectors - 1 ? add(i, j, c)
                       : void(at[i][j] += load_lanes(p + i * stride + c, columns - c));
     };
-    columns >= kColumns ? each(add) : each(add_cut);
+    !kHasMasks&& columns >= kColumns ? each(add) : each(add_cut);
   }
 
   RNNFAST_INLINE void store_rows(Real* p, int64_t stride, int64_t columns) const {
@@ -59,7 +59,7 @@ struct Tile {
     const auto put_cut = [&](int i, int j, int c) {
       j < Vectors - 1 ? put(i, j, c) : store_lanes(p + i * stride + c, columns - c, at[i][j]);
     };
-    columns >= kColumns ? each(put) : each(put_cut);
+    !kHasMasks&& columns >= kColumns ? each(put) : each(put_cut);
   }
 
   // sums[j] += at[0][j] + at[1][j] + ...
