@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnfast.backends import library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
 from support import instruction_sets, untyped
@@ -168,10 +167,10 @@ def test_a_readout_that_does_not_fit(change: dict[str, Tensor], message: str) ->
         )
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
-def test_instruction_sets(isa: str) -> None:
-    """This file's sizes and thread counts again, in a process of its own."""
-    if isa not in library.build_info():
-        pytest.skip(f"this machine's build has no {isa}")
-    which = "sizes or batches or thread_counts or empty"
+@pytest.mark.parametrize("isa", instruction_sets.lower_kernels())
+def test_instruction_sets(isa: str, pytestconfig: pytest.Config) -> None:
+    """This file's batches (with --full all sizes and thread counts), in a process of its own."""
+    which = "batches or empty"
+    if pytestconfig.getoption("--full"):
+        which += " or sizes or thread_counts"
     instruction_sets.run_again([__file__], which, isa)

@@ -140,12 +140,7 @@ def test_fork_after_use() -> None:
     assert total == run(native, make(6, 9, 64, 28))["hs"].sum().item()
 
 
-def _instruction_sets() -> list[str]:
-    supported = torch.backends.cpu.get_cpu_capability()
-    return ["baseline", "avx2", "avx512"][: {"AVX512": 3, "AVX2": 2}.get(supported, 1)]
-
-
-@pytest.mark.parametrize("isa", _instruction_sets())
+@pytest.mark.parametrize("isa", instruction_sets.lower_kernels())
 def test_instruction_sets(isa: str, pytestconfig: pytest.Config) -> None:
     """This file's sizes and thread counts again (else a few), in a process of its own."""
     which = "large or empty or nan or missing"

@@ -10,9 +10,15 @@ from rnnfast.backends import library
 
 def lower() -> list[str]:
     """Those that this machine has too, below the one that this process runs."""
+    assert library.load_error() == ""
     built, runs = library.build_info().split("instruction sets: ")[1].split("; runs ")
     names = built.split()  # the fastest first
     return names[names.index(runs) + 1 :]
+
+
+def lower_kernels() -> list[str]:
+    """`lower` but for AVX-512 below that with bfloat16: only kernels of bfloat16 differ there."""
+    return [name for name in lower() if name != "avx512"]
 
 
 def run_again(files: Sequence[str], which: str, instruction_set: str) -> None:
