@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         sweeps = {item for item in items if item.get_closest_marker("full")}
         config.hook.pytest_deselected(items=list(sweeps))
         items[:] = [item for item in items if item not in sweeps]
+    # Files of few tests, which take long each, come first: the cores then end together.
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: tests[item.path])
     if not torch.cuda.is_available():
         reason = (
             "there is no CUDA device" if wants_gpu(config) else "needs -m gpu and a CUDA device"
