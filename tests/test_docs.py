@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,6 +174,24 @@ def test_figures_of_the_cpu_are_those_of_the_benchmark() -> None:
         text = page.read_text("utf-8")
         rows = re.findall(r"^\| (\d+, \d+ x \d+) \| (.+) \| (.+) \|$", text, re.M)
         assert {shape: figures for shape, *figures in rows} == expected
+
+
+def test_figures_of_layers_are_those_of_the_benchmark() -> None:
+    cases = cases_of("nn")
+    ratios: dict[str, dict[str, float]] = {"forward": {}, "gradients": {}}
+    for name, record in cases.items():
+        for op, of_cases in ratios.items():
+            timed = record["ops"][op]
+            of_cases[name] = timed["peers"][timed["ours"]]["times_best_peer"]["median"]
+    text = (ROOT / "docs" / "network.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
+    assert rows
+    for H, N, *figures in rows:
+        assert figures == [f"{of_cases[f'H{H}_N{N}']:.1f}" for of_cases in ratios.values()]
+    forward, gradients = (statistics.median(each.values()) for each in ratios.values())
+    assert f"of {len(cases)} shapes it is {forward:.1f} times forward and {gradients:.1f}" in text
+    overhead = [f"{1 / each['overhead']:.1f}" for each in ratios.values()]
+    assert f"{overhead[0]} and {overhead[1]} times as long" in " ".join(text.split())
 
 
 def test_figures_of_the_gpu_are_those_of_the_benchmark() -> None:
