@@ -103,7 +103,11 @@ struct HiddenTile {
   void run() const {
     Tile<Real, Rows, Vectors> tile;
     tile.clear();
-    tile.multiply(depth, before, stride, W_hh, Rows == 1 && backwards ? -1 : 1);
+    if (Rows == 1 && backwards) {
+      tile.template multiply<-1>(depth, before, stride, W_hh);
+    } else {
+      tile.multiply(depth, before, stride, W_hh);
+    }
     // The inputs last: the product need not wait for the choice of the id.
     cells::with_activation(cell, [&]<class Activation>() {
       tile.each([&](int i, int j, int c) {

@@ -51,7 +51,7 @@ struct Tile {
       j < Vectors - 1 ? add(i, j, c)
                       : void(at[i][j] += load_lanes(p + i * stride + c, columns - c));
     };
-    !kHasMasks&& columns >= kColumns ? each(add) : each(add_cut);
+    columns >= kColumns ? each(add) : each(add_cut);
   }
 
   RNNFAST_INLINE void store_rows(Real* p, int64_t stride, int64_t columns) const {
@@ -59,7 +59,7 @@ struct Tile {
     const auto put_cut = [&](int i, int j, int c) {
       j < Vectors - 1 ? put(i, j, c) : store_lanes(p + i * stride + c, columns - c, at[i][j]);
     };
-    !kHasMasks&& columns >= kColumns ? each(put) : each(put_cut);
+    columns >= kColumns ? each(put) : each(put_cut);
   }
 
   // sums[j] += at[0][j] + at[1][j] + ...
@@ -76,26 +76,26 @@ struct Tile {
     each([&](int i, int j, int c) { store_pairs(p + i * stride + c / 2, at[i][j]); });
   }
 
-  // at[i][j] += sum over k of a[i][k] b[k][j]; b is a packed panel. Both may be pairs. The step is
-  // 1, or -1 to begin at the last k.
-  template <class Operand>
-  RNNFAST_INLINE void multiply(int64_t K, const Operand* a, int64_t stride, const Operand* b,
-                               int64_t step = 1) {
-    if (step < 0) a += K - 1, b += (K - 1) * kColumns;
-    const int64_t b_step = step * kColumns;
+  // at[i][j] += sum over k of a[i][k] b[k][j]; b is a packed panel. Both may be pairs. Step is 1,
+  // or -1 to begin at the last k.
+  template <int Step = 1, class Operand>
+  RNNFAST_INLINE void multiply(int64_t K, const Operand* a, int64_t stride, const Operand* b) {
+    if constexpr (Step < 0) a += K - 1, b += (K - 1) * kColumns;
     int64_t k = 0;
     if constexpr (kSums > 1) {
       Tile sums[kSums - 1];
       for (auto& sum : sums) sum.clear();
-      for (; k + kSums <= K; k += kSums, a += kSums * step, b += kSums * b_step) {
+      for (; k + kSums <= K; k += kSums, a += Step * kSums, b += Step * kSums * kColumns) {
         add_product(a, stride, b);
         RNNFAST_UNROLL for (int s = 1; s < kSums; ++s) {
-          sums[s - 1].add_product(a + s * step, stride, b + s * b_step);
+          sums[s - 1].add_product(a + Step * s, stride, b + Step * s * kColumns);
         }
       }
       for (auto& sum : sums) each([&](int i, int j, int) { at[i][j] += sum.at[i][j]; });
     }
-    RNNFAST_UNROLL_BY_2 for (; k < K; ++k, a += step, b += b_step) add_product(a, stride, b);
+    RNNFAST_UNROLL_BY_2 for (; k < K; ++k, a += Step, b += Step * kColumns) {
+      add_product(a, stride, b);
+    }
     forget_fields();
   }
 
