@@ -178,6 +178,7 @@ def write_ninja_file(objects: list[tuple[str, Path, str]], compiler: list[str]) 
         ninja.rule("link", f"$cxx -shared -s $in -Wl,--no-as-needed {' '.join(STUBS)} -o $out")
         headers = precompiled_headers(objects)
         for flags, header in headers.items():
+            write_if_new(BUILD / header, '#include "standard.h"\n')
             ninja.build(f"{header}.gch", "precompile", header, variables={"flags": flags})
         for name, source, flags in reversed(objects):  # what takes longest first
             header, path = headers[flags], os.path.relpath(source, BUILD)
@@ -214,8 +215,6 @@ def build_library(jobs: int | None) -> Path:
     with only_build_here():
         write_ninja_file(objects, compiler)
         write_stubs()
-        for header in precompiled_headers(objects).values():
-            write_if_new(BUILD / header, '#include "standard.h"\n')
         if device_sources():
             write_device_sources(BUILD / "device_sources.cpp")
         run_ninja(["-j", str(jobs)] if jobs else [])

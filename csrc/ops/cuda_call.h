@@ -24,6 +24,8 @@ inline std::string real_option(int32_t dtype) {
   return dtype == aoti_torch_dtype_float64() ? "-DRF_REAL=double" : "-DRF_REAL=float";
 }
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 inline int real_bytes(int32_t dtype) { return dtype == aoti_torch_dtype_float64() ? 8 : 4; }
 
 // Makes the device of the first tensor current until the call ends. On the CPU, where the tests'
@@ -104,7 +106,7 @@ class Call {
                    const Params& params, unsigned shared_bytes = 0) const {
     if (work == 0) return;
     constexpr int64_t kBlock = 256, kMostBlocks = (int64_t{1} << 31) - 1;
-    const int64_t blocks = (work + kBlock - 1) / kBlock;
+    const int64_t blocks = ceil_div(work, kBlock);
     if (blocks > kMostBlocks) fail("a launch of ", name, " would have ", blocks, " blocks");
     launch(unit, name, options, {static_cast<unsigned>(blocks), 1, kBlock, shared_bytes}, &params,
            device(), stream_);

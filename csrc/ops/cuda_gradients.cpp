@@ -14,8 +14,6 @@ namespace {
 constexpr GradientsShape kFloat{4}, kDouble{8};
 constexpr int64_t kBlocksPerMultiprocessor = 2;  // with 33 KB each
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // The number of slices in which tiles * slices blocks, one for each multiprocessor at a time, are
 // done first.
 int64_t best_slices(int64_t N, int64_t tiles, int64_t multiprocessors, int64_t chunk) {
@@ -47,47 +45,61 @@ void multiply_by_cublas(const Call& call, const Tensor& h0, const Tensor& hs, co
            grad_W_hh);
 }
 
-}  // namespace
+// The factors A and B of grad_W_hh = A^T B: the state before each step, and the step's dz.
+struct Factors {
+  MatrixRows a, b;
+};
 
-void weight_product(const Call& call, const Tensor& h0, const Tensor& hs, const Tensor& dz,
-                    const RecurrenceOptions& options, const Tensor& grad_W_hh, PartSums& sums) {
-  const int64_t H = h0.size(1), N = hs.size(0) * h0.size(0);
-  const auto [before, after] = step_rows(h0, hs, dz, options.reverse);
-  // A state that is a slice of a tensor may not be aligned.
-  const bool on_tensor_cores = has_tensor_product(H, real_bytes(hs.dtype()), call.device()) &&
-                               is_aligned(before) && is_aligned(after);
-  if (!on_tensor_cores) {
-    multiply_by_cublas(call, h0, hs, dz, options, grad_W_hh);
-    sums.add_to_norm(grad_W_hh);
-    return;
+Factors factors_of(const Tensor& h0, const Tensor& hs, const Tensor& dz,
+                   const RecurrenceOptions& options) {
+  const int64_t B = h0.size(0), H = h0.size(1), others = hs.size(0) * B - B;
+  MatrixRows before{h0.data<void>(), B, hs.data<void>(), H}, after = rows_of(dz, H);
+  if (options.reverse) {
+    const Tensor later = matrix(hs, others, H, B * H), last = matrix(dz, B, H, others * H);
+    before.others = later.data<void>();
+    after = {last.data<void>(), B, dz.data<void>(), H};
   }
+  return options.transposed ? Factors{after, before} : Factors{before, after};
+}
+
+void multiply_on_tensor_cores(const Call& call, int64_t N, const Factors& factors,
+                              const Tensor& out, PartSums& sums) {
   constexpr WeightProductShape shape;
-  const int64_t side = ceil_div(H, shape.kSide), tiles = side * side;
+  const int64_t H = out.size(0), side = ceil_div(H, shape.kSide), tiles = side * side;
   const int64_t wanted =
       best_slices(N, tiles, limits_of(call.device()).multiprocessors, shape.kRows);
   WeightProductParams params{};
   params.N = N;
   params.H = H;
   params.rows = ceil_div(ceil_div(N, wanted), shape.kRows) * shape.kRows;
-  params.a = options.transposed ? after : before;
-  params.b = options.transposed ? before : after;
+  params.a = factors.a;
+  params.b = factors.b;
   const int64_t slices = ceil_div(N, params.rows);
-  params.parts = static_cast<float*>(sums.parts_of(grad_W_hh, slices));
+  params.parts = static_cast<float*>(sums.parts_of(out, slices));
   launch("weight_product", "weight_product", "",
          {static_cast<unsigned>(slices * tiles), 1, shape.kThreads,
           static_cast<unsigned>(shape.shared_bytes())},
          &params, call.device(), call.stream());
 }
 
+}  // namespace
+
 MatrixRows rows_of(const Tensor& matrix, int64_t columns) {
   return {nullptr, 0, matrix.data<void>(), columns};
 }
 
-StepRows step_rows(const Tensor& h0, const Tensor& hs, const Tensor& dz, bool reverse) {
-  const int64_t B = h0.size(0), H = h0.size(1), others = hs.size(0) * B - B;
-  const Tensor later = matrix(hs, others, H, B * H), last = matrix(dz, B, H, others * H);
-  if (!reverse) return {{h0.data<void>(), B, hs.data<void>(), H}, rows_of(dz, H)};
-  return {{h0.data<void>(), B, later.data<void>(), H}, {last.data<void>(), B, dz.data<void>(), H}};
+void Gradients::add_recurrence(const Tensor& h0, const Tensor& hs, const Tensor& dz,
+                               const RecurrenceOptions& options, const Tensor& grad_W_hh) {
+  const Factors factors = factors_of(h0, hs, dz, options);
+  const Product product = product_for(h0.size(1), real_bytes(dtype_), call_.device());
+  if (product == Product::kWithOthers) {
+    add_product(factors.a, factors.b, grad_W_hh);
+  } else if (product == Product::kTensorCores && is_aligned(factors.a) && is_aligned(factors.b)) {
+    multiply_on_tensor_cores(call_, N_, factors, grad_W_hh, sums_);
+  } else {  // or a state that is a slice of a tensor, which may begin anywhere
+    multiply_by_cublas(call_, h0, hs, dz, options, grad_W_hh);
+    sums_.add_to_norm(grad_W_hh);
+  }
 }
 
 void Gradients::add_product(const MatrixRows& a, const MatrixRows& b, const Tensor& out) {
@@ -118,7 +130,7 @@ void Gradients::take_rows(const Tensor& x, int64_t C) {
   params_.sums.C = C;
 }
 
-void Gradients::run(PartSums& sums) {
+void Gradients::run() {
   const GradientsShape& shape = dtype_ == aoti_torch_dtype_float64() ? kDouble : kFloat;
   GradientSums& of_rows = params_.sums;
   const int64_t class_tiles = std::max<int64_t>(ceil_div(of_rows.V, shape.classes()), 1);
@@ -133,10 +145,10 @@ void Gradients::run(PartSums& sums) {
   params_.N = N_;
   params_.rows = ceil_div(ceil_div(N_, wanted), shape.kRows) * shape.kRows;
   const int64_t slices = ceil_div(N_, params_.rows);
-  if (table_ != nullptr) of_rows.table = sums.parts_of(*table_, slices);
-  if (sum_ != nullptr) of_rows.sums = sums.parts_of(*sum_, slices);
+  if (table_ != nullptr) of_rows.table = sums_.parts_of(*table_, slices);
+  if (sum_ != nullptr) of_rows.sums = sums_.parts_of(*sum_, slices);
   for (int i = 0; i < num_products_; ++i) {
-    params_.products[i].parts = sums.parts_of(*outs_[i], slices);
+    params_.products[i].parts = sums_.parts_of(*outs_[i], slices);
   }
   launch("gradients", "gradients", real_option(dtype_),
          {static_cast<unsigned>(slices * params_.tiles), 1, shape.kThreads,

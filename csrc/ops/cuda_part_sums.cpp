@@ -37,7 +37,7 @@ std::optional<Tensor> PartSums::run(bool wants_squares) {
     if (!has_work || job.count == 0) continue;
     const int64_t of_tile = job.num_parts == 1 ? kSumThreads : 32;
     job.first_tile = params.num_tiles;
-    params.num_tiles += static_cast<int>((job.count + of_tile - 1) / of_tile);
+    params.num_tiles += static_cast<int>(ceil_div(job.count, of_tile));
     params.jobs[params.num_jobs++] = job;
   }
   if (params.num_jobs == 0) return std::nullopt;

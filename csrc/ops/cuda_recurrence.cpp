@@ -27,16 +27,13 @@ Tensor wanted_or_empty(const Call& call, bool wanted, std::initializer_list<int6
   return wanted ? call.empty(sizes, dtype) : call.empty({0}, dtype);
 }
 
-int dtype_bits(const Tensor& tensor) {
-  return tensor.dtype() == aoti_torch_dtype_float64() ? 64 : 32;
-}
-
 // The variant that keeps W_hh on the chip, or null where there is none: float64, large H. V: rows
 // of the table that ids choose from, 0 without ids.
 std::shared_ptr<const Plan> resident_plan(const Call& call, const char* operation, const Tensor& hs,
                                           int cell, int64_t V) {
-  return plan_for({operation, hs.size(1), hs.size(2), V, dtype_bits(hs), cell, call.device()},
-                  call.stream());
+  return plan_for(
+      {operation, hs.size(1), hs.size(2), V, 8 * real_bytes(hs.dtype()), cell, call.device()},
+      call.stream());
 }
 
 // Of Forward or Backward, whose arrays are in the parameters already.
@@ -229,26 +226,17 @@ FiveTensors rnn_backward(std::optional<Tensor> grad_hs, std::optional<Tensor> gr
                              options.reverse};
     backward(call, arguments);
     PartSums parts(call, dtype);
-    const bool with_others =
-        product_for(H, real_bytes(dtype), call.device()) == Product::kWithOthers;
-    if (needs.W_hh && !with_others) {
-      weight_product(call, h0, hs, dz, options, grad_W_hh, parts);
-    }
+    Gradients gradients(call, T * B, dtype, parts);
+    if (needs.W_hh) gradients.add_recurrence(h0, hs, dz, options, grad_W_hh);
     const bool sums_table = ids && has_few_classes(V);
     if (ids && !sums_table) {
       RowSumJobs table(call, dtype);
       table.add(dz, H, *ids, V, grad_table);
       table.run();
     }
-    Gradients gradients(call, T * B, dtype);
-    if (needs.W_hh && with_others) {
-      const StepRows rows = step_rows(h0, hs, dz, options.reverse);
-      gradients.add_product(options.transposed ? rows.after : rows.before,
-                            options.transposed ? rows.before : rows.after, grad_W_hh);
-    }
     if (sums_table) gradients.add_table(dz, *ids, grad_table);
     if (needs.b_h) gradients.add_sum(dz, grad_b_h);
-    gradients.run(parts);
+    gradients.run();
     parts.run(false);
   } else {
     for (const Tensor* grad : {&grad_W_hh, &grad_b_h, &grad_table}) fill_zero(*grad);

@@ -11,8 +11,6 @@ constexpr int64_t kRowsPerSlice = 16384;  // 1024 for each warp: a second launch
 constexpr int64_t kSharedBytes = 48 * 1024;
 constexpr int64_t kBlocksPerMultiprocessor = 4;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Classes per block: as few as give every multiprocessor its blocks, as many as have room.
 int64_t tile_of(const RowSums& sums, int32_t dtype, int device) {
   const int64_t most = kSharedBytes / (kWarps * kLanes * real_bytes(dtype));

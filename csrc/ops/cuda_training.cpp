@@ -46,7 +46,6 @@ class Network {
         sums_(sums),
         n_(n),
         columns_(readout_columns(n.V, real_bytes(n.dtype), call.device())),
-        product_(product_for(n.H, real_bytes(n.dtype), call.device())),
         rows_(n.T * n.B),
         ids_(std::move(ids)),
         targets_(targets),
@@ -85,13 +84,8 @@ class Network {
     const std::optional<Tensor> no_grad_h_last;
     cuda::backward(
         call_, {n_.T, n_.B, n_.H, grad_hs_, no_grad_h_last, hs_, W_hh_, h0_, cell_, dz, grad_h0});
-    Gradients gradients(call_, rows_, n_.dtype);
-    if (product_ == Product::kWithOthers) {
-      const auto [before, after] = step_rows(h0_, hs_, dz, false);
-      gradients.add_product(before, after, *grads[1]);
-    } else {
-      weight_product(call_, h0_, hs_, dz, {}, *grads[1], sums_);
-    }
+    Gradients gradients(call_, rows_, n_.dtype, sums_);
+    gradients.add_recurrence(h0_, hs_, dz, {}, *grads[1]);
     if (columns_ > 0) {
       gradients.add_table(dz, *ids_, *grads[0]);
       gradients.add_sum(dz, *grads[2]);
@@ -99,23 +93,30 @@ class Network {
     } else {
       sum_by_several(dz, grads);
     }
-    gradients.run(sums_);
+    gradients.run();
   }
 
  private:
-  void read_out(const Tensor* grad_b_q) {
-    const ReadoutShape shape{columns_, real_bytes(n_.dtype)};
-    const int64_t groups = (rows_ + shape.kRows - 1) / shape.kRows;
-    const int64_t most = limits_of(call_.device()).multiprocessors * kReadoutsPerMultiprocessor;
-    const int64_t blocks = std::min(groups, most);
-    ReadoutParams params{};
+  // What the kernels of the loss are told alike.
+  template <class LossParams>
+  void set_rows(LossParams& params) const {
     params.N = rows_;
-    params.H = n_.H;
     params.V = n_.V;
     params.B = n_.B;
     params.targets = targets_.data<const long long>();
     params.targets_stride_t = targets_.stride(0);
     params.targets_stride_b = targets_.stride(1);
+    params.error = call_.error();
+  }
+
+  void read_out(const Tensor* grad_b_q) {
+    const ReadoutShape shape{columns_, real_bytes(n_.dtype)};
+    const int64_t groups = ceil_div(rows_, shape.kRows);
+    const int64_t most = limits_of(call_.device()).multiprocessors * kReadoutsPerMultiprocessor;
+    const int64_t blocks = std::min(groups, most);
+    ReadoutParams params{};
+    set_rows(params);
+    params.H = n_.H;
     params.hs = hs_.data<void>();
     params.W_hq = W_hq_.data<void>();
     params.b_q = b_q_.data<void>();
@@ -125,7 +126,6 @@ class Network {
       params.grad_hs = grad_hs_->data<void>();
       params.grad_b_q = sums_.parts_of(*grad_b_q, blocks);
     }
-    params.error = call_.error();
     const std::string columns = " -DRF_COLUMNS=" + std::to_string(columns_);
     launch("readout", "readout", real_option(n_.dtype) + columns,
            {static_cast<unsigned>(blocks), 1, shape.kThreads,
@@ -136,17 +136,11 @@ class Network {
   void cross_entropy(bool wants_gradient) {
     const int64_t warps = n_.V <= kMostClassesPerWarp ? 1 : 8;
     CrossEntropyParams params{};
-    params.N = rows_;
-    params.V = n_.V;
-    params.B = n_.B;
-    params.targets = targets_.data<const long long>();
-    params.targets_stride_t = targets_.stride(0);
-    params.targets_stride_b = targets_.stride(1);
+    set_rows(params);
     params.bias = b_q_.data<void>();
     params.logits = logits_.data<void>();
     params.losses = losses_.data<void>();
     params.wants_gradient = wants_gradient;
-    params.error = call_.error();
     const std::string options = real_option(n_.dtype) + " -DRF_ROW_WARPS=" + std::to_string(warps);
     call_.launch_over(rows_ * warps * 32, "cross_entropy", "cross_entropy", options, params, 64);
   }
@@ -173,7 +167,6 @@ class Network {
   PartSums& sums_;
   const Sizes n_;
   const int columns_;  // of readout.cu, or 0
-  const Product product_;
   const int64_t rows_;
   const std::optional<Tensor> ids_;
   const Tensor &targets_, &W_xh_, &W_hh_;

@@ -2,11 +2,25 @@
 
 import math
 
+import pytest
 import torch
 
 from rnnfast.backends.reference import reference
 from support.compare import assert_close_to_f64
 from support.cuda_kernels import clip, cross_entropy
+from support.emulator import build
+
+
+def check_finds(check, bug, schedules):
+    """`check` passes for each of some schedules, and for one of them not with the bug."""
+
+    def check_all(**options):
+        for seed in range(schedules):
+            check(seed=seed, **options)
+
+    check_all()
+    with pytest.raises((AssertionError, build.EmulationError)):
+        check_all(bug=bug)
 
 
 def check_clip(grads, max_norm, d2l, **options):

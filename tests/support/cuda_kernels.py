@@ -120,23 +120,23 @@ def cross_entropy(logits, targets, bias=None, wants_gradient=True, warps=1, seed
     return losses, int(error)
 
 
+def layout_of(ids):
+    """What a kernel is told of ids [T, B]; nothing where there are none."""
+    if ids is None:
+        return {}
+    strides = {"ids_stride_t": ids.stride(0), "ids_stride_b": ids.stride(1)}
+    return {"ids": ids, "B": ids.shape[1], **strides}
+
+
 def row_sums(jobs, warps=2, tile=1, slices=1, seed=0, bug=()):
     """For each (x [N, C], ids [T, B] or None, V): its sums [V, C], all in one launch."""
     outs, entries = [], []
     for x, ids, V in jobs:
         (N, C), job_tile = x.shape, tile if ids is not None else 1
         outs.append(new(slices, V, C, dtype=x.dtype))
-        layout = {}
-        if ids is not None:
-            layout = {
-                "ids": ids,
-                "B": ids.shape[1],
-                "ids_stride_t": ids.stride(0),
-                "ids_stride_b": ids.stride(1),
-            }
         blocks = slices * -(-V // job_tile) * -(-C // 32)
         sizes = {"N": N, "C": C, "V": V, "slices": slices, "tile": job_tile, "blocks": blocks}
-        entries.append(params("RowSums", x=x, sums=outs[-1], **sizes, **layout))
+        entries.append(params("RowSums", x=x, sums=outs[-1], **sizes, **layout_of(ids)))
     unit = unit_of("row_sums", real(jobs[0][0]), bug)
     unit.launch(
         "row_sums",
@@ -230,16 +230,10 @@ def gradients(x, ids, V, products, rows=32, seed=0, resident=1, bug=()):
     (N, C), columns = x.shape, -(-x.shape[1] // 256)
     slices, classes = -(-N // rows), 128 // x.element_size()
     table, sums = new(slices, V, C, dtype=x.dtype), new(slices, C, dtype=x.dtype)
-    layout = {}
-    if ids is not None:
-        layout = {
-            "ids": ids,
-            "B": ids.shape[1],
-            "ids_stride_t": ids.stride(0),
-            "ids_stride_b": ids.stride(1),
-        }
     tiles = max(1, -(-V // classes)) * columns
-    of_rows = params("GradientSums", x=x, C=C, V=V, table=table, sums=sums, tiles=tiles, **layout)
+    of_rows = params(
+        "GradientSums", x=x, C=C, V=V, table=table, sums=sums, tiles=tiles, **layout_of(ids)
+    )
     entries, outs = [], []
     for first, others, b in products:
         (num_first, K), J = first.shape, b.shape[1]

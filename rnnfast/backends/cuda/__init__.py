@@ -98,12 +98,12 @@ def explain(device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | N
     least_exact = precision.least_exact()
     setting = torch.get_float32_matmul_precision()
     lines = [f"products as exact as {least_exact}, as torch's precision {setting!r} asks"]
-    usual = [(H, USUAL_V) for H in USUAL_H]
-    for H, V in [sizes] if sizes else usual:
+    nets = [sizes] if sizes else [(H, USUAL_V) for H in USUAL_H]
+    for H, V in nets:
         for B in USUAL_B if sizes else (32,):
             question = Question("rnn_forward", B, H, V, bits, 0, index, least_exact)
             lines.append(f"H={H} B={B}: {choose_recurrence.explain(question)}")
-    for H, V in [sizes] if sizes else usual:
+    for H, V in nets:
         lines.append(f"training H={H} V={V}: {bridge.training_choice(H, V, bits, index)}")
     return lines
 
