@@ -17,7 +17,27 @@ enum Error : int {
   kErrorUniform = 4   // a uniform number outside [0, 1)
 };
 
-// ---- recurrence.cu
+// ---- the recurrence: recurrence.cu, cluster.cu, large_batch.cu, single_block.cu
+
+// What a call may have beyond the plain recurrence, for kernels that are compiled with RF_OPTIONS.
+// With it ids, x, hs and the gradients point to time 0, and the s-th step that is taken is of time
+// first + way * s.
+//
+// A row of the batch takes part in the times below its length. Elsewhere it holds its state, and
+// nothing of it is read or stored.
+struct RecurrenceOptionsParams {
+  long long first, way;         // T - 1 and -1 backwards through time, else 0 and 1
+  const long long* starts;      // [T]: the row of x, hs, ... where those of a time begin, or null:
+                                // t * B. With it ids is [N]
+  const long long* lengths;     // [B], falling: of how many steps a sequence is; null: T each
+  const unsigned char* resets;  // [T, B]: where not 0, the state before that time becomes 0 or
+                                // that of h0; or null
+  int resets_to_h0;
+  const float* leak;    // [H], of a leaky cell
+  float* saved;         // forward, leaky: act(z_t), rows as hs; or null
+  const float* before;  // backward, leaky: the states before each step's product, rows as hs
+  float* grad_leak;     // backward, leaky: [B, H], summed over the steps; or null
+};
 
 // h_t = act(u_t + h_{t-1} W_hh + b_h),  u_t = x[ids_t] (a row of the table) or x_t.
 // T, B, H >= 1, each below 2^31; with ids also V >= 1.
@@ -39,6 +59,7 @@ struct RnnForwardParams {
   long long rows;  // of the batch per cluster: the grid has ceil(B / rows) * RF_CLUSTER blocks
   long long wait_limit;  // of any wait between blocks, in clock cycles: 2e10 is about ten seconds
   int* error;
+  RecurrenceOptionsParams options;
 };
 
 // dz_t = (grad_hs_t + [t = T-1] grad_h_last + dz_{t+1} W_hh^T) act'(h_t),  grad_h0 = dz_0 W_hh^T.
@@ -58,6 +79,7 @@ struct RnnBackwardParams {
   long long step, rows;      // as in the forward call
   long long wait_limit;
   int* error;
+  RecurrenceOptionsParams options;
 };
 
 // ---- clip_norm.cu

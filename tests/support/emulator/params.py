@@ -25,7 +25,9 @@ def _structures() -> dict[str, type[ctypes.Structure]]:
     for name, body in re.findall(r"struct (\w+) \{(.*?)\};", text, re.DOTALL):
         fields = []
         for line in filter(None, (part.strip() for part in body.split(";"))):
-            match = re.fullmatch(r"(?:const )?(long long|\w+)(\s*\*)?\s*(.*)", line, re.DOTALL)
+            match = re.fullmatch(
+                r"(?:const )?(long long|unsigned char|\w+)(\s*\*)?\s*(.*)", line, re.DOTALL
+            )
             assert match is not None, f"{name}: {line}"
             kind = ctypes.c_void_p if match[2] else {**_TYPES, **known}[match[1]]
             for declared in match[3].split(","):
