@@ -157,17 +157,21 @@ def rnn_cross_entropy(
     Raises what `rnn_logits` raises, and RuntimeError for targets that do not fit.
     """
 
-    def run(backend: Backend, params: Params, h0: Tensor) -> tuple[Tensor, Tensor]:
-        needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (h0, *params))
+    def run(backend: Backend, params: Params) -> tuple[Tensor, Tensor]:
+        state = _for_batch(h0, ids.shape[1])
+        needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (state, *params))
         if needs_grad and not backend.is_differentiable:
-            inputs = (ids, targets, *params, h0, nonlinearity, backend)
+            inputs = (ids, targets, *params, state, nonlinearity, backend)
             out: tuple[Tensor, Tensor] = autograd.RNNCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
             return out
-        call = CrossEntropy(nonlinearity, ids, targets, params, h0, need_grads=False)
+        call = CrossEntropy(nonlinearity, ids, targets, params, state, need_grads=False)
         loss, h_last, *_ = backend.rnn_cross_entropy(call)
         return loss, h_last.detach()
 
-    return _run_checked(run, ids, targets, h0, params, nonlinearity)
+    def check() -> None:
+        arguments.check_loss(ids, targets, h0, params, nonlinearity)
+
+    return _run_checked(run, params, check)
 
 
 def rnn_cross_entropy_grads(
@@ -189,16 +193,18 @@ def rnn_cross_entropy_grads(
     returned could not be differentiated. `grads` have not changed then.
     """
 
-    def run(backend: Backend, params: Params, h0: Tensor) -> tuple[Tensor, ...]:
+    def run(backend: Backend, params: Params) -> tuple[Tensor, ...]:
         arguments.check_not_recorded("rnn_cross_entropy_grads", (*params, h0), "h0")
-        call = CrossEntropy(nonlinearity, ids, targets, params, h0, grads=grads)
+        state = _for_batch(h0, ids.shape[1])
+        call = CrossEntropy(nonlinearity, ids, targets, params, state, grads=grads)
         return backend.rnn_cross_entropy(call)[:7]
 
-    def check_grads() -> None:
+    def check() -> None:
+        arguments.check_loss(ids, targets, h0, params, nonlinearity)
         if grads is not None:
             arguments.check_grads(grads, params)
 
-    return _run_checked(run, ids, targets, h0, params, nonlinearity, check_grads)
+    return _run_checked(run, params, check)
 
 
 def train_step_(
@@ -225,18 +231,19 @@ def train_step_(
     would know nothing of the step. Nothing has changed then.
     """
 
-    def run(backend: Backend, params: Params, h: Tensor) -> Tensor:
+    def run(backend: Backend, params: Params) -> Tensor:
         arguments.check_not_recorded("train_step_", (*params, h), "h")
-        batch = ([ids.T], [targets.T])
-        steps = TrainSteps(nonlinearity, *batch, params, grads, h, lr, max_norm, keep_grads)
+        batch, state = ([ids.T], [targets.T]), _for_batch(h, ids.shape[1])
+        steps = TrainSteps(nonlinearity, *batch, params, grads, state, lr, max_norm, keep_grads)
         return backend.train_steps_(steps)[0]
 
-    def check_step() -> None:
+    def check() -> None:
+        arguments.check_loss(ids, targets, h, params, nonlinearity, "the state h")
         arguments.check_grads(grads, params)
         arguments.check_number("lr", lr)
         arguments.check_number("max_norm", max_norm)
 
-    return _run_checked(run, ids, targets, h, params, nonlinearity, check_step, "the state h")
+    return _run_checked(run, params, check)
 
 
 @torch.no_grad()
@@ -257,8 +264,15 @@ def greedy_decode(
     that do not fit, ValueError for steps < 0 and for another number of parameters.
     Source: the second loop of the notebook's `predict_ch8`.
     """
-    model = arguments.check_decoding(first, h0, params, steps, nonlinearity)
-    return _decode(Decoding(nonlinearity, first, model, h0, steps, 1.0, None))
+
+    def run(backend: Backend, params: Params) -> tuple[Tensor, Tensor]:
+        state = h0.expand(first.shape[0], -1)
+        return backend.decode(Decoding(nonlinearity, first, params, state, steps, 1.0, None))
+
+    def check() -> None:
+        arguments.check_decoding(first, h0, params, steps, nonlinearity)
+
+    return _run_checked(run, params, check)
 
 
 @torch.no_grad()
@@ -315,26 +329,15 @@ def _run_layer(
 
 
 def _run_checked(
-    run: Callable[[Backend, Params, Tensor], _Result],
-    ids: Tensor,
-    targets: Tensor,
-    h0: Tensor,
-    params: Sequence[Tensor],
-    nonlinearity: str,
-    check_others: Callable[[], None] = lambda: None,
-    state: str = "the state h0",
+    run: Callable[[Backend, Params], _Result], params: Sequence[Tensor], check: Callable[[], None]
 ) -> _Result:
-    """Check the arguments, and call run(backend, params, h0 of the batch's size)."""
-
-    def check() -> None:
-        arguments.check_loss(ids, targets, h0, params, nonlinearity, state)
-        check_others()
-
+    """Check the arguments, and call run(backend, params) on the backend that serves them."""
     try:
-        backend = dispatch.backend_for(params[0])
+        model = Params(*params)
+        backend = dispatch.backend_for(model.W_xh)
         if not backend.checks_arguments:
             check()
-        return run(backend, Params(*params), _for_batch(h0, ids.shape[1]))
+        return run(backend, model)
     except Exception:
         check()
         raise
