@@ -266,7 +266,7 @@ def greedy_decode(
     """
 
     def run(backend: Backend, params: Params) -> tuple[Tensor, Tensor]:
-        state = h0.expand(first.shape[0], -1)
+        state = _for_batch(h0, first.shape[0])
         return backend.decode(Decoding(nonlinearity, first, params, state, steps, 1.0, None))
 
     def check() -> None:
@@ -298,8 +298,9 @@ def sample_decode(
     device = h0.device if generator is None else generator.device
     shape = (steps, first.shape[0])
     uniforms = torch.rand(shape, generator=generator, device=device).to(h0.device)
-    call = Decoding(nonlinearity, first, model, h0, steps, float(temperature), uniforms)
-    return _decode(call)
+    state = _for_batch(h0, first.shape[0])
+    call = Decoding(nonlinearity, first, model, state, steps, float(temperature), uniforms)
+    return dispatch.backend_for(model.W_xh).decode(call)
 
 
 def _run_layer(
@@ -392,8 +393,3 @@ def _project(
         return x, None, b_h
     arguments.check_broadcasts("b_h", b_h, (x.shape[1], x.shape[2]))
     return x + b_h, None, None  # [1, H], [B, H] or a scalar: broadcasts as in eager
-
-
-def _decode(call: Decoding) -> tuple[Tensor, Tensor]:
-    h0 = call.h0.expand(call.first.shape[0], -1)
-    return dispatch.backend_for(call.params.W_xh).decode(call._replace(h0=h0))

@@ -102,17 +102,17 @@ def _decode_ours(
     generator: torch.Generator | None,
 ) -> list[int]:
     """Return the new ids. One call reads the prefix without its last token, one does the rest."""
-    ids = torch.tensor([prefix], device=net.params[0].device)
+    device, params = net.params[0].device, net.params
     if len(prefix) > 1:
-        _, state = net(ids[:, :-1], state)
-    params: Any = tuple(net.params)
+        _, state = net(torch.tensor([prefix[:-1]], device=device), state)
+    last, h = torch.tensor(prefix[-1:], device=device), state[0]
     if temperature == 0:
-        new, _ = functional.greedy_decode(ids[0, -1:], state[0], params, num_preds)
+        new, _ = functional.greedy_decode(last, h, params, num_preds)
     else:
         new, _ = functional.sample_decode(
-            ids[0, -1:], state[0], params, num_preds, temperature=temperature, generator=generator
+            last, h, params, num_preds, temperature=temperature, generator=generator
         )
-    chosen: list[int] = new[:, 0].tolist()
+    chosen: list[int] = new.flatten().tolist()
     return chosen
 
 
