@@ -28,6 +28,11 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline int real_bytes(int32_t dtype) { return dtype == aoti_torch_dtype_float64() ? 8 : 4; }
 
+// The address of an element, counted from the first of a float32 or float64 tensor.
+inline void* address(const Tensor& tensor, int64_t element) {
+  return tensor.data<char>() + element * real_bytes(tensor.dtype());
+}
+
 // Makes the device of the first tensor current until the call ends. On the CPU, where the tests'
 // emulating driver runs the kernels, that is device 0 and no stream.
 //
@@ -79,6 +84,9 @@ class Call {
 
   Tensor empty(std::initializer_list<int64_t> sizes, int32_t dtype) const {
     return empty(sizes.begin(), static_cast<int64_t>(sizes.size()), dtype);
+  }
+  Tensor empty(const Shape& shape, int32_t dtype) const {
+    return empty(shape.begin(), shape.dims, dtype);
   }
   Tensor empty(const int64_t* sizes, int64_t dim, int32_t dtype) const {
     return empty_on(type_, index_, sizes, dim, dtype);

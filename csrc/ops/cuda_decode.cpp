@@ -63,6 +63,7 @@ void step_by_step(const Call& call, const Decode& d) {
   const int32_t dtype = d.W_xh.dtype();
   const std::string options =
       dtype == aoti_torch_dtype_float64() ? "-DRF_REAL=double" : "-DRF_REAL=float";
+  const Direction one{1, d.B, d.H};
   const int64_t state = d.B * d.H;
   const Tensor states = call.empty({2, d.B, d.H}, dtype);  // of even and of odd steps
   const Tensor logits = call.empty({d.B, d.V}, dtype);
@@ -70,12 +71,11 @@ void step_by_step(const Call& call, const Decode& d) {
   copy(d.h_last, d.h0);  // where there is no step
   for (int64_t step = 0; step < d.steps; ++step) {
     const Tensor before = matrix(states, d.B, d.H, step % 2 * state);
-    const Tensor hs = matrix(states, d.B, d.H, (step + 1) % 2 * state);
+    const Tensor hs = view(states, {1, d.B, d.H}, {state, d.H, 1}, (step + 1) % 2 * state);
     const std::optional<Tensor> ids =
         step == 0 ? matrix(d.first, 1, d.B) : matrix(d.ids, 1, d.B, (step - 1) * d.B);
-    forward_by_steps(call, {1, d.B, d.H, d.V, d.W_xh, ids, d.W_hh, d.b_h, before, d.cell,
-                            view(hs, {1, d.B, d.H}, {state, d.H, 1}), d.h_last});
-    multiply(hs, d.W_hq, logits);
+    forward_by_steps(call, {one, d.V, d.W_xh, ids, d.W_hh, d.b_h, before, d.cell, hs, d.h_last});
+    multiply(matrix(hs, d.B, d.H), d.W_hq, logits);
     ChooseParams params{};
     params.B = d.B;
     params.V = d.V;

@@ -33,16 +33,14 @@ bool is_aligned(const MatrixRows& rows) {
          0;
 }
 
-void multiply_by_cublas(const Call& call, const Tensor& h0, const Tensor& hs, const Tensor& dz,
-                        const RecurrenceOptions& options, const Tensor& grad_W_hh) {
+void multiply_by_cublas(const Call& call, const Direction& d, const Tensor& h0, const Tensor& hs,
+                        const Tensor& dz, bool transposed, const Tensor& out) {
   // the state before each step in one piece: one product over T B rows
-  const int64_t B = h0.size(0), H = h0.size(1), N = hs.size(0) * B, step = B * H;
-  const Tensor before = call.empty({N, H}, hs.dtype()), after = matrix(dz, N, H);
-  copy(matrix(before, B, H, options.reverse ? (N - B) * H : 0), h0);
-  copy(matrix(before, N - B, H, options.reverse ? 0 : step),
-       matrix(hs, N - B, H, options.reverse ? step : 0));
-  multiply(transposed(options.transposed ? after : before), options.transposed ? before : after,
-           grad_W_hh);
+  const int64_t B = d.B, H = d.H, N = d.T * B, others = N - B;
+  const Tensor before = call.empty({N, H}, hs.dtype()), after = d.rows_of(dz, 0, N);
+  copy(matrix(before, B, H, d.reverse ? others * H : 0), d.state_of(h0));
+  copy(matrix(before, others, H, d.reverse ? 0 : B * H), d.rows_of(hs, d.reverse ? 1 : 0, others));
+  multiply(rnnfast::transposed(transposed ? after : before), transposed ? before : after, out);
 }
 
 // The factors A and B of grad_W_hh = A^T B: the state before each step, and the step's dz.
@@ -50,16 +48,16 @@ struct Factors {
   MatrixRows a, b;
 };
 
-Factors factors_of(const Tensor& h0, const Tensor& hs, const Tensor& dz,
-                   const RecurrenceOptions& options) {
-  const int64_t B = h0.size(0), H = h0.size(1), others = hs.size(0) * B - B;
-  MatrixRows before{h0.data<void>(), B, hs.data<void>(), H}, after = rows_of(dz, H);
-  if (options.reverse) {
-    const Tensor later = matrix(hs, others, H, B * H), last = matrix(dz, B, H, others * H);
-    before.others = later.data<void>();
-    after = {last.data<void>(), B, dz.data<void>(), H};
+Factors factors_of(const Direction& d, const Tensor& h0, const Tensor& hs, const Tensor& dz,
+                   bool transposed) {
+  const int64_t B = d.B, H = d.H, row = d.row();
+  MatrixRows before{address(h0, d.state()), B, H, address(hs, d.at(0)), row, H};
+  MatrixRows after{nullptr, 0, 0, address(dz, d.at(0)), row, H};
+  if (d.reverse) {
+    before.others = address(hs, d.at(1));
+    after = {address(dz, d.at(d.T - 1)), B, row, address(dz, d.at(0)), row, H};
   }
-  return options.transposed ? Factors{after, before} : Factors{before, after};
+  return transposed ? Factors{after, before} : Factors{before, after};
 }
 
 void multiply_on_tensor_cores(const Call& call, int64_t N, const Factors& factors,
@@ -85,29 +83,30 @@ void multiply_on_tensor_cores(const Call& call, int64_t N, const Factors& factor
 }  // namespace
 
 MatrixRows rows_of(const Tensor& matrix, int64_t columns) {
-  return {nullptr, 0, matrix.data<void>(), columns};
+  return {nullptr, 0, 0, matrix.data<void>(), columns, columns};
 }
 
-void Gradients::add_recurrence(const Tensor& h0, const Tensor& hs, const Tensor& dz,
-                               const RecurrenceOptions& options, const Tensor& grad_W_hh) {
-  const Factors factors = factors_of(h0, hs, dz, options);
-  const Product product = product_for(h0.size(1), real_bytes(dtype_), call_.device());
+void Gradients::add_recurrence(const Direction& d, const Tensor& h0, const Tensor& hs,
+                               const Tensor& dz, bool transposed, const Tensor& grad_W_hh) {
+  const Factors factors = factors_of(d, h0, hs, dz, transposed);
+  Tensor out = d.weights_of(grad_W_hh);
+  const Product product = product_for(d.H, real_bytes(dtype_), call_.device());
   if (product == Product::kWithOthers) {
-    add_product(factors.a, factors.b, grad_W_hh);
+    add_product(factors.a, factors.b, std::move(out));
   } else if (product == Product::kTensorCores && is_aligned(factors.a) && is_aligned(factors.b)) {
-    multiply_on_tensor_cores(call_, N_, factors, grad_W_hh, sums_);
+    multiply_on_tensor_cores(call_, N_, factors, out, sums_);
   } else {  // or a state that is a slice of a tensor, which may begin anywhere
-    multiply_by_cublas(call_, h0, hs, dz, options, grad_W_hh);
-    sums_.add_to_norm(grad_W_hh);
+    multiply_by_cublas(call_, d, h0, hs, dz, transposed, out);
+    sums_.add_to_norm(out);
   }
 }
 
-void Gradients::add_product(const MatrixRows& a, const MatrixRows& b, const Tensor& out) {
-  if (num_products_ == kMostProducts) fail("more than ", kMostProducts, " products in one launch");
+void Gradients::add_product(const MatrixRows& a, const MatrixRows& b, Tensor out) {
+  if (outs_.size() == kMostProducts) fail("more than ", kMostProducts, " products in one launch");
   const int64_t side = GradientsShape::kSide;
   const int64_t tiles = ceil_div(a.columns, side) * ceil_div(b.columns, side);
-  outs_[num_products_] = &out;
-  params_.products[num_products_++] = {a, b, nullptr, static_cast<int>(tiles)};
+  params_.products[outs_.size()] = {a, b, nullptr, static_cast<int>(tiles)};
+  outs_.push_back(std::move(out));
 }
 
 void Gradients::add_table(const Tensor& x, const Tensor& ids, const Tensor& table) {
@@ -121,7 +120,7 @@ void Gradients::add_table(const Tensor& x, const Tensor& ids, const Tensor& tabl
 }
 
 void Gradients::add_sum(const Tensor& x, const Tensor& sum) {
-  take_rows(x, sum.size(0));
+  take_rows(x, sum.numel());
   sum_ = &sum;
 }
 
@@ -136,7 +135,7 @@ void Gradients::run() {
   const int64_t class_tiles = std::max<int64_t>(ceil_div(of_rows.V, shape.classes()), 1);
   of_rows.tiles = static_cast<int>(class_tiles * ceil_div(of_rows.C, shape.kThreads));
   params_.tiles = of_rows.tiles;
-  for (int i = 0; i < num_products_; ++i) params_.tiles += params_.products[i].tiles;
+  for (const GradientProduct& product : params_.products) params_.tiles += product.tiles;
   if (params_.tiles == 0) return;
 
   // As many slices as fill the device, of whole chunks of rows.
@@ -147,8 +146,8 @@ void Gradients::run() {
   const int64_t slices = ceil_div(N_, params_.rows);
   if (table_ != nullptr) of_rows.table = sums_.parts_of(*table_, slices);
   if (sum_ != nullptr) of_rows.sums = sums_.parts_of(*sum_, slices);
-  for (int i = 0; i < num_products_; ++i) {
-    params_.products[i].parts = sums_.parts_of(*outs_[i], slices);
+  for (size_t i = 0; i < outs_.size(); ++i) {
+    params_.products[i].parts = sums_.parts_of(outs_[i], slices);
   }
   launch("gradients", "gradients", real_option(dtype_),
          {static_cast<unsigned>(slices * params_.tiles), 1, shape.kThreads,

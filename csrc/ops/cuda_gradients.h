@@ -2,10 +2,12 @@
 // and one more that adds up its parts. The same bits at every run.
 #pragma once
 
+#include <vector>
+
 #include "cuda/device/params.h"
 #include "cuda_call.h"
+#include "cuda_direction.h"
 #include "cuda_part_sums.h"
-#include "ops/recurrence_arguments.h"
 #include "torch/abi.h"
 
 namespace rnnfast::cuda {
@@ -16,18 +18,19 @@ class Gradients {
   Gradients(const Call& call, int64_t N, int32_t dtype, PartSums& sums)
       : call_(call), N_(N), dtype_(dtype), sums_(sums) {}
 
-  // grad_W_hh [H, H] = sum_t h_{t-1}^T dz_t, or its transpose where the weights are; h0 [B, H], hs
-  // and dz [T, B, H] are contiguous. A large one takes a launch of its own, at once.
-  void add_recurrence(const Tensor& h0, const Tensor& hs, const Tensor& dz,
-                      const RecurrenceOptions& options, const Tensor& grad_W_hh);
+  // grad_W_hh [H, H] = sum_t h_{t-1}^T dz_t, or its transpose where the weights are, of a
+  // direction; h0 [B, H], hs and dz [T, B, H] are contiguous, or those of both directions are. A
+  // large one takes a launch of its own, at once.
+  void add_recurrence(const Direction&, const Tensor& h0, const Tensor& hs, const Tensor& dz,
+                      bool transposed, const Tensor& grad_W_hh);
 
   // out [I, J] = A^T B, with A [N, I] and B [N, J].
-  void add_product(const MatrixRows& a, const MatrixRows& b, const Tensor& out);
+  void add_product(const MatrixRows& a, const MatrixRows& b, Tensor out);
 
   // table [V, C]: row v is the sum of the rows of x [N, C] whose id is v; ids [T, B].
   void add_table(const Tensor& x, const Tensor& ids, const Tensor& table);
 
-  // sum [C]: of all rows of x [N, C], which is that of the table where there is one.
+  // sum, of C elements: of all rows of x [N, C], which is that of the table where there is one.
   void add_sum(const Tensor& x, const Tensor& sum);
 
   // Leaves all parts.
@@ -41,8 +44,7 @@ class Gradients {
   int32_t dtype_;
   PartSums& sums_;
   GradientsParams params_{};
-  int num_products_ = 0;
-  const Tensor* outs_[kMostProducts] = {};
+  std::vector<Tensor> outs_;  // of the products
   const Tensor *table_ = nullptr, *sum_ = nullptr;
 };
 

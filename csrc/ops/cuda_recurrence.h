@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda_call.h"
+#include "cuda_direction.h"
 #include "torch/abi.h"
 
 namespace rnnfast::cuda {
@@ -13,17 +14,11 @@ namespace rnnfast::cuda {
 // Of any wait between blocks, in clock cycles: about ten seconds, then the kernel ends.
 constexpr long long kWaitLimit = 20'000'000'000;
 
-// The times of T steps in the order in which a pass takes them.
-struct Order {
-  int64_t first, way;  // the time of the first step; 1, or -1 backwards through time
-  int64_t at(int64_t step) const { return first + way * step; }
-};
-inline Order order(int64_t T, bool backwards) { return backwards ? Order{T - 1, -1} : Order{0, 1}; }
-
-// The arguments of one recurrence, checked and contiguous. h0 is [B, H], W_hh [H, H].
-struct Forward {
-  int64_t T, B, H, V;  // V: rows of the table; unused without ids
-  const Tensor& x;     // [V, H] with ids, [T, B, H] without
+// The arguments of one recurrence, checked and contiguous: of one direction, or those of both, of
+// which it has its part.
+struct Forward : Direction {
+  int64_t V;        // rows of the table; unused without ids
+  const Tensor& x;  // [V, H] with ids, [T, B, H] without
   const std::optional<Tensor>& ids;
   const Tensor& W_hh;
   const std::optional<Tensor>& b_h;
@@ -31,11 +26,9 @@ struct Forward {
   int cell;
   const Tensor& hs;      // [T, B, H]
   const Tensor& h_last;  // [B, H]
-  bool reverse = false;  // step t follows step t + 1
   Order steps() const { return order(T, reverse); }
 };
-struct Backward {
-  int64_t T, B, H;
+struct Backward : Direction {
   const std::optional<Tensor>& grad_hs;      // [T, B, H]
   const std::optional<Tensor>& grad_h_last;  // [B, H]
   const Tensor& hs;
@@ -44,13 +37,17 @@ struct Backward {
   int cell;
   const Tensor& dz;       // [T, B, H]
   const Tensor* grad_h0;  // or null
-  bool reverse = false;   // as in the forward call, whose last step is the first here
+  // The last step of the forward pass is the first one here.
   Order steps() const { return order(T, !reverse); }
 };
 
-// By the kernel that the plan names, or step by step.
+// By the kernel that the plan names, or step by step (cuda_resident.cpp).
 void forward(const Call&, const Forward&);
 void backward(const Call&, const Backward&);
+
+// Both directions of a call, at the same time where a kernel keeps W_hh on the chip.
+void forward(const Call&, const Forward& first, const Forward& second);
+void backward(const Call&, const Backward& first, const Backward& second);
 
 // Step by step (cuda_streamed.cpp): one matrix product and one kernel per step, for any H.
 void forward_by_steps(const Call&, const Forward&);

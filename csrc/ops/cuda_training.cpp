@@ -45,6 +45,7 @@ class Network {
         loss_(loss),
         sums_(sums),
         n_(n),
+        direction_{n.T, n.B, n.H},
         columns_(readout_columns(n.V, real_bytes(n.dtype), call.device())),
         rows_(n.T * n.B),
         ids_(std::move(ids)),
@@ -63,8 +64,7 @@ class Network {
   // h_last [B, H], which must not be h0's memory, the loss and, where there are gradients to be
   // made, those of the readout.
   void forward(const Tensor& h_last, const Params* grads) {
-    cuda::forward(call_,
-                  {n_.T, n_.B, n_.H, n_.V, W_xh_, ids_, W_hh_, b_h_, h0_, cell_, hs_, h_last});
+    cuda::forward(call_, {direction_, n_.V, W_xh_, ids_, W_hh_, b_h_, h0_, cell_, hs_, h_last});
     if (grads != nullptr) grad_hs_ = call_.empty({n_.T, n_.B, n_.H}, n_.dtype);
     if (columns_ > 0) {
       read_out(grads != nullptr ? (*grads)[4] : nullptr);
@@ -82,14 +82,14 @@ class Network {
     }
     const Tensor dz = call_.empty({n_.T, n_.B, n_.H}, n_.dtype);
     const std::optional<Tensor> no_grad_h_last;
-    cuda::backward(
-        call_, {n_.T, n_.B, n_.H, grad_hs_, no_grad_h_last, hs_, W_hh_, h0_, cell_, dz, grad_h0});
+    cuda::backward(call_,
+                   {direction_, grad_hs_, no_grad_h_last, hs_, W_hh_, h0_, cell_, dz, grad_h0});
     Gradients gradients(call_, rows_, n_.dtype, sums_);
-    gradients.add_recurrence(h0_, hs_, dz, {}, *grads[1]);
+    gradients.add_recurrence(direction_, h0_, hs_, dz, false, *grads[1]);
     if (columns_ > 0) {
       gradients.add_table(dz, *ids_, *grads[0]);
       gradients.add_sum(dz, *grads[2]);
-      gradients.add_product(rows_of(hs_, n_.H), rows_of(logits_, n_.V), *grads[3]);
+      gradients.add_product(rows_of(hs_, n_.H), rows_of(logits_, n_.V), same(*grads[3]));
     } else {
       sum_by_several(dz, grads);
     }
@@ -166,6 +166,7 @@ class Network {
   const Tensor& loss_;  // 0-dim
   PartSums& sums_;
   const Sizes n_;
+  const Direction direction_;
   const int columns_;  // of readout.cu, or 0
   const int64_t rows_;
   const std::optional<Tensor> ids_;

@@ -30,8 +30,12 @@ inline Tensor matrix(const Tensor& tensor, int64_t rows, int64_t columns, int64_
   return view(tensor, {rows, columns}, {columns, 1}, first);
 }
 
-// A matrix and its transpose are the same memory.
+// A matrix and its transpose are the same memory; of several [n, ., .], each is transposed.
 inline Tensor transposed(const Tensor& matrix) {
+  if (matrix.dim() == 3) {
+    return view(matrix, {matrix.size(0), matrix.size(2), matrix.size(1)},
+                {matrix.stride(0), matrix.stride(2), matrix.stride(1)});
+  }
   return view(matrix, {matrix.size(1), matrix.size(0)}, {matrix.stride(1), matrix.stride(0)});
 }
 

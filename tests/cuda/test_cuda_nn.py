@@ -56,12 +56,35 @@ def test_time_that_runs_backwards(T, B, H, dtype, V):
     check(recurrences.make(T, B, H, V, dtype=dtype, reverse=True, transposed=True))
 
 
-@pytest.mark.parametrize(("T", "B", "H"), [(4, 3, 12), (1, 1, 1), (2, 2, 300)])
+@pytest.mark.parametrize(
+    ("T", "B", "H", "dtype"),
+    [
+        (4, 3, 12, torch.float32),
+        (1, 1, 1, torch.float32),
+        (5, 1, 33, torch.float64),  # step by step
+        (1, 3, 6, torch.float64),
+        (3, 1, 300, torch.float32),  # a cluster, and tensor cores for the gradients of W_hh
+        (2, 3, 301, torch.float32),  # ... torch's product
+    ],
+)
 @pytest.mark.parametrize("transposed", [False, True])
-def test_both_directions(T, B, H, transposed):
-    case = recurrences.make(T, B, H, both=True, transposed=transposed)
+def test_both_directions(T, B, H, dtype, transposed):
+    case = recurrences.make(T, B, H, dtype=dtype, both=True, transposed=transposed)
     check(case)
     check(case._replace(grad_hs=None))
+
+
+@pytest.mark.full
+def test_both_directions_of_a_large_batch():
+    check(recurrences.make(2, 32, 300, both=True))
+
+
+def test_both_directions_of_no_sequences():
+    results = recurrences.run(cuda, recurrences.make(4, 0, 7, both=True))
+    assert results["hs"].shape == results["x"].shape == (4, 0, 14)
+    assert results["h0"].shape == (2, 0, 7)
+    for name in ("W_hh", "b_h"):
+        assert not results[name].any(), name
 
 
 def check(case):

@@ -77,6 +77,20 @@ def test_time_that_runs_backwards(variant, V):
         assert torch.equal(got[name], want[name]), name
 
 
+@pytest.mark.parametrize(
+    ("T", "B", "odd", "half"), [(5, 3, 1, 0), (5, 3, 2, 1), (1, 1, 0, 1), (4, 2, 31, 1)]
+)
+@every_kernel
+def test_half_of_each_row(variant, T, B, odd, half):
+    """The same bits as of rows that have nothing else, and the other half stays as it is."""
+    p = make(T, B, variant.hp - odd)
+    got, want = run(launch_of(variant, half=half), p), run(launch_of(variant), p)
+    for name, value in want.items():
+        assert torch.equal(got[name], value), name
+    for name in ("hs", "dz"):
+        assert got[name]._base.chunk(2, -1)[1 - half].isnan().all(), name
+
+
 @every_kernel
 def test_relu(variant):
     check(launch_of(variant), make(4, 3, variant.hp - 3, V=5, relu=True), seeds=2)

@@ -159,6 +159,24 @@ def test_gradients_agree_with_float64(shape, dtype, seed):
     check_gradients(*sizes, rows=rows, dtype=dtype, seed=seed)
 
 
+def half_of_rows(matrix):
+    """The same, beside NaN in rows of twice the length."""
+    return torch.cat((torch.full_like(matrix, math.nan), matrix), 1)[:, matrix.shape[1] :]
+
+
+def check_parts_of_rows(dtype=F32, **options):
+    x, ids, V, products = make_gradients(9, 5, 33, 28, 65, dtype)
+    parts = [[half_of_rows(each) for each in job] for job in products]
+    got = gradients(x, ids, V, parts, **options)
+    for each, want in zip(got, gradients(x, ids, V, products, **options), strict=True):
+        assert torch.equal(each, want)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+def test_products_of_parts_of_rows(dtype):
+    check_parts_of_rows(dtype)
+
+
 def test_gradients_without_ids():
     x, _, _, products = make_gradients(4, 9, 30, 5, 7)
     got = gradients(x, None, 0, products)
@@ -228,6 +246,16 @@ def test_weight_product_agrees_with_float64(N, H, rows, seed):
     check_weight_product(N, H, rows, seed=seed)
 
 
+def check_weight_product_of_parts(**options):
+    a, b = torch.randn(70, 132), torch.randn(70, 132)
+    got = weight_product(half_of_rows(a), half_of_rows(b), 64, num_first=9, **options)
+    assert torch.equal(got, weight_product(a, b, 64, num_first=9, **options))
+
+
+def test_weight_product_of_parts_of_rows():
+    check_weight_product_of_parts()
+
+
 def check_many_rows(**options):
     a, b = torch.rand(1120, 8) + 1, torch.rand(1120, 8) + 1
     got = weight_product(a, b, 1120, **options)[0]
@@ -290,6 +318,10 @@ BUGS = {
         lambda **options: check_gradients(9, 5, 33, 28, 65, **options),
         ("gradients.cu", "later = chunk.first - rows.num_first", "later = chunk.first"),
     ),
+    "rows taken to be as long as a part of them": (
+        check_parts_of_rows,
+        ("gradients.cu", "row * rows.first_row : others", "row * columns : others"),
+    ),
     "a chunk overwritten too early": (
         lambda **options: check_gradients(9, 9, 33, 28, 65, rows=96, **options),
         ("gradients.cu", "__syncthreads();  // the chunk before has been used\n    load", "load"),
@@ -313,6 +345,10 @@ BUGS = {
     "h0 left out of the large product": (
         lambda **options: check_weight_product(70, 132, **options),
         ("weight_product.cu", "later = n - rows.num_first", "later = n"),
+    ),
+    "rows of the large product taken to be as long as a part of them": (
+        check_weight_product_of_parts,
+        ("weight_product.cu", "later * rows.row", "later * rows.columns"),
     ),
     "a chunk used before it has come": (
         lambda **options: check_weight_product(70, 132, **options),

@@ -204,12 +204,15 @@ def test_every_function_against_float64(backend, name, shape):
     check(name, shape, backend, "cuda")
 
 
+def moved(call: Recurrence, device: str) -> Recurrence:
+    return Recurrence(*(v.to(device) if isinstance(v, Tensor) else v for v in call))
+
+
 def check_options(options: dict[str, bool], H: int, backend: Backend, device: str) -> None:
     assert backend.load_error() == ""
     case = recurrences.make(9, 5, H, transposed=True, **options)
-    there = [value.to(device) if isinstance(value, Tensor) else value for value in case.call]
     grads = (grad.to(device) for grad in case[1:] if grad is not None)
-    got = recurrences.run(backend, recurrences.Case(Recurrence(*there), *grads))
+    got = recurrences.run(backend, recurrences.Case(moved(case.call, device), *grads))
     same = recurrences.run(reference, case)
     truth = recurrences.run(reference, case.to(torch.float64))
     for name, value in same.items():
@@ -220,3 +223,18 @@ def check_options(options: dict[str, bool], H: int, backend: Backend, device: st
 @pytest.mark.parametrize("H", [64, 384, 512, 1024, 1500])  # every kernel, and step by step
 def test_time_that_runs_backwards(H, options):
     check_options(options, H, cuda, "cuda")
+
+
+def test_both_directions_in_a_graph():
+    """The stream of a capture has seen no call: the one beside it is made inside the capture."""
+    assert cuda.load_error() == ""
+    call = moved(recurrences.make(9, 5, 64, both=True).call, "cuda")
+    want = cuda.rnn_forward(call, True)[:2]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = cuda.rnn_forward(call, True)[:2]
+    for _ in range(2):
+        for value in got:
+            value.fill_(torch.nan)
+        graph.replay()
+        assert all(map(torch.equal, got, want))

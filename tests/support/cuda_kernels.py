@@ -222,6 +222,14 @@ def readout(
     return losses.sum(), grad_logits, grad_hs, grad_b_q.sum(0), int(error)
 
 
+def matrix_rows(others, first=None):
+    """The rows of `first` and of `others`, which may be parts of longer ones."""
+    given = {"others": others, "row": others.stride(0), "columns": others.shape[1]}
+    if first is not None:
+        given |= {"first": first, "num_first": len(first), "first_row": first.stride(0)}
+    return params("MatrixRows", **given)
+
+
 def gradients(x, ids, V, products, rows=32, seed=0, resident=1, bug=()):
     """In parts: sums of x [N, C] by ids [T, B], of all rows, and A^T B of each (first, others, B).
 
@@ -236,12 +244,9 @@ def gradients(x, ids, V, products, rows=32, seed=0, resident=1, bug=()):
     )
     entries, outs = [], []
     for first, others, b in products:
-        (num_first, K), J = first.shape, b.shape[1]
+        K, J = first.shape[1], b.shape[1]
         outs.append(new(slices, K, J, dtype=x.dtype))
-        sides = {
-            "a": params("MatrixRows", first=first, num_first=num_first, others=others, columns=K),
-            "b": params("MatrixRows", others=b, columns=J),
-        }
+        sides = {"a": matrix_rows(others, first), "b": matrix_rows(b)}
         tiles_here = -(-K // 64) * -(-J // 64)
         entries.append(params("GradientProduct", parts=outs[-1], tiles=tiles_here, **sides))
         tiles += tiles_here
@@ -264,11 +269,8 @@ def gradients(x, ids, V, products, rows=32, seed=0, resident=1, bug=()):
 def weight_product(a, b, rows, num_first=0, seed=0, resident=1, bug=()):
     """A^T B of a and b [N, H], in parts of so many rows; the first of a lie elsewhere."""
     N, H = a.shape
-    first, others = a[:num_first].clone(), a[num_first:].clone()
-    sides = {
-        "a": params("MatrixRows", first=first, num_first=num_first, others=others, columns=H),
-        "b": params("MatrixRows", others=b, columns=H),
-    }
+    first, others = a[:num_first].clone(), a[num_first:]
+    sides = {"a": matrix_rows(others, first), "b": matrix_rows(b)}
     slices, tiles = -(-N // rows), (-(-H // 128)) ** 2
     parts = new(slices, H, H)
     unit_of("weight_product", bug=bug).launch(

@@ -27,7 +27,7 @@ RF_DEVICE void begin_state(const Sequence& p, int row0, int rows) {
   for (int i = threadIdx.x; i < kRows * kHp; i += kThreads) {
     const int row = i / kHp, k = i % kHp;
     const bool exists = !kBackward && row < rows && k < p.H;
-    h[i] = exists ? p.first[static_cast<long long>(row0 + row) * p.H + k] : 0.f;
+    h[i] = exists ? p.first[state_element(p, row0 + row, k)] : 0.f;
   }
 }
 
@@ -49,12 +49,14 @@ RF_DEVICE void run_sequence(const Sequence& p) {
   begin_state(p, row0, rows);
   cluster_barrier();
   const bool exists = output.is_owner && output.row < rows && output.column < p.H;
-  Inputs inputs(p, row0 + output.row, output.column, exists);
+  const int row = row0 + output.row;
+  Inputs inputs(p, row, output.column, exists);
+  float v = 0.f;
 #pragma unroll 1
   for (int s = 0; s <= last; ++s) {
     inputs.advance(s);
     exchange.wait(s);
-    float v = kBackward && s == 0 ? 0.f : product.multiply(Exchange::state(s));
+    v = kBackward && s == 0 ? 0.f : product.multiply(Exchange::state(s));
     if (s < p.T) v = result(v, inputs);
     // Padding stays 0 whatever the real columns hold: infinity times its weights, 0, is NaN.
     if (output.is_owner) {
@@ -62,12 +64,9 @@ RF_DEVICE void run_sequence(const Sequence& p) {
     }
     __syncthreads();
     exchange.send(s);
-    const int row = row0 + output.row;
     if (exists && s < p.T) p.out[element(p, s, row, output.column)] = v;
-    if (exists && p.last && s == (kBackward ? p.T : p.T - 1)) {
-      p.last[element(p, 0, row, output.column)] = v;
-    }
   }
+  if (exists && p.last) p.last[state_element(p, row, output.column)] = v;
   wait_copies();
   cluster_barrier();  // no block leaves while another could still address it
 }

@@ -15,7 +15,8 @@ class Inputs {
   // `exists`: the thread owns an output of a real row and column.
   RF_DEVICE Inputs(const Sequence& p, int row, int column, bool exists)
       : p_(p), row_(row), column_(column), exists_(exists) {
-    bias_ = p.bias && exists ? p.bias[column] : 0.f;
+    if (p.bias && exists) added_ = p.bias[column];
+    if (kBackward && p.first && exists) added_ = p.first[state_element(p, row, column)];
     if (gathers()) {
       for (int s = 0; s < kAhead; ++s) fetch_id(s);
       wait_copies();
@@ -31,8 +32,8 @@ class Inputs {
     in = saved = 0.f;
     if (exists_ && s < p_.T) {
       if (kBackward) saved = *place(s, 1);
-      in = p_.in ? *place(s, 0) + bias_ : 0.f;
-      if (kBackward && s == 0 && p_.first) in += p_.first[at(0)];
+      in = (p_.in ? *place(s, 0) : 0.f) + added_;
+      if (kBackward) added_ = 0.f;
     }
     fetch(s + kAhead);
   }
@@ -74,7 +75,7 @@ class Inputs {
   const Sequence& p_;
   int row_, column_;
   bool exists_;
-  float bias_;
+  float added_ = 0.f;  // b_h, or grad_h_last to the first step of the backward pass
 };
 
 }  // namespace rnnfast::cuda

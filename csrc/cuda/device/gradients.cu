@@ -53,14 +53,14 @@ __device__ void load(const MatrixRows& rows, Chunk chunk, long long first_column
   const long long later = chunk.first - rows.num_first;  // the chunk's first row among `others`
   const int num_first = static_cast<int>(min(max(-later, 0ll), 1ll * kRows));
   const long long at = first_column + column;
-  const auto* first = static_cast<const Real*>(rows.first) + chunk.first * columns + at;
-  const auto* others = static_cast<const Real*>(rows.others) + later * columns + at;
+  const auto* first = static_cast<const Real*>(rows.first) + chunk.first * rows.first_row + at;
+  const auto* others = static_cast<const Real*>(rows.others) + later * rows.row + at;
   Real value[kLoads];
 #pragma unroll
   for (int i = 0; i < kLoads; ++i) {
     const int row = from + i * kRowsAtOnce;
-    const Real* base = row < num_first ? first : others;
-    value[i] = row < count ? base[row * columns] : Real(0);
+    const Real* from_row = row < num_first ? first + row * rows.first_row : others + row * rows.row;
+    value[i] = row < count ? *from_row : Real(0);
   }
 #pragma unroll
   for (int i = 0; i < kLoads; ++i) to[from + i * kRowsAtOnce][column] = value[i];

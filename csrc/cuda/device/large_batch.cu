@@ -30,7 +30,8 @@ RF_DEVICE void begin_state(const Sequence& p, const State& state, const Owned& o
     part.column = source * kColumns + 2 * static_cast<int>(threadIdx.x & 31);
     part.columns = min(max(p.H - part.column, 0), 2);
     for (int row = threadIdx.x >> 5, i = 0; row < p.rows; row += kWarps, ++i) {
-      const float2 h = part.has(i) ? part.read(p.first + part.at(p, i)) : make_float2(0.f, 0.f);
+      const float2 h =
+          part.has(i) ? part.read(p.first + part.in_state(p, i)) : make_float2(0.f, 0.f);
       state.put(state.slice(0, source), row, h, State::largest(h));
     }
   }
@@ -63,7 +64,7 @@ RF_DEVICE void store(const Sequence& p, const Owned& own, int s, const float2 (&
   for (int i = 0; i < kPasses; ++i) {
     if (!own.has(i)) continue;
     if (s < p.T) own.write(p.out + own.at(p, i, s), v[i]);
-    if (p.last && s == (kBackward ? p.T : p.T - 1)) own.write(p.last + own.at(p, i), v[i]);
+    if (p.last && s == (kBackward ? p.T : p.T - 1)) own.write(p.last + own.in_state(p, i), v[i]);
   }
 }
 

@@ -22,15 +22,19 @@ struct Owned {
     const auto bits = [](const void* at) { return reinterpret_cast<unsigned long long>(at); };
     const unsigned long long all =
         bits(p.in) | bits(p.saved) | bits(p.bias) | bits(p.first) | bits(p.out) | bits(p.last);
-    as_float2 = p.H % 2 == 0 && all % 8 == 0;
+    as_float2 = (p.H | p.row) % 2 == 0 && all % 8 == 0;
   }
 
   RF_DEVICE static int row(int pass) { return static_cast<int>(threadIdx.x >> 5) + kWarps * pass; }
   RF_DEVICE bool has(int pass) const { return row(pass) < rows; }
 
-  // From the beginning of [B, H], or of the steps, to its columns of a row.
-  RF_DEVICE long long at(const Sequence& p, int pass, int s = 0) const {
+  // Where its columns of a row begin, in a step and in [B, H]. The latter is computed anew wherever
+  // it is needed, which is not in every step: there are no registers to keep it.
+  RF_DEVICE long long at(const Sequence& p, int pass, int s) const {
     return element(p, s, row0 + row(pass), column);
+  }
+  RF_DEVICE long long in_state(const Sequence& p, int pass) const {
+    return state_element(p, keep_in_register(row0) + row(pass), column);
   }
 
   RF_DEVICE float2 read(const float* from) const {
@@ -77,7 +81,8 @@ class Inputs {
       }
       if (kBackward) saved[i] = own.read(p.saved + own.at(p, i, s));
       if (!kBackward) in[i] = sum(in[i], bias);
-      if (kBackward && s == 0 && p.first) in[i] = sum(in[i], own.read(p.first + own.at(p, i)));
+      if (kBackward && s == 0 && p.first)
+        in[i] = sum(in[i], own.read(p.first + own.in_state(p, i)));
     }
     if (s + 1 < p.T) fetch_ids(p, own, s + 1);
   }

@@ -43,8 +43,9 @@ struct RecurrenceOptionsParams {
 // T, B, H >= 1, each below 2^31; with ids also V >= 1.
 //
 // Steps are taken in the order of the recurrence, which may go backwards through time: ids, x and
-// hs point to the step that is taken first, and from one to the next are `step` floats, B H or
-// -B H.
+// hs point to the step that is taken first, and from one to the next are `step` floats.
+//
+// A kernel has one direction. Of a layer with both, [T, B, 2 H], it has half of each row.
 struct RnnForwardParams {
   long long T, B, H, V;  // V: rows of the table; unused without ids
   const long long* ids;  // [T, B], or null
@@ -55,8 +56,9 @@ struct RnnForwardParams {
   const float* h0;    // [B, H]
   float* hs;          // [T, B, H]
   float* h_last;      // [B, H] or null
-  long long step;
-  long long rows;  // of the batch per cluster: the grid has ceil(B / rows) * RF_CLUSTER blocks
+  long long row;      // floats from one row of hs, and of x without ids, to the next: H or 2 H
+  long long step;     // B * row, or -B * row backwards through time
+  long long rows;     // of the batch per cluster: the grid has ceil(B / rows) * RF_CLUSTER blocks
   long long wait_limit;  // of any wait between blocks, in clock cycles: 2e10 is about ten seconds
   int* error;
   RecurrenceOptionsParams options;
@@ -76,7 +78,8 @@ struct RnnBackwardParams {
   const float* W_hh;         // [H, H]
   float* dz;                 // [T, B, H]
   float* grad_h0;            // [B, H] or null
-  long long step, rows;      // as in the forward call
+  long long row, step;       // of grad_hs, hs and dz, as in the forward call
+  long long rows;
   long long wait_limit;
   int* error;
   RecurrenceOptionsParams options;
@@ -178,9 +181,10 @@ struct ReadoutParams {
 
 // A matrix of N rows, of which the first may lie elsewhere: h0 before all hs but the last.
 struct MatrixRows {
-  const void* first;  // [num_first, columns], or null where there are none
-  long long num_first;
-  const void* others;  // [N - num_first, columns]
+  const void* first;               // [num_first, columns], or null where there are none
+  long long num_first, first_row;  // elements from one of these rows to the next
+  const void* others;              // [N - num_first, columns]
+  long long row;                   // the same for these
   long long columns;
 };
 

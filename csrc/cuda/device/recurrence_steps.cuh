@@ -34,26 +34,29 @@ RF_DEVICE void begin_state(const Sequence& p, float* h, int R, int row0, int row
   for (int i = threadIdx.x; i < R * kHp; i += kThreads) {
     const int row = i / kHp, k = i % kHp;
     const bool exists = !kBackward && row < rows && k < p.H;
-    h[i] = exists ? p.first[static_cast<long long>(row0 + row) * p.H + k] : 0.f;
+    h[i] = exists ? p.first[state_element(p, row0 + row, k)] : 0.f;
   }
 }
+
+// From a group of rows to the next, where `row` is from one row to the next.
+RF_DEVICE long long group_floats(int row) { return static_cast<long long>(kRows) * row; }
 
 // What a lane owns of each group of rows: kOutputs columns of one row.
 struct Owned {
   int row, column;         // in the group and among the warp's columns
   int columns, real_rows;  // that are real: of its own columns, and from its row on
-  long long at;            // floats from the first row of the batch, in group 0
-  long long group_floats;  // to the next group
+  long long at, in_state;  // floats from the beginning of a step and of [B, H], in group 0
   int saved;               // floats from its grad_hs to its hs, among the inputs
   float bias[kOutputs];
 
   RF_DEVICE Owned(const Sequence& p, int lane, int row0, int rows, int R, int warp_column)
-      : group_floats(static_cast<long long>(kRows) * p.H), saved(R * kWarpColumns) {
+      : saved(R * kWarpColumns) {
     const int first = lane % kShape.owners() * kOutputs;
     row = first / kWarpColumns;
     column = first % kWarpColumns;
     columns = p.H - (warp_column + column);
-    at = static_cast<long long>(row0 + row) * p.H + warp_column + column;
+    at = element(p, 0, row0 + row, warp_column + column);
+    in_state = state_element(p, row0 + row, warp_column + column);
     const bool has_copy = lane >= kShape.owners();  // of what another lane owns
     real_rows = has_copy || columns <= 0 ? 0 : rows - row;
 #pragma unroll
@@ -73,21 +76,22 @@ struct Owned {
 // h_last from the last of hs: each lane what it has itself written.
 RF_DEVICE void copy_last(const Sequence& p, const Owned& own) {
   const float* from = p.out + (p.T - 1) * p.step + own.at;
-  float* to = p.last + own.at;
+  float* to = p.last + own.in_state;
   for (int r = 0; r < own.real_rows; r += kRows) {
 #pragma unroll
     for (int j = 0; j < kOutputs; ++j) {
       if (j < own.columns) to[j] = from[j];
     }
-    from += own.group_floats;
-    to += own.group_floats;
+    from += group_floats(p.row);
+    to += group_floats(p.H);
   }
 }
 
 // All rows of the block, group by group, from h_s to h_{s+1}. The lane's inputs begin at `in` and
-// its outputs go to `out`. `is_extra`: the product alone, for grad_h0.
+// its outputs go to `out`, whose rows are `row` floats apart. `is_extra`: the product alone, for
+// grad_h0.
 RF_DEVICE void run_step(Product& product, Exchange& exchange, const Owned& own, int s, int groups,
-                        bool is_extra, const float* in, float* out) {
+                        bool is_extra, const float* in, float* out, int row) {
   const float* h = exchange.begin_step(s) + product.h_offset();
 #pragma unroll 1
   for (int g = 0; g < groups; ++g) {
@@ -111,7 +115,7 @@ RF_DEVICE void run_step(Product& product, Exchange& exchange, const Owned& own, 
     if (g * kRows < own.real_rows) own.store(out, v);
     h += kRows * kHp;
     in += kRows * kWarpColumns;
-    out += own.group_floats;
+    out += group_floats(row);
     exchange.next_group();
   }
 }
@@ -136,8 +140,8 @@ RF_DEVICE void run_sequence(const Sequence& p) {
   cluster_barrier();
   Inputs inputs(p, places.stages, places.ids, R, warp, lane, row0, rows, warp_column);
   if (kBackward && p.first) {
-    inputs.add_to_first(own.row, own.column, own.real_rows, own.columns, p.first + own.at,
-                        own.group_floats);
+    inputs.add_to_first(own.row, own.column, own.real_rows, own.columns, p.first + own.in_state,
+                        group_floats(p.H));
   }
 
   float* out = p.out + own.at;
@@ -145,7 +149,7 @@ RF_DEVICE void run_sequence(const Sequence& p) {
     inputs.advance(s);
     const bool is_extra = kBackward && s == p.T;
     run_step(product, exchange, own, s, groups, is_extra, inputs.at(s, own.row, own.column),
-             is_extra ? p.last + own.at : out);
+             is_extra ? p.last + own.in_state : out, is_extra ? p.H : p.row);
     out += p.step;
   }
   if (!kBackward && p.last) copy_last(p, own);

@@ -11,11 +11,12 @@ constexpr unsigned kAllLanes = ~0u;
 // Both directions as one problem: out_s = f(in_s, out_{s-1} M), with M = W_hh or W_hh^T.
 struct Sequence {
   int T, B, H, rows;  // rows: of the batch, for a cluster
-  long long step;     // floats of in, saved and out from one step to the next
+  int row;            // floats of in, saved and out from one row to the next
+  long long step;     // ... from one step to the next
   long long V;
   const long long* ids;
   long long ids_stride_t, ids_stride_b;
-  const float* in;     // x, or grad_hs (or null)
+  const float* in;     // x, whose table has rows of H floats, or grad_hs (or null)
   const float* saved;  // backward: hs
   const float* W_hh;
   const float* bias;   // forward: b_h or null
@@ -41,6 +42,7 @@ RF_DEVICE Sequence sequence_of(const Params& p) {
              .B = static_cast<int>(p.B),
              .H = static_cast<int>(p.H),
              .rows = static_cast<int>(p.rows),
+             .row = static_cast<int>(p.row),
              .step = p.step,
              .W_hh = p.W_hh,
              .wait_limit = p.wait_limit,
@@ -51,7 +53,12 @@ RF_DEVICE Sequence sequence_of(const Params& p) {
 
 // Where in, saved and out have an element of the step that is taken as the s-th.
 RF_DEVICE long long element(const Sequence& p, int s, int row, int column) {
-  return s * p.step + static_cast<long long>(row) * p.H + column;
+  return s * p.step + static_cast<long long>(row) * p.row + column;
+}
+
+// Where first and last have one.
+RF_DEVICE long long state_element(const Sequence& p, int row, int column) {
+  return static_cast<long long>(row) * p.H + column;
 }
 
 RF_DEVICE void report(int* error, Error code) { atomicCAS(error, int{kErrorNone}, int{code}); }

@@ -85,9 +85,9 @@ class Inputs {
         bias_(p.bias && place.is_real ? p.bias[place.column] : 0.f),
         H_(keep_in_register(p.H)),
         step_(keep_in_register(p.step)),
-        at_(static_cast<long long>(place.row0) * p.H + place.read_column) {
+        at_(element(p, 0, place.row0, place.read_column)) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) row_[r] = (place.read_row(p, r) - place.row0) * p.H;
+    for (int r = 0; r < kRows; ++r) row_[r] = (place.read_row(p, r) - place.row0) * p.row;
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
 #pragma unroll
@@ -144,8 +144,7 @@ class Inputs {
     wait();
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const long long row = place_.read_row(p_, r);
-      *in_ring(0, 0, r) += p_.first[row * p_.H + place_.read_column];
+      *in_ring(0, 0, r) += p_.first[state_element(p_, place_.read_row(p_, r), place_.read_column)];
     }
   }
 

@@ -24,7 +24,7 @@ class Steps {
         product_(product),
         first_quad_(lane % kLanes * 4),
         step_floats_(keep_in_register(p.step)) {
-    out_ = p.out + static_cast<long long>(place.row0) * p.H + place.column;
+    out_ = p.out + element(p, 0, place.row0, place.column);
   }
 
   RF_DEVICE void run() {
@@ -44,7 +44,7 @@ class Steps {
     }
     if (s % 32 == 0) inputs_.turn(s);
     run_rest(s);
-    store(out_);
+    store(out_, p_.row);
     if (p_.last) finish();
   }
 
@@ -74,7 +74,7 @@ class Steps {
     for (int i = threadIdx.x; i < 2 * kRows * kHp; i += kThreads) {
       const int r = i / kHp, k = i % kHp;
       const bool is_state = !kBackward && r < kRows && k < p_.H;
-      h_[i] = is_state ? p_.first[static_cast<long long>(place_.read_row(p_, r)) * p_.H + k] : 0.f;
+      h_[i] = is_state ? p_.first[state_element(p_, place_.read_row(p_, r), k)] : 0.f;
     }
   }
 
@@ -89,7 +89,7 @@ class Steps {
       product_.multiply(from + g * kHp, add, sums, [&] {
         if (g == 0) {
           if (u > 0 || s > 0) {
-            store(out_);
+            store(out_, p_.row);
             out_ += step_floats_;
           }
           inputs_.wait();
@@ -114,10 +114,11 @@ class Steps {
     }
   }
 
-  RF_DEVICE void store(float* to) const {
+  // `row`: floats from one row to the next.
+  RF_DEVICE void store(float* to, int row) const {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if (place_.is_real && (kRows == 1 || place_.row0 + r < p_.B)) to[r * p_.H] = values_[r];
+      if (place_.is_real && (kRows == 1 || place_.row0 + r < p_.B)) to[r * row] = values_[r];
     }
   }
 
@@ -134,7 +135,7 @@ class Steps {
         for (int r = 0; r < kAtOnce; ++r) values_[g + r] = sums[r];
       }
     }
-    store(p_.last + static_cast<long long>(place_.row0) * p_.H + place_.column);
+    store(p_.last + state_element(p_, place_.row0, place_.column), p_.H);
   }
 
   const Sequence& p_;

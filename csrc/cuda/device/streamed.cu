@@ -29,21 +29,23 @@ extern "C" __global__ void step_forward(const __grid_constant__ StepForwardParam
   const long long i = element();
   if (i >= p.B * p.H) return;
   const long long b = i / p.H, j = i % p.H;
-  const long long row = p.ids == nullptr ? b : checked(p.ids[b * p.ids_stride], p.V, p.error);
-  auto* h = static_cast<Real*>(p.h);
-  Real z = static_cast<const Real*>(p.x)[row * p.H + j] + h[i];
+  const long long from =
+      p.ids == nullptr ? b * p.row : checked(p.ids[b * p.ids_stride], p.V, p.error) * p.H;
+  Real& h = static_cast<Real*>(p.h)[b * p.row + j];
+  Real z = static_cast<const Real*>(p.x)[from + j] + h;
   if (p.b_h != nullptr) z += static_cast<const Real*>(p.b_h)[j];
   const Real value = Activation::of<Math>(z);
-  h[i] = value;
+  h = value;
   if (p.h_last != nullptr) static_cast<Real*>(p.h_last)[i] = value;
 }
 
 extern "C" __global__ void step_backward(const __grid_constant__ StepBackwardParams p) {
   const long long i = element();
-  if (i >= p.count) return;
+  if (i >= p.B * p.H) return;
+  const long long b = i / p.H, j = i % p.H, at = b * p.row + j;
   Real dh = 0;
-  if (p.grad != nullptr) dh = static_cast<const Real*>(p.grad)[i];
-  if (p.carry != nullptr) dh += static_cast<const Real*>(p.carry)[i];
-  const Real slope = Activation::slope<Math>(static_cast<const Real*>(p.h)[i]);
-  static_cast<Real*>(p.dz)[i] = Activation::through<Math>(dh, slope);
+  if (p.grad != nullptr) dh = static_cast<const Real*>(p.grad)[at];
+  if (p.carry != nullptr) dh += static_cast<const Real*>(p.carry)[b * p.carry_row + j];
+  const Real slope = Activation::slope<Math>(static_cast<const Real*>(p.h)[at]);
+  static_cast<Real*>(p.dz)[at] = Activation::through<Math>(dh, slope);
 }

@@ -29,8 +29,8 @@ static_assert(sizeof(Shared) == kShape.shared_bytes());
 // Row n of a matrix.
 __device__ const float* row_of(const MatrixRows& rows, long long n) {
   const long long later = n - rows.num_first;
-  const void* base = later < 0 ? rows.first : rows.others;
-  return static_cast<const float*>(base) + (later < 0 ? n : later) * rows.columns;
+  const auto* base = static_cast<const float*>(later < 0 ? rows.first : rows.others);
+  return base + (later < 0 ? n * rows.first_row : later * rows.row);
 }
 
 // Begins to copy kSide columns of `count` rows; zeros beyond the last of either.

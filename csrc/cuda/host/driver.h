@@ -7,6 +7,7 @@
 #include <cstddef>
 
 struct CUctx_st;
+struct CUevent_st;
 struct CUfunc_st;
 struct CUkern_st;
 struct CUlib_st;
@@ -17,6 +18,7 @@ namespace rnnfast::cuda {
 using Result = int;  // 0: success
 using Device = int;
 using Context = CUctx_st*;
+using Event = CUevent_st*;
 using Function = CUfunc_st*;
 using Kernel = CUkern_st*;
 using CodeLibrary = CUlib_st*;
@@ -30,7 +32,10 @@ enum DeviceAttribute : int {
 };
 enum FunctionAttribute : int { kMaxDynamicSharedBytes = 8, kNonPortableClusterAllowed = 14 };
 enum LaunchAttributeId : int { kCooperative = 2, kClusterDimension = 4 };
+enum CaptureMode : int { kRelaxed = 2 };
 constexpr unsigned kHostPortable = 1, kHostMapped = 2;
+constexpr unsigned kNonBlocking = 1;    // a stream does not wait for the default stream
+constexpr unsigned kDisableTiming = 2;  // of an event
 
 union LaunchAttributeValue {
   char pad[64];
@@ -72,7 +77,12 @@ struct LaunchConfig {
   X(max_active_clusters, cuOccupancyMaxActiveClusters, (int*, Function, const LaunchConfig*))   \
   X(max_active_blocks, cuOccupancyMaxActiveBlocksPerMultiprocessor,                             \
     (int*, Function, int block, size_t shared_bytes))                                           \
+  X(create_stream, cuStreamCreate, (Stream*, unsigned flags))                                   \
+  X(create_event, cuEventCreate, (Event*, unsigned flags))                                      \
+  X(record_event, cuEventRecord, (Event, Stream))                                               \
+  X(wait_event, cuStreamWaitEvent, (Stream, Event, unsigned flags))                             \
   X(stream_is_capturing, cuStreamIsCapturing, (Stream, int* status))                            \
+  X(exchange_capture_mode, cuThreadExchangeStreamCaptureMode, (CaptureMode*))                   \
   X(host_alloc, cuMemHostAlloc, (void** memory, size_t bytes, unsigned flags))
 
 struct Driver {

@@ -3,7 +3,8 @@
 //
 // It refuses what a real driver refuses: clusters that do not divide the grid, more than 8 blocks
 // per cluster or 48 KB of shared memory without asking, an unknown kernel. Kernels run to their end
-// inside the launch. Needs the emulator's own library loaded before.
+// inside the launch, whatever its stream; streams.h says what their order leaves open. Needs the
+// emulator's own library loaded before.
 #include "cuda/host/driver.h"
 
 #include <dlfcn.h>
@@ -18,8 +19,10 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <utility>
 
 #include "emulator.h"
+#include "streams.h"
 
 using namespace rnnfast::cuda;
 
@@ -40,8 +43,10 @@ enum : Result {
   kNoDevice = 100,
   kInvalidDevice = 101,
   kInvalidImage = 200,
+  kInvalidHandle = 400,
   kNotFound = 500,
   kLaunchFailed = 719,
+  kCaptureUnsupported = 900,
 };
 
 constexpr int kDeviceSize = 132;  // multiprocessors
@@ -52,7 +57,9 @@ std::atomic<int> capability{90}, capturing{0}, next_launch{0};
 std::atomic<unsigned> seed{0};
 std::atomic<unsigned long long> launches{0};
 
-std::mutex machine;  // the emulator runs one kernel at a time
+Streams streams;
+thread_local CaptureMode capture_mode = CaptureMode{};  // global, which allows nothing unsafe
+std::mutex machine;                                     // the emulator runs one kernel at a time
 CUctx_st context;
 thread_local int pushed = 0;
 
@@ -82,6 +89,9 @@ bool is_cooperative(const LaunchConfig& c) {
   return false;
 }
 
+// Whether a capture forbids what takes memory.
+bool is_unsafe() { return capturing != 0 && capture_mode != kRelaxed; }
+
 bool is_allowed(const CUkern_st& kernel, const LaunchConfig& c) {
   const unsigned cluster = cluster_of(c);
   return c.grid_x > 0 && c.block_x > 0 && c.block_x <= 1024 && c.grid_x % cluster == 0 &&
@@ -105,6 +115,12 @@ Result cuGetErrorName(Result result, const char** name) {
       break;
     case kInvalidImage:
       *name = "CUDA_ERROR_INVALID_IMAGE";
+      break;
+    case kInvalidHandle:
+      *name = "CUDA_ERROR_INVALID_HANDLE";
+      break;
+    case kCaptureUnsupported:
+      *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED";
       break;
     case kNotFound:
       *name = "CUDA_ERROR_NOT_FOUND";
@@ -206,6 +222,7 @@ Result cuLaunchKernelEx(const LaunchConfig* config, Function function, void** pa
   if (const int chosen = next_launch.exchange(0)) return chosen;
   const CUkern_st& kernel = *kernel_of(function);
   if (!is_allowed(kernel, *config)) return kInvalidValue;
+  if (!streams.launch(config->stream)) return kInvalidHandle;
   const unsigned cluster = cluster_of(*config), clusters = config->grid_x / cluster;
   const EmulatorGeometry geometry = {
       config->grid_x,       cluster, config->block_x,
@@ -247,6 +264,34 @@ Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function, int bl
   return kSuccess;
 }
 
+// Another kind of stream would wait for the default stream by itself.
+Result cuStreamCreate(Stream* stream, unsigned flags) {
+  if (flags != kNonBlocking) return kInvalidValue;
+  if (is_unsafe()) return kCaptureUnsupported;
+  *stream = streams.create();
+  return kSuccess;
+}
+
+Result cuEventCreate(Event* event, unsigned flags) {
+  if (flags != kDisableTiming) return kInvalidValue;
+  if (is_unsafe()) return kCaptureUnsupported;
+  *event = new CUevent_st;
+  return kSuccess;
+}
+
+Result cuEventRecord(Event event, Stream stream) {
+  return streams.record(event, stream) ? kSuccess : kInvalidHandle;
+}
+
+Result cuStreamWaitEvent(Stream stream, Event event, unsigned) {
+  return streams.wait(stream, *event) ? kSuccess : kInvalidHandle;
+}
+
+Result cuThreadExchangeStreamCaptureMode(CaptureMode* mode) {
+  std::swap(*mode, capture_mode);
+  return kSuccess;
+}
+
 Result cuStreamIsCapturing(Stream, int* status) {
   *status = capturing;
   return kSuccess;
@@ -263,4 +308,8 @@ void emulated_driver_capturing(int value) { capturing = value; }
 void emulated_driver_next_launch(int result) { next_launch = result; }
 void emulated_driver_seed(unsigned value) { seed = value; }
 unsigned long long emulated_driver_launches() { return launches; }
+void emulated_driver_log(int wanted) { streams.log(wanted != 0); }
+void emulated_driver_skip_wait(int n) { streams.skip_wait(n); }
+// Of the launches since the log began, the first of which is number 0.
+int emulated_driver_is_before(int earlier, int later) { return streams.is_before(earlier, later); }
 }

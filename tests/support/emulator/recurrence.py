@@ -66,6 +66,7 @@ class Launch:
     resident: int = 1
     first: int = 0  # the clusters before this one are not run
     reverse: bool = False  # step t follows step t + 1
+    half: int | None = None  # of rows of 2 H floats, as a layer of both directions has them
     new: Callable[..., Tensor] = unwritten  # memory for results
     wait_limit: int = 20_000_000_000
     patch: tuple[str, ...] = ()
@@ -77,6 +78,25 @@ class Launch:
     def _order(self, T: int, backward: bool) -> tuple[int, int]:
         """The time of the step that is taken first, and from one to the next."""
         return (T - 1, -1) if self.reverse != backward else (0, 1)
+
+    def _unwritten(self, T: int, B: int, H: int) -> Tensor:
+        """Rows of results, of which the other half is to stay as it is."""
+        return self._half_of(self.new(T, B, H if self.half is None else 2 * H))
+
+    def _half_of(self, rows: Tensor) -> Tensor:
+        return rows if self.half is None else rows.chunk(2, -1)[self.half]
+
+    def _given(self, rows: Tensor) -> Tensor:  # [T, B, H]
+        """The same, beside NaN where a row has another half."""
+        if self.half is None:
+            return rows
+        self._half_of(wide := unwritten(*rows.shape[:-1], 2 * rows.shape[-1])).copy_(rows)
+        return self._half_of(wide)
+
+    def _strides(self, rows: Tensor, way: int) -> dict[str, int]:
+        T, B, H = rows.shape
+        row = H if self.half is None else 2 * H
+        return {"T": T, "B": B, "H": H, "row": row, "step": way * B * row}
 
     def _run(self, relu: bool, backward: bool, B: int, **values: object) -> None:
         needs, kernel = needs_of(self.variant, backward), "Backward" if backward else "Forward"
@@ -110,16 +130,16 @@ class Launch:
         """hs [T, B, H] and h_last [B, H]."""
         T, B = (x if ids is None else ids).shape[:2]
         H = x.shape[-1]
-        hs, h_last = self.new(T, B, H), self.new(B, H)
+        hs, h_last = self._unwritten(T, B, H), self.new(B, H)
         t, way = self._order(T, backward=False)
-        table: dict[str, object] = {"x": x[t]}
+        table: dict[str, object] = {"x": self._given(x)[t]}
         if ids is not None:
             along, across = ids.stride()
             table = {"x": x, "ids": ids[t], "ids_stride_t": way * along, "ids_stride_b": across}
         self._run(
             relu,
             False,
-            **{"T": T, "B": B, "H": H, "V": len(x), "step": way * B * H, **table},
+            **{**self._strides(hs, way), "V": len(x), **table},
             **{"W_hh": W_hh, "b_h": b_h, "h0": h0, "hs": hs[t], "h_last": h_last},
         )
         return hs, h_last
@@ -135,14 +155,14 @@ class Launch:
     ) -> tuple[Tensor, Tensor | None]:
         """dz [T, B, H] and grad_h0 [B, H]."""
         T, B, H = hs.shape
-        dz = self.new(T, B, H)
+        dz = self._unwritten(T, B, H)
         grad_h0 = self.new(B, H) if need_h0 else None
         t, way = self._order(T, backward=True)
-        first = None if grad_hs is None else grad_hs[t]
+        first = None if grad_hs is None else self._given(grad_hs)[t]
         self._run(
             relu,
             True,
-            **{"T": T, "B": B, "H": H, "step": way * B * H, "grad_hs": first, "hs": hs[t]},
+            **{**self._strides(dz, way), "grad_hs": first, "hs": self._given(hs)[t]},
             **{"grad_h_last": grad_h_last, "W_hh": W_hh, "dz": dz[t], "grad_h0": grad_h0},
         )
         return dz, grad_h0

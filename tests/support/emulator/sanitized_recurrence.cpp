@@ -25,9 +25,9 @@ int main() {
   std::vector<long long> ids(T * B, V - 1);
   int error = 0;
   const RnnForwardParams params{
-      T,           B,          H,         V,         ids.data(),    B,     1,    x.data(),
-      W_hh.data(), b_h.data(), h0.data(), hs.data(), h_last.data(), B * H, ROWS, 1ll << 40,
-      &error};
+      T,           B,          H,         V,         ids.data(),    B, 1,     x.data(),
+      W_hh.data(), b_h.data(), h0.data(), hs.data(), h_last.data(), H, B * H, ROWS,
+      1ll << 40,   &error};
   for (unsigned seed = 0; seed < 3; ++seed) {
     const EmulatorGeometry geometry{CLUSTERS * CLUSTER, CLUSTER, kThreads, SHARED_BYTES, seed, 1};
     if (emulator_launch(kernel, &params, &geometry) != 0) {
