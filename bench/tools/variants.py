@@ -153,7 +153,7 @@ def _times(device: Device, variant: Variant, operation: str) -> dict[int, float]
 
 
 def _question(operation: str, B: int, H: int, cell: int = 0) -> Question:
-    return Question(operation, B, H, 0, 32, cell, 0, "TF32")
+    return Question(operation, B, H, 0, 32, cell, False, 0, "TF32")
 
 
 def _step_us(device: Device, operation: str, B: int, H: int) -> float:

@@ -10,6 +10,8 @@ namespace rnnfast::cells {
 enum Code : int { kTanh = 0, kRelu = 1, kLeakyTanh = 2, kLeakyRelu = 3 };
 constexpr int kNumCells = 4;
 
+constexpr bool is_leaky(int code) { return code == kLeakyTanh || code == kLeakyRelu; }
+
 // The activation of a cell that is known at compile time, as in a CUDA kernel.
 template <int code>
 struct ActivationOf {
@@ -37,7 +39,7 @@ RNNFAST_CELL void with_activation(int code, const F& f) {
 // The same for what a cell makes of act(z_t).
 template <class F>
 RNNFAST_CELL void with_update(int code, const F& f) {
-  if (code == kLeakyTanh || code == kLeakyRelu) {
+  if (is_leaky(code)) {
     f.template operator()<Leaky>();
   } else {
     f.template operator()<Plain>();
@@ -45,8 +47,6 @@ RNNFAST_CELL void with_update(int code, const F& f) {
 }
 
 // How many arrays [T, B, H] the forward pass saves for the way back.
-inline int num_saved(int code) {
-  return code == kLeakyTanh || code == kLeakyRelu ? Leaky::kSaved : Plain::kSaved;
-}
+inline int num_saved(int code) { return is_leaky(code) ? Leaky::kSaved : Plain::kSaved; }
 
 }  // namespace rnnfast::cells

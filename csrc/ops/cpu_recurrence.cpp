@@ -181,12 +181,11 @@ LayerGradients run_backward(StateGradients grads, Tensor hs, const std::optional
                             int64_t V, Tensor W_hh, Tensor h0, int64_t cell, const Needs& needs,
                             RecurrenceOptions options) {
   const LayerCall n = backward_call(grads, hs, ids, V, W_hh, h0, any_cell_of(cell), options);
-  const bool has_leak = options.leak.has_value();
-  if (has_leak && !options.saved) fail("saved is None; it must be what the forward call has saved");
+  require_saved(options);
   make_all_contiguous(hs, W_hh, h0);
 
   LayerGradients out(n, ids, needs);
-  if (has_leak) out.leak = empty(n.b_h(), n.dtype);
+  if (options.leak) out.leak = empty(n.b_h(), n.dtype);
   with_real(n.dtype, [&]<class Real>() {
     auto args = out.arguments<Real>(n, grads, hs, W_hh, h0);
     args.leak = data_or_null<Real>(options.leak);

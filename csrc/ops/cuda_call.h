@@ -32,6 +32,12 @@ inline int real_bytes(int32_t dtype) { return dtype == aoti_torch_dtype_float64(
 inline void* address(const Tensor& tensor, int64_t element) {
   return tensor.data<char>() + element * real_bytes(tensor.dtype());
 }
+inline void* address(const std::optional<Tensor>& tensor, int64_t element) {
+  return tensor ? address(*tensor, element) : nullptr;
+}
+inline void* address(const Tensor* tensor, int64_t element) {
+  return tensor != nullptr ? address(*tensor, element) : nullptr;
+}
 
 // Makes the device of the first tensor current until the call ends. On the CPU, where the tests'
 // emulating driver runs the kernels, that is device 0 and no stream.

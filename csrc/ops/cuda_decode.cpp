@@ -64,18 +64,13 @@ void step_by_step(const Call& call, const Decode& d) {
   const std::string options =
       dtype == aoti_torch_dtype_float64() ? "-DRF_REAL=double" : "-DRF_REAL=float";
   const Direction one{1, d.B, d.H};
-  const int64_t state = d.B * d.H;
-  const Tensor states = call.empty({2, d.B, d.H}, dtype);  // of even and of odd steps
-  const Tensor logits = call.empty({d.B, d.V}, dtype);
-  copy(matrix(states, d.B, d.H), d.h0);
-  copy(d.h_last, d.h0);  // where there is no step
+  const Tensor hs = call.empty({1, d.B, d.H}, dtype), logits = call.empty({d.B, d.V}, dtype);
+  copy(d.h_last, d.h0);
   for (int64_t step = 0; step < d.steps; ++step) {
-    const Tensor before = matrix(states, d.B, d.H, step % 2 * state);
-    const Tensor hs = view(states, {1, d.B, d.H}, {state, d.H, 1}, (step + 1) % 2 * state);
     const std::optional<Tensor> ids =
         step == 0 ? matrix(d.first, 1, d.B) : matrix(d.ids, 1, d.B, (step - 1) * d.B);
-    forward_by_steps(call, {one, d.V, d.W_xh, ids, d.W_hh, d.b_h, before, d.cell, hs, d.h_last});
-    multiply(matrix(hs, d.B, d.H), d.W_hq, logits);
+    forward_by_steps(call, {one, d.V, d.W_xh, ids, d.W_hh, d.b_h, d.h_last, d.cell, hs, d.h_last});
+    multiply(d.h_last, d.W_hq, logits);
     ChooseParams params{};
     params.B = d.B;
     params.V = d.V;
@@ -121,8 +116,9 @@ std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor
     const Decode d{B,    H,   V,  steps,       first,    W_xh,          W_hh, bias,
                    W_hq, b_q, h0, temperature, uniforms, cell_of(cell), ids,  h_last};
     const int bits = dtype == aoti_torch_dtype_float64() ? 64 : 32;
-    if (const auto plan = plan_for({"decode", B, H, V, bits, static_cast<int>(cell), call.device()},
-                                   call.stream())) {
+    if (const auto plan =
+            plan_for({"decode", B, H, V, bits, static_cast<int>(cell), false, call.device()},
+                     call.stream())) {
       in_one_launch(call, *plan, d);
     } else {
       step_by_step(call, d);

@@ -20,10 +20,15 @@ struct Direction {
   int64_t T, B, H;
   bool reverse = false;  // step t follows step t + 1
   int64_t index = 0, count = 1;
+  const int64_t* starts = nullptr;  // [T + 1]: the row where a time begins, and N; null: t * B
+
+  // How many rows a time has, and those of the times before it.
+  int64_t start(int64_t t) const { return starts == nullptr ? t * B : starts[t]; }
+  int64_t rows(int64_t t) const { return start(t + 1) - start(t); }
 
   // Elements from one row of x, hs, ... to the next, and from the first element to ours at time t.
   int64_t row() const { return count * H; }
-  int64_t at(int64_t t) const { return t * B * row() + index * H; }
+  int64_t at(int64_t t) const { return start(t) * row() + index * H; }
 
   // Elements from the first one to ours.
   int64_t weights() const { return index * H * H; }
@@ -35,6 +40,7 @@ struct Direction {
     return view(steps, {count, H}, {row(), 1}, at(t));
   }
   Tensor weights_of(const Tensor& W_hh) const { return matrix(W_hh, H, H, weights()); }
+  Tensor bias_of(const Tensor& biases) const { return view(biases, {H}, {1}, bias()); }
   Tensor state_of(const Tensor& states) const { return matrix(states, B, H, state()); }
 };
 

@@ -33,13 +33,19 @@ bool is_aligned(const MatrixRows& rows) {
          0;
 }
 
-void multiply_by_cublas(const Call& call, const Direction& d, const Tensor& h0, const Tensor& hs,
-                        const Tensor& dz, bool transposed, const Tensor& out) {
-  // the state before each step in one piece: one product over T B rows
-  const int64_t B = d.B, H = d.H, N = d.T * B, others = N - B;
-  const Tensor before = call.empty({N, H}, hs.dtype()), after = d.rows_of(dz, 0, N);
-  copy(matrix(before, B, H, d.reverse ? others * H : 0), d.state_of(h0));
-  copy(matrix(before, others, H, d.reverse ? 0 : B * H), d.rows_of(hs, d.reverse ? 1 : 0, others));
+// The state before each step of T with B rows in one piece [T B, H], for one product over all.
+Tensor shifted(const Call& call, const Direction& d, const States& states) {
+  const int64_t B = d.B, H = d.H, others = (d.T - 1) * B;
+  Tensor before = call.empty({B + others, H}, states.hs.dtype());
+  copy(matrix(before, B, H, d.reverse ? others * H : 0), d.state_of(states.h0));
+  copy(matrix(before, others, H, d.reverse ? 0 : B * H),
+       d.rows_of(states.hs, d.reverse ? 1 : 0, others));
+  return before;
+}
+
+// before, after [N, H]
+void multiply_by_cublas(const Tensor& before, const Tensor& after, bool transposed,
+                        const Tensor& out) {
   multiply(rnnfast::transposed(transposed ? after : before), transposed ? before : after, out);
 }
 
@@ -48,13 +54,14 @@ struct Factors {
   MatrixRows a, b;
 };
 
-Factors factors_of(const Direction& d, const Tensor& h0, const Tensor& hs, const Tensor& dz,
-                   bool transposed) {
+Factors factors_of(const Direction& d, const States& states, const Tensor& dz, bool transposed) {
   const int64_t B = d.B, H = d.H, row = d.row();
-  MatrixRows before{address(h0, d.state()), B, H, address(hs, d.at(0)), row, H};
+  MatrixRows before{address(states.h0, d.state()), B, H, address(states.hs, d.at(0)), row, H};
   MatrixRows after{nullptr, 0, 0, address(dz, d.at(0)), row, H};
-  if (d.reverse) {
-    before.others = address(hs, d.at(1));
+  if (states.before != nullptr) {
+    before = {nullptr, 0, 0, address(states.before, d.at(0)), row, H};
+  } else if (d.reverse) {
+    before.others = address(states.hs, d.at(1));
     after = {address(dz, d.at(d.T - 1)), B, row, address(dz, d.at(0)), row, H};
   }
   return transposed ? Factors{after, before} : Factors{before, after};
@@ -86,9 +93,9 @@ MatrixRows rows_of(const Tensor& matrix, int64_t columns) {
   return {nullptr, 0, 0, matrix.data<void>(), columns, columns};
 }
 
-void Gradients::add_recurrence(const Direction& d, const Tensor& h0, const Tensor& hs,
-                               const Tensor& dz, bool transposed, const Tensor& grad_W_hh) {
-  const Factors factors = factors_of(d, h0, hs, dz, transposed);
+void Gradients::add_recurrence(const Direction& d, const States& states, const Tensor& dz,
+                               bool transposed, const Tensor& grad_W_hh) {
+  const Factors factors = factors_of(d, states, dz, transposed);
   Tensor out = d.weights_of(grad_W_hh);
   const Product product = product_for(d.H, real_bytes(dtype_), call_.device());
   if (product == Product::kWithOthers) {
@@ -96,7 +103,9 @@ void Gradients::add_recurrence(const Direction& d, const Tensor& h0, const Tenso
   } else if (product == Product::kTensorCores && is_aligned(factors.a) && is_aligned(factors.b)) {
     multiply_on_tensor_cores(call_, N_, factors, out, sums_);
   } else {  // or a state that is a slice of a tensor, which may begin anywhere
-    multiply_by_cublas(call_, d, h0, hs, dz, transposed, out);
+    multiply_by_cublas(
+        states.before != nullptr ? d.rows_of(*states.before, 0, N_) : shifted(call_, d, states),
+        d.rows_of(dz, 0, N_), transposed, out);
     sums_.add_to_norm(out);
   }
 }

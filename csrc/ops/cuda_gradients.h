@@ -12,6 +12,13 @@
 
 namespace rnnfast::cuda {
 
+// The states of a call, contiguous, of one direction or both.
+struct States {
+  const Tensor& h0;                // [B, H]
+  const Tensor& hs;                // [T, B, H]
+  const Tensor* before = nullptr;  // as hs: those before each step, unless they are h0 and hs
+};
+
 class Gradients {
  public:
   // N: rows of every matrix. `sums` adds up what is left in parts.
@@ -19,10 +26,9 @@ class Gradients {
       : call_(call), N_(N), dtype_(dtype), sums_(sums) {}
 
   // grad_W_hh [H, H] = sum_t h_{t-1}^T dz_t, or its transpose where the weights are, of a
-  // direction; h0 [B, H], hs and dz [T, B, H] are contiguous, or those of both directions are. A
-  // large one takes a launch of its own, at once.
-  void add_recurrence(const Direction&, const Tensor& h0, const Tensor& hs, const Tensor& dz,
-                      bool transposed, const Tensor& grad_W_hh);
+  // direction. A large one takes a launch of its own, at once.
+  void add_recurrence(const Direction&, const States&, const Tensor& dz, bool transposed,
+                      const Tensor& grad_W_hh);
 
   // out [I, J] = A^T B, with A [N, I] and B [N, J].
   void add_product(const MatrixRows& a, const MatrixRows& b, Tensor out);

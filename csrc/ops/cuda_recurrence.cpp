@@ -6,10 +6,12 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "cuda/device/params.h"
 #include "cuda/host/training_choice.h"
 #include "cuda_gradients.h"
+#include "cuda_options.h"
 #include "cuda_part_sums.h"
 #include "cuda_sums.h"
 #include "ops/recurrence_arguments.h"
@@ -21,33 +23,36 @@ namespace rnnfast::cuda {
 
 namespace {
 
-// Of the options these kernels know reverse. Transposed weights are copied for them.
-void require_known(const RecurrenceOptions& options) {
-  if (options.batch_sizes) fail("batch_sizes is given; on CUDA it must be None");
-  if (options.resets) fail("resets is given; on CUDA it must be None");
-  if (options.leak) fail("leak is given; on CUDA it must be None");
-}
-
-Direction direction_of(const RecurrenceSizes& n, const RecurrenceOptions& options, int64_t index) {
-  return {n.T, n.B, n.H, options.reverse || index == 1, index, n.directions};
+// starts: see Direction; empty without batch_sizes.
+std::vector<Direction> directions_of(const RecurrenceSizes& n, const RecurrenceOptions& options,
+                                     const std::vector<int64_t>& starts) {
+  std::vector<Direction> directions;
+  for (int64_t i = 0; i < n.directions; ++i) {
+    directions.push_back({n.T, n.B, n.H, options.reverse || i == 1, i, n.directions,
+                          starts.empty() ? nullptr : starts.data()});
+  }
+  return directions;
 }
 
 std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                std::optional<Tensor> b_h, Tensor h0, int64_t cell,
                                RecurrenceOptions options) {
   const Call call(x, "x");
-  require_known(options);
   const int32_t dtype = require_real(x, "x");
-  const RecurrenceSizes n = forward_sizes(x, ids, W_hh, b_h, h0, dtype);
+  const int code = any_cell_of(cell);
+  const RecurrenceSizes n = forward_sizes(x, ids, W_hh, b_h, h0, dtype, options);
+  require_options(n, code, options);
   if (ids) require_at_least(n.V, "V, the number of rows of x,", 1);
   call.require_here(ids, "ids", W_hh, "W_hh", b_h, "b_h", h0, "h0");
+  prepare(call, options);
   if (options.transposed) W_hh = rnnfast::transposed(W_hh);
   call.make_all_contiguous(x, W_hh, b_h, h0);
 
   Tensor hs = call.empty(n.array(), dtype), h_last = call.empty(n.state(), dtype);
+  const std::vector<int64_t> starts = starts_of(options.batch_sizes);
+  const std::vector<Direction> directions = directions_of(n, options, starts);
   const auto pass = [&](int64_t index) -> Forward {
-    const Direction its = direction_of(n, options, index);
-    return {its, n.V, x, ids, W_hh, b_h, h0, cell_of(cell), hs, h_last};
+    return {directions[index], n.V, x, ids, W_hh, b_h, h0, code, hs, h_last, options};
   };
   if (n.B > 0 && n.directions == 1) forward(call, pass(0));
   if (n.B > 0 && n.directions == 2) forward(call, pass(0), pass(1));
@@ -56,14 +61,20 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
 
 // What a backward call makes. Those that are not wanted have 0 elements.
 struct LayerGradients {
-  LayerGradients(const Call& call, const RecurrenceSizes& n, bool has_ids, const Needs& needs)
+  LayerGradients(const Call& call, const RecurrenceSizes& n, bool has_ids, bool is_leaky,
+                 const Needs& needs)
       : dz(call.empty(n.array(), n.dtype)),
         W_hh(if_wanted(call, needs.W_hh, n.W_hh(), n.dtype)),
         b_h(if_wanted(call, needs.b_h, n.b_h(), n.dtype)),
         h0(if_wanted(call, needs.h0, n.state(), n.dtype)),
-        table(if_wanted(call, has_ids, {"[V, H]", {n.V, n.H}}, n.dtype)) {}
+        table(if_wanted(call, has_ids, {"[V, H]", {n.V, n.H}}, n.dtype)),
+        leak(if_wanted(call, is_leaky, n.b_h(), n.dtype)),
+        leak_of_rows(if_wanted(call, is_leaky, n.state(), n.dtype)) {
+    fill_zero(leak_of_rows);
+  }
 
-  Tensor dz, W_hh, b_h, h0, table;
+  Tensor dz, W_hh, b_h, h0, table, leak;
+  Tensor leak_of_rows;  // [B, H], which the passes add to
 
  private:
   static Tensor if_wanted(const Call& call, bool wanted, const Shape& shape, int32_t dtype) {
@@ -71,26 +82,47 @@ struct LayerGradients {
   }
 };
 
-// Those of the weights and the table, from dz.
-void sum_over_steps(const Call& call, const RecurrenceSizes& n, const Tensor& h0, const Tensor& hs,
-                    const std::optional<Tensor>& ids, const Needs& needs,
-                    const RecurrenceOptions& options, const LayerGradients& grads) {
+// Those of the weights, the table and the leak, from what the passes have left.
+void sum_over_steps(const Call& call, const RecurrenceSizes& n,
+                    const std::vector<Direction>& directions, const States& states,
+                    const std::optional<Tensor>& ids, const Needs& needs, bool transposed,
+                    const LayerGradients& grads) {
   PartSums parts(call, n.dtype);
   Gradients gradients(call, n.N, n.dtype, parts);
-  for (int64_t i = 0; needs.W_hh && i < n.directions; ++i) {
-    const Direction its = direction_of(n, options, i);
-    gradients.add_recurrence(its, h0, hs, grads.dz, options.transposed, grads.W_hh);
+  RowSumJobs sums(call, n.dtype);
+  for (const Direction& its : directions) {
+    if (needs.W_hh) gradients.add_recurrence(its, states, grads.dz, transposed, grads.W_hh);
+    if (grads.leak.numel() > 0) {
+      sums.add(its.state_of(grads.leak_of_rows), n.B, n.H, its.bias_of(grads.leak));
+    }
   }
-  const bool sums_table = ids && has_few_classes(n.V);
-  if (ids && !sums_table) {
-    RowSumJobs table(call, n.dtype);
-    table.add(grads.dz, n.H, *ids, n.V, grads.table);
-    table.run();
+  if (ids) {
+    const Tensor classes = n.is_ragged ? view(*ids, {n.N, 1}, {ids->stride(0), 1}) : same(*ids);
+    if (has_few_classes(n.V)) {
+      gradients.add_table(grads.dz, classes, grads.table);
+    } else {
+      sums.add(grads.dz, n.H, classes, n.V, grads.table);
+    }
   }
-  if (sums_table) gradients.add_table(grads.dz, *ids, grads.table);
   if (needs.b_h) gradients.add_sum(grads.dz, grads.b_h);
+  sums.run();
   gradients.run();
   parts.run(false);
+}
+
+// The states before all steps, where they are wanted and not h0 and hs shifted by a step.
+std::optional<Tensor> states_before(const Call& call, const RecurrenceSizes& n,
+                                    const std::vector<Direction>& directions, const Tensor& h0,
+                                    const Tensor& hs, const Needs& needs,
+                                    const RecurrenceOptions& options) {
+  const bool is_wanted = needs.W_hh || options.leak;
+  if (!is_wanted || !has_options(options)) return std::nullopt;
+  Tensor before = call.empty(n.array(), n.dtype);
+  const std::optional<Tensor> steps = steps_on_device(call, directions[0]);
+  for (const Direction& its : directions) {
+    find_states_before(call, its, h0, hs, options, steps, before);
+  }
+  return before;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
@@ -98,30 +130,51 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
     std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, Needs needs,
     RecurrenceOptions options) {
   const Call call(hs, "hs");
-  require_known(options);
-  const RecurrenceSizes n = backward_sizes(grad_hs, grad_h_last, hs, ids, V, W_hh, h0);
+  const int code = any_cell_of(cell);
+  const RecurrenceSizes n = backward_sizes(grad_hs, grad_h_last, hs, ids, V, W_hh, h0, options);
+  require_options(n, code, options);
+  require_saved(options);
   if (ids) require_at_least(V, "V", 1);
   call.require_here(grad_hs, "grad_hs", grad_h_last, "grad_h_last");
   call.require_here(ids, "ids", W_hh, "W_hh", h0, "h0");
+  prepare(call, options);
   if (options.transposed) W_hh = rnnfast::transposed(W_hh);
   call.make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
 
-  LayerGradients grads(call, n, ids.has_value(), needs);
-  const auto pass = [&](int64_t index) -> Backward {
-    const Direction its = direction_of(n, options, index);
-    const Tensor* grad_h0 = needs.h0 ? &grads.h0 : nullptr;
-    return {its, grad_hs, grad_h_last, hs, W_hh, h0, cell_of(cell), grads.dz, grad_h0};
-  };
+  LayerGradients grads(call, n, ids.has_value(), options.leak.has_value(), needs);
   if (n.B == 0) {
-    for (const Tensor* grad : {&grads.W_hh, &grads.b_h, &grads.table}) fill_zero(*grad);
-  } else if (n.directions == 1) {
-    backward(call, pass(0));
+    for (const Tensor* grad : {&grads.W_hh, &grads.b_h, &grads.table, &grads.leak}) {
+      fill_zero(*grad);
+    }
   } else {
-    backward(call, pass(0), pass(1));
+    const std::vector<int64_t> starts = starts_of(options.batch_sizes);
+    const std::vector<Direction> directions = directions_of(n, options, starts);
+    const std::optional<Tensor> before = states_before(call, n, directions, h0, hs, needs, options);
+    const States states{h0, hs, before ? &*before : nullptr};
+    const auto pass = [&](int64_t index) -> Backward {
+      const Tensor* grad_h0 = needs.h0 ? &grads.h0 : nullptr;
+      return {directions[index],
+              grad_hs,
+              grad_h_last,
+              hs,
+              W_hh,
+              h0,
+              code,
+              grads.dz,
+              grad_h0,
+              options,
+              states.before,
+              &grads.leak_of_rows};
+    };
+    if (n.directions == 1) {
+      backward(call, pass(0));
+    } else {
+      backward(call, pass(0), pass(1));
+    }
+    sum_over_steps(call, n, directions, states, ids, needs, options.transposed, grads);
   }
-  if (n.B > 0) sum_over_steps(call, n, h0, hs, ids, needs, options, grads);
   return {std::move(ids ? grads.table : grads.dz), std::move(grads.W_hh), std::move(grads.b_h),
-          std::move(grads.h0), call.empty({0}, n.dtype)};
+          std::move(grads.h0), std::move(grads.leak)};
 }
 
 void implement(Library library) {

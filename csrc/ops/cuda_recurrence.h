@@ -7,6 +7,7 @@
 
 #include "cuda_call.h"
 #include "cuda_direction.h"
+#include "ops/recurrence_arguments.h"
 #include "torch/abi.h"
 
 namespace rnnfast::cuda {
@@ -14,18 +15,21 @@ namespace rnnfast::cuda {
 // Of any wait between blocks, in clock cycles: about ten seconds, then the kernel ends.
 constexpr long long kWaitLimit = 20'000'000'000;
 
+inline const RecurrenceOptions kNoOptions;
+
 // The arguments of one recurrence, checked and contiguous: of one direction, or those of both, of
-// which it has its part.
+// which it has its part. Where it has batch_sizes, arrays [T, B, ...] are [N, ...].
 struct Forward : Direction {
   int64_t V;        // rows of the table; unused without ids
   const Tensor& x;  // [V, H] with ids, [T, B, H] without
   const std::optional<Tensor>& ids;
   const Tensor& W_hh;
   const std::optional<Tensor>& b_h;
-  const Tensor& h0;
+  const Tensor& h0;  // its memory may be h_last's where the recurrence goes step by step
   int cell;
   const Tensor& hs;      // [T, B, H]
   const Tensor& h_last;  // [B, H]
+  const RecurrenceOptions& options = kNoOptions;
   Order steps() const { return order(T, reverse); }
 };
 struct Backward : Direction {
@@ -37,6 +41,9 @@ struct Backward : Direction {
   int cell;
   const Tensor& dz;       // [T, B, H]
   const Tensor* grad_h0;  // or null
+  const RecurrenceOptions& options = kNoOptions;
+  const Tensor* before = nullptr;     // the state before each step, rows as hs; of a leaky cell
+  const Tensor* grad_leak = nullptr;  // [B, H], zero before; of a leaky cell
   // The last step of the forward pass is the first one here.
   Order steps() const { return order(T, !reverse); }
 };

@@ -85,7 +85,7 @@ class Network {
     cuda::backward(call_,
                    {direction_, grad_hs_, no_grad_h_last, hs_, W_hh_, h0_, cell_, dz, grad_h0});
     Gradients gradients(call_, rows_, n_.dtype, sums_);
-    gradients.add_recurrence(direction_, h0_, hs_, dz, false, *grads[1]);
+    gradients.add_recurrence(direction_, {h0_, hs_}, dz, false, *grads[1]);
     if (columns_ > 0) {
       gradients.add_table(dz, *ids_, *grads[0]);
       gradients.add_sum(dz, *grads[2]);

@@ -150,6 +150,12 @@ inline void require_options(const RecurrenceSizes& n, int cell, const Recurrence
   if (options.saved && !options.saved->is_contiguous()) fail("saved is not contiguous; it must be");
 }
 
+// Of a backward call.
+inline void require_saved(const RecurrenceOptions& options) {
+  if (!options.leak || options.saved) return;
+  fail("saved is None; it must be what the forward call has saved");
+}
+
 // Of a forward call, whose arguments fit, but for the values of ids.
 inline RecurrenceSizes forward_sizes(const Tensor& x, const std::optional<Tensor>& ids,
                                      const Tensor& W_hh, const std::optional<Tensor>& b_h,

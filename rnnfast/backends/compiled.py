@@ -29,6 +29,7 @@ class Compiled(Backend):
     """Each method calls an operator, which torch dispatches by device and cannot differentiate."""
 
     dtypes = WIDE
+    features = frozenset((*Recurrence._field_defaults, "both_directions"))
 
     def ops(self, tensor: Tensor) -> Any:
         """The operators for tensors like this one."""
@@ -95,7 +96,6 @@ class Native(Compiled):
 
     name = "native"
     device = "cpu"
-    features = frozenset((*Recurrence._field_defaults, "both_directions"))
     checks_arguments = True
     # Beyond this W_hq would leave the L2 cache between two steps, each of which reads all of it.
     fused_readout = 2**17

@@ -2,36 +2,18 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from rnnfast.backends import library
 from rnnfast.backends.compiled import native
-from rnnfast.backends.reference import reference
 from rnnfast.cells import CELLS
-from support import instruction_sets
-from support.compare import assert_close_to_f64
+from support import instruction_sets, recurrences
 from support.recurrences import Case, make, run
 
 assert library.load_error() == ""
 
 
 def check(case: Case) -> None:
-    """Every result is as near to float64 as the reference's.
-
-    In float64 the reference is the truth itself: 64 units in the last place are allowed there.
-    """
-    got, same = run(native, case), run(reference, case)
-    truth = run(reference, case.to(torch.float64))
-    for name, value in truth.items():
-        if case.call.x.dtype == torch.float64:
-            allowed = 64 * torch.finfo(torch.float64).eps * largest(value)
-            torch.testing.assert_close(got[name], value, rtol=0, atol=allowed)
-        else:
-            assert_close_to_f64(name, got[name], same[name], value)
-
-
-def largest(value: Tensor) -> float:
-    return max(1.0, value.abs().max().item())
+    recurrences.check(native, case)
 
 
 # Rows split, columns split, one row that one or several workers share, rows that no tile fills.

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(bool(library.load_error()), reason=library.load_
 
 
 def question(H, B=1, V=28):
-    return Question("decode", B, H, V, 32, cell=0, device=0, least_exact="FFMA")
+    return Question("decode", B, H, V, 32, cell=0, has_options=False, device=0, least_exact="FFMA")
 
 
 def decide(asked, limits, clusters=7):

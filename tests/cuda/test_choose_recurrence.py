@@ -24,7 +24,9 @@ def recurrences():
 
 
 def question(H, B, operation="rnn_forward", **changes):
-    plain = Question(operation, B, H, 28, 32, cell=0, device=0, least_exact="FFMA")
+    plain = Question(
+        operation, B, H, 28, 32, cell=0, has_options=False, device=0, least_exact="FFMA"
+    )
     return dataclasses.replace(plain, **changes)
 
 

@@ -93,7 +93,7 @@ def test_step_by_step(V, relu, dtype, monkeypatch):
 def question(p: Problem) -> Question:
     B, H = p.h0.shape
     V = 0 if p.ids is None else len(p.x)
-    return Question("rnn_forward", B, H, V, 32, int(p.relu), 0, precision.least_exact())
+    return Question("rnn_forward", B, H, V, 32, int(p.relu), False, 0, precision.least_exact())
 
 
 @pytest.mark.full

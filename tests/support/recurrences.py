@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from rnnfast.backends import Adjoint, Backend, Needs, Recurrence
+from rnnfast.backends.reference import reference
+from support.compare import assert_close_to_f64
 
 
 class Case(NamedTuple):
@@ -74,3 +76,19 @@ def run(backend: Backend, case: Case) -> dict[str, Tensor]:
     made = backend.rnn_backward(Adjoint(r, V, hs, saved, *case[1:], Needs()))
     results = {"hs": hs, "h_last": h_last, **made._asdict()}
     return {name: value for name, value in results.items() if value is not None}
+
+
+def check(backend: Backend, case: Case) -> None:
+    """Every result is as near to float64 as the reference's.
+
+    In float64 the reference is the truth itself: 64 units in the last place are allowed there.
+    """
+    got, same = run(backend, case), run(reference, case)
+    truth = run(reference, case.to(torch.float64))
+    assert got.keys() == same.keys()
+    for name, value in truth.items():
+        if case.call.x.dtype == torch.float64:
+            allowed = 64 * torch.finfo(torch.float64).eps * max(1.0, value.abs().max().item())
+            torch.testing.assert_close(got[name], value, rtol=0, atol=allowed)
+        else:
+            assert_close_to_f64(name, got[name], same[name], value)

@@ -85,6 +85,18 @@ struct RnnBackwardParams {
   RecurrenceOptionsParams options;
 };
 
+// ---- states_before.cu
+
+// before[t, n] = the state that the product of a step multiplied: h0, a state of hs, or zero. void:
+// of RF_REAL.
+struct StatesBeforeParams {
+  long long T, B, H, row;           // row: as in RnnForwardParams
+  const void* h0;                   // [B, H]
+  const void* hs;                   // [T, B, H]
+  void* before;                     // [T, B, H]
+  RecurrenceOptionsParams options;  // of the forward call
+};
+
 // ---- clip_norm.cu
 
 // A gradient or a part of one: element i lies at (i / row) * row_stride + (i % row) * stride.

@@ -50,6 +50,7 @@ struct Question {
   int64_t B, H, V;        // V: rows of the table of inputs; 0 where there is none
   int dtype_bits;         // of the elements of x: 64 or 32
   int cell;               // its code in csrc/cells/cells.h
+  bool has_options;       // of a recurrence: lengths, resets or a leak
   int device;
 };
 struct Plan {
@@ -58,6 +59,9 @@ struct Plan {
   int64_t rows;  // of the batch, per cluster or block
 };
 std::shared_ptr<const Plan> plan_for(const Question&, void* stream);
+
+// Whether what is queued on a stream is captured for a CUDA graph.
+bool is_capturing(void* stream);
 
 struct Limits {
   int compute_capability;  // 90

@@ -101,7 +101,7 @@ def explain(device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | N
     nets = [sizes] if sizes else [(H, USUAL_V) for H in USUAL_H]
     for H, V in nets:
         for B in USUAL_B if sizes else (32,):
-            question = Question("rnn_forward", B, H, V, bits, 0, index, least_exact)
+            question = Question("rnn_forward", B, H, V, bits, 0, False, index, least_exact)
             lines.append(f"H={H} B={B}: {choose_recurrence.explain(question)}")
     for H, V in nets:
         lines.append(f"training H={H} V={V}: {bridge.training_choice(H, V, bits, index)}")
@@ -112,7 +112,6 @@ class Cuda(Compiled):
     """CUDA C++: one launch for all steps, W_hh kept on the chip. float32; float64 step by step."""
 
     name = device = "cuda"
-    features = frozenset({"transposed", "reverse", "both_directions"})
 
     def stands_in(self) -> bool:
         return is_emulated()

@@ -47,6 +47,7 @@ class Question:
     V: int
     dtype_bits: int
     cell: int  # its code in csrc/cells/cells.h
+    has_options: bool  # of a recurrence: lengths, resets or a leak
     device: int
     least_exact: str  # of the products that are allowed; see precision.py
 
@@ -101,12 +102,11 @@ def start(choose: Callable[[Question], Plan | None]) -> None:
             _answer(answer, good=True, data=made)
 
     def plan(answer: int, operation: bytes, *rest: int) -> None:
-        B, H, V, dtype_bits, cell, device, product = rest
+        B, H, V, dtype_bits, cell, has_options, device, product = rest
         with _errors_answered(answer):
             least_exact = precision.EXACTNESS[product]
-            chosen = choose(
-                Question(operation.decode(), B, H, V, dtype_bits, cell, device, least_exact)
-            )
+            call = operation.decode(), B, H, V, dtype_bits, cell, bool(has_options)
+            chosen = choose(Question(*call, device, least_exact))
             if chosen is None:
                 _answer(answer, good=True, data=b"")
             else:
@@ -188,7 +188,7 @@ _PLAN_CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_void_p,
     ctypes.c_char_p,
     *[ctypes.c_int64] * 3,
-    *[ctypes.c_int] * 4,
+    *[ctypes.c_int] * 5,
 )
 _kept: list[object] = []
 

@@ -26,15 +26,18 @@ MACROS = {
     "single_block": ("HP", "LANES", "ROWS", "SMEM_SLOTS"),
     "decode": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS"),
 }
+RECURRENCES = ("recurrence", "cluster", "large_batch", "single_block")
+WITH_OPTIONS: tuple[str, ...] = ()  # those of them that know lengths, resets and a leak
 PRODUCTS = ("FFMA", "TF32", "2xFP16")  # RF_PRODUCT
 OPERATIONS = ("rnn_forward", "rnn_backward")
 TANH = 0  # its code in csrc/cells/cells.h
-CELLS = (TANH, 1)  # that the kernels have
+CELLS = (TANH, 1)  # that the kernels for all steps have
 
 _REALS = ("-DRF_REAL=float", "-DRF_REAL=double")
 # The units without variants, and all options that csrc/ launches them with.
 UNITS = {
-    "streamed": tuple(f"{real} -DRF_CELL={cell}" for real in _REALS for cell in CELLS),
+    "streamed": tuple(f"{real} -DRF_CELL={cell}" for real in _REALS for cell in range(4)),
+    "states_before": _REALS,
     "row_sums": _REALS,
     "sum_parts": _REALS,
     "weight_product": ("",),
@@ -190,7 +193,7 @@ def _decodes(variant: Variant) -> Iterator[Kernels]:
 
 
 _OF_UNIT = {
-    **dict.fromkeys(("recurrence", "cluster", "large_batch", "single_block"), _recurrences),
+    **dict.fromkeys(RECURRENCES, _recurrences),
     "decode": _decodes,
 }
 

@@ -1,0 +1,191 @@
+"""Lengths, resets and leaky cells on CUDA, without a GPU, each for itself and with the others."""
+
+import pytest
+import torch
+
+import rnnfast
+from rnnfast import functional, use_backend
+from rnnfast.backends.cuda import cuda
+from rnnfast.cells import CELLS
+from support.emulator import build
+from support.recurrences import check, make, run
+
+pytestmark = [
+    pytest.mark.skipif(bool(build.why_not()), reason=build.why_not()),
+    pytest.mark.usefixtures("emulated"),
+]
+
+LENGTHS = {
+    "all different": [5, 4, 3, 2, 1],
+    "one is long": [7, 2, 2, 1, 1],
+    "equal": [3] * 4,
+    "one": [4],
+    "one step": [1, 1, 1],
+}
+LENGTHS_OF_ALL = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+WAYS = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
+LEAKY = pytest.mark.parametrize("cell", ["tanh", "leaky_tanh"])
+RESETS = pytest.mark.parametrize("to_h0", [False, True], ids=["to zero", "to h0"])
+SHAPES = [(5, 3, 33), (1, 4, 12), (6, 1, 7), (1, 1, 1)]
+
+
+@DTYPES
+@WAYS
+@pytest.mark.parametrize("V", [None, 5, 300], ids=["dense", "table", "large table"])
+@LENGTHS_OF_ALL
+def test_lengths(lengths, V, reverse, dtype):
+    transposed = V is None
+    shape = max(lengths), len(lengths), 12
+    options = {"reverse": reverse, "transposed": transposed, "dtype": dtype}
+    check(cuda, make(*shape, V, lengths=lengths, **options))
+
+
+@DTYPES
+@WAYS
+@LEAKY
+@RESETS
+@pytest.mark.parametrize("shape", SHAPES)
+def test_resets(shape, to_h0, cell, reverse, dtype):
+    V = 5 if reverse else None
+    options = {"resets": True, "resets_to_h0": to_h0, "reverse": reverse, "transposed": to_h0}
+    check(cuda, make(*shape, V, cell=cell, dtype=dtype, **options))
+
+
+@DTYPES
+@WAYS
+@pytest.mark.parametrize("cell", ["leaky_tanh", "leaky_relu"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_leaky_cells(shape, cell, reverse, dtype):
+    case = make(*shape, cell=cell, reverse=reverse, transposed=reverse, dtype=dtype)
+    check(cuda, case)
+    check(cuda, case._replace(grad_hs=None))
+    check(cuda, case._replace(grad_h_last=None))
+
+
+@WAYS
+@RESETS
+@LEAKY
+@LENGTHS_OF_ALL
+def test_resets_of_lengths(lengths, cell, to_h0, reverse):
+    options = {"resets": True, "resets_to_h0": to_h0, "reverse": reverse}
+    check(cuda, make(max(lengths), len(lengths), 13, lengths=lengths, cell=cell, **options))
+
+
+@DTYPES
+@pytest.mark.parametrize("options", [{}, {"resets": True}, {"cell": "leaky_relu"}], ids=str)
+@pytest.mark.parametrize("lengths", [None, LENGTHS["one is long"]], ids=["equal", "lengths"])
+def test_both_directions(lengths, options, dtype):
+    T, B = (4, 3) if lengths is None else (max(lengths), len(lengths))
+    check(cuda, make(T, B, 12, both=True, lengths=lengths, dtype=dtype, **options))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("H", [300, 301, 1100], ids=["tensor cores", "cuBLAS", "off the chip"])
+def test_wide_layers(H, cell):
+    check(cuda, make(3, 2, H, 5, cell=cell, lengths=[3, 1], transposed=H == 300))
+
+
+@DTYPES
+def test_many_steps(dtype):
+    lengths = [90, 60, 31]
+    check(cuda, make(90, 3, 9, lengths=lengths, cell="leaky_tanh", resets=True, dtype=dtype))
+
+
+def test_a_row_without_an_option_has_the_bits_of_a_plain_call():
+    plain = make(6, 3, 12, dtype=torch.float64)
+    equal = make(6, 3, 12, lengths=[6] * 3, dtype=torch.float64)
+    none = plain._replace(call=plain.call._replace(resets=torch.zeros(6, 3, dtype=torch.bool)))
+    want = run(cuda, plain)
+    for case in (equal, none):
+        for name, value in run(cuda, case).items():
+            assert torch.equal(value.view(want[name].shape), want[name]), name
+
+
+def test_strided_options():
+    case = make(4, 6, 12, cell="leaky_tanh", resets=True, lengths=[4, 4, 3, 2, 2, 1])
+    want = run(cuda, case)
+    r = case.call
+    call = r._replace(
+        resets=r.resets.T.contiguous().T,
+        leak=torch.stack((r.leak, r.leak), 1)[:, 0],
+        batch_sizes=torch.stack((r.batch_sizes, r.batch_sizes), 1)[:, 0],
+    )
+    for name, value in run(cuda, case._replace(call=call)).items():
+        assert torch.equal(value, want[name]), name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_sizes": [3, 4]}, r"batch_sizes\[1\] is 4; it must be at least 1 and at most 3"),
+        ({"batch_sizes": [3, 1]}, r"x is float32 \[5, 8\]; it must be float32 \[N, H\] = \[4, 8\]"),
+        ({"resets": [[1, 0]]}, r"resets is int64 \[1, 2\]; it must be int64 \[T, B\] = \[2, 3\]"),
+        ({"resets": [[1, 0, 0]] * 2}, r"resets is int64 \[2, 3\]; it must be bool or uint8"),
+        ({"leak": [0.5] * 8}, "leak is given; it must be None for the cell 0"),
+        ({"cell": "leaky_tanh"}, "leak is None; it must be given for the cell 2"),
+    ],
+)
+def test_refuses_options_that_do_not_fit(wrong, message):
+    call = make(2, 3, 8, lengths=[2, 2, 1]).call
+    [(name, value)] = wrong.items()
+    if name != "cell":
+        value = torch.tensor(value, dtype=torch.float32 if name == "leak" else torch.long)
+    with pytest.raises(RuntimeError, match=message):
+        cuda.rnn_forward(call._replace(**{name: value}), True)
+
+
+def test_lengths_are_not_captured(emulated):
+    case = make(3, 2, 8, lengths=[3, 1], dtype=torch.float64)
+    run(cuda, case)
+    emulated.driver().emulated_driver_capturing(1)
+    try:
+        with pytest.raises(RuntimeError, match=r"batch_sizes is given inside the capture .* None"):
+            run(cuda, case)
+        run(cuda, make(3, 2, 8, resets=True, dtype=torch.float64))
+    finally:
+        emulated.driver().emulated_driver_capturing(0)
+
+
+# ---- through the functions and layers above
+
+
+def test_functional_rnn_takes_the_kernels(emulated):
+    def results(backend):
+        torch.manual_seed(1)
+        leaves = [torch.randn(s, requires_grad=True) for s in ((3, 8), (5, 8), (8, 8), (8,), (8,))]
+        h0, W_xh, W_hh, b_h, leak = leaves
+        resets, ids = torch.rand(4, 3) < 0.4, torch.randint(5, (4, 3))
+        with use_backend(backend):
+            hs, h = functional.rnn(
+                ids, h0, W_xh, W_hh / 3, b_h, leak=leak.sigmoid(), resets=resets, resets_to_h0=True
+            )
+            (hs.square().sum() + h.sum()).backward()
+        return [hs.detach(), h.detach(), *(leaf.grad for leaf in leaves)]
+
+    before = emulated.driver().emulated_driver_launches()
+    got = results("cuda")
+    assert emulated.driver().emulated_driver_launches() > before + 8
+    torch.testing.assert_close(got, results("reference"))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_packed_layer_agrees_with_torch(bidirectional, emulated):
+    options = {"num_layers": 2, "bidirectional": bidirectional}
+    theirs, ours = torch.nn.RNN(5, 12, **options), rnnfast.RNN(5, 12, **options)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(6, 4, 5)
+    lengths = torch.tensor([2, 6, 5, 1])
+
+    def results(layer):
+        packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+        y, h = layer(packed)
+        (y.data.square().sum() + h.sum()).backward()
+        return y.data, h, [parameter.grad for parameter in layer.parameters()]
+
+    before = emulated.driver().emulated_driver_launches()
+    with use_backend("cuda"):
+        found = results(ours)
+        assert "packed" not in str(rnnfast.explain(ours))
+    assert emulated.driver().emulated_driver_launches() > before + 12
+    torch.testing.assert_close(found, results(theirs))
