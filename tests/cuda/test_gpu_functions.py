@@ -6,6 +6,7 @@ The truth and torch's own loop are computed by the reference on the CPU.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,8 @@ from torch import Tensor
 
 import rnnfast
 from rnnfast import dispatch, functional
-from rnnfast.backends import Backend, Recurrence
+from rnnfast.backends import Backend
 from rnnfast.backends.cuda import cuda
-from rnnfast.backends.reference import reference
 from support import recurrences
 from support.compare import assert_close_to_f64
 
@@ -204,31 +204,33 @@ def test_every_function_against_float64(backend, name, shape):
     check(name, shape, backend, "cuda")
 
 
-def moved(call: Recurrence, device: str) -> Recurrence:
-    return Recurrence(*(v.to(device) if isinstance(v, Tensor) else v for v in call))
+OPTIONS: list[dict[str, Any]] = [
+    {"reverse": True},
+    {"both": True},
+    {"resets": True, "reverse": True},
+    {"resets": True, "resets_to_h0": True, "V": 5},
+    {"lengths": [9, 9, 4, 2, 1]},
+    {"lengths": [9, 9, 4, 2, 1], "reverse": True, "V": 200},
+    {"lengths": [9, 9, 4, 2, 1], "both": True, "cell": "leaky_relu", "resets": True},
+    {"cell": "leaky_tanh"},
+]
 
 
-def check_options(options: dict[str, bool], H: int, backend: Backend, device: str) -> None:
+def check_options(options: dict[str, Any], H: int, backend: Backend, device: str) -> None:
     assert backend.load_error() == ""
-    case = recurrences.make(9, 5, H, transposed=True, **options)
-    grads = (grad.to(device) for grad in case[1:] if grad is not None)
-    got = recurrences.run(backend, recurrences.Case(moved(case.call, device), *grads))
-    same = recurrences.run(reference, case)
-    truth = recurrences.run(reference, case.to(torch.float64))
-    for name, value in same.items():
-        assert_close_to_f64(name, got[name].cpu(), value, truth[name])
+    recurrences.check(backend, recurrences.make(9, 5, H, transposed=True, **options), device)
 
 
-@pytest.mark.parametrize("options", [{"reverse": True}, {"both": True}], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("H", [64, 384, 512, 1024, 1500])  # every kernel, and step by step
-def test_time_that_runs_backwards(H, options):
+def test_options(H, options):
     check_options(options, H, cuda, "cuda")
 
 
 def test_both_directions_in_a_graph():
     """The stream of a capture has seen no call: the one beside it is made inside the capture."""
     assert cuda.load_error() == ""
-    call = moved(recurrences.make(9, 5, 64, both=True).call, "cuda")
+    call = recurrences.make(9, 5, 64, both=True).on("cuda").call
     want = cuda.rnn_forward(call, True)[:2]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

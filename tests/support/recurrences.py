@@ -27,6 +27,16 @@ class Case(NamedTuple):
         call, *grads = self
         return Case(Recurrence(*map(cast, call)), *map(cast, grads))
 
+    def on(self, device: str) -> Case:
+        """The batch sizes stay on the CPU, as PackedSequence has them."""
+
+        def moved(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        call, *grads = self
+        there = Recurrence(*map(moved, call))._replace(batch_sizes=call.batch_sizes)
+        return Case(there, *map(moved, grads))
+
 
 def make(
     T: int,
@@ -78,12 +88,13 @@ def run(backend: Backend, case: Case) -> dict[str, Tensor]:
     return {name: value for name, value in results.items() if value is not None}
 
 
-def check(backend: Backend, case: Case) -> None:
+def check(backend: Backend, case: Case, device: str = "cpu") -> None:
     """Every result is as near to float64 as the reference's.
 
     In float64 the reference is the truth itself: 64 units in the last place are allowed there.
     """
-    got, same = run(backend, case), run(reference, case)
+    got, same = run(backend, case.on(device)), run(reference, case)
+    got = {name: value.cpu() for name, value in got.items()}
     truth = run(reference, case.to(torch.float64))
     assert got.keys() == same.keys()
     for name, value in truth.items():
