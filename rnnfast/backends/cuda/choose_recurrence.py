@@ -18,15 +18,7 @@ from dataclasses import dataclass
 
 from rnnfast.backends.cuda import bridge, precision
 from rnnfast.backends.cuda.bridge import Geometry, Limits, Plan, Question
-from rnnfast.backends.cuda.kernel_table import (
-    RECURRENCES,
-    TANH,
-    WITH_OPTIONS,
-    Needs,
-    Variant,
-    padded,
-    table,
-)
+from rnnfast.backends.cuda.kernel_table import TANH, Needs, Variant, padded, table
 
 CYCLES_PER_US = 1.9e3  # of the table, whatever the device's clock is
 # How many clusters an H100 runs at once, by their size, of 132 multiprocessors [measured]. Until
@@ -111,7 +103,8 @@ def candidates(question: Question, limits: Limits, known: dict[Variant, int]) ->
     """Every variant that can serve the call; `known`: how many clusters of some run at once."""
     for variant in table():
         if (
-            variant.unit in (WITH_OPTIONS if question.has_options else RECURRENCES)
+            variant.unit != "decode"
+            and not question.has_options
             and variant.runs_on(limits.compute_capability)
             and variant.hp == padded(question.H, variant.unit)
             and precision.is_allowed(variant.product, _least_exact(question))

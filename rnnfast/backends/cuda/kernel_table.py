@@ -26,12 +26,10 @@ MACROS = {
     "single_block": ("HP", "LANES", "ROWS", "SMEM_SLOTS"),
     "decode": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS"),
 }
-RECURRENCES = ("recurrence", "cluster", "large_batch", "single_block")
-WITH_OPTIONS: tuple[str, ...] = ()  # those of them that know lengths, resets and a leak
 PRODUCTS = ("FFMA", "TF32", "2xFP16")  # RF_PRODUCT
 OPERATIONS = ("rnn_forward", "rnn_backward")
 TANH = 0  # its code in csrc/cells/cells.h
-CELLS = (TANH, 1)  # that the kernels for all steps have
+CELLS = (TANH, 1)  # that the kernels have
 
 _REALS = ("-DRF_REAL=float", "-DRF_REAL=double")
 # The units without variants, and all options that csrc/ launches them with.
@@ -193,7 +191,7 @@ def _decodes(variant: Variant) -> Iterator[Kernels]:
 
 
 _OF_UNIT = {
-    **dict.fromkeys(RECURRENCES, _recurrences),
+    **dict.fromkeys(("recurrence", "cluster", "large_batch", "single_block"), _recurrences),
     "decode": _decodes,
 }
 
