@@ -22,7 +22,7 @@ struct Owned {
     const auto bits = [](const void* at) { return reinterpret_cast<unsigned long long>(at); };
     const unsigned long long all =
         bits(p.in) | bits(p.saved) | bits(p.bias) | bits(p.first) | bits(p.out) | bits(p.last);
-    as_float2 = (p.H | p.row) % 2 == 0 && all % 8 == 0;
+    as_float2 = p.H % 2 == 0 && all % 8 == 0;
   }
 
   RF_DEVICE static int row(int pass) { return static_cast<int>(threadIdx.x >> 5) + kWarps * pass; }

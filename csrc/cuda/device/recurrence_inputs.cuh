@@ -18,8 +18,7 @@ class Inputs {
     ids_ = ids + warp * 2 * R;
     column_ = warp_column + lane % kPieces * 4;
     row_ = lane / kPieces;
-    as_float4_ =
-        has_float4_rows(p.in, p.H) && p.row % 4 == 0 && (!kBackward || is_aligned(p.saved));
+    as_float4_ = has_float4_rows(p.in, p.H) && (!kBackward || is_aligned(p.saved));
     next_ = element(p, 0, row0 + row_, column_);
     next_id_ = p.ids + row0 * p.ids_stride_b;
     for (int i = lane; i < 2 * stage_floats(); i += 32) stages_[i] = 0.f;  // padding stays 0
