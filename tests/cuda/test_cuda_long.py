@@ -23,7 +23,9 @@ CLUSTER, BLOCK = recurrence(128, 2, 2, 1), single_block(32, 2)
 
 
 # A step of a cluster takes the emulator ten times as long.
-@pytest.mark.parametrize(("variant", "T"), [(CLUSTER, 20_000), (BLOCK, 100_000)], ids=name_of)
+@pytest.mark.parametrize(
+    ("variant", "T"), [(CLUSTER, 20_000), (BLOCK, 100_000)], ids=["cluster", "block"]
+)
 def test_very_many_steps(variant, T):
     check(Launch(variant), make(T, 1, 31, V=28), seeds=1)
 
@@ -84,13 +86,12 @@ def check_last_of_very_many(launch: Launch) -> None:
 
 # Where 64 bits are needed, in what file, and the same with 32.
 STEPS, INPUTS = "recurrence_steps.cuh", "recurrence_inputs.cuh"
-STATE = "(row0 + row) * p.H + k"
+ROWS = "sequence.cuh"
 CUT = {
-    "a row of the results": (STEPS, "at = static_cast<long long>(row0 + row)", "at = (row0 + row)"),
-    "a row of the first state": (STEPS, f"static_cast<long long>{STATE}", STATE),
+    "a row of inputs and results": (ROWS, "static_cast<long long>(row) * p.row", "row * p.row"),
+    "a row of the first and last states": (ROWS, "static_cast<long long>(row) * p.H", "row * p.H"),
     "a step of the results": (STEPS, "out += p.step", "out += static_cast<int>(p.step)"),
     "the last state": (STEPS, "(p.T - 1) * p.step", "static_cast<int>((p.T - 1) * p.step)"),
-    "a row of the inputs": (INPUTS, "static_cast<long long>(row0 + row_)", "(row0 + row_)"),
     "a step of the inputs": (INPUTS, "next_ += p_.step", "next_ += static_cast<int>(p_.step)"),
 }
 
