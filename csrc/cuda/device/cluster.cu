@@ -66,7 +66,8 @@ RF_DEVICE void run_sequence(const Sequence& p) {
     exchange.send(s);
     if (exists && s < p.T) p.out[element(p, s, row, output.column)] = v;
   }
-  if (exists && p.last) p.last[state_element(p, row, output.column)] = v;
+  // The address is computed here, for W_hh leaves no register to keep it in.
+  if (exists && p.last) p.last[state_element(p, keep_in_register(row), output.column)] = v;
   wait_copies();
   cluster_barrier();  // no block leaves while another could still address it
 }
