@@ -185,5 +185,5 @@ def test_a_wait_that_takes_too_long_ends_the_kernel(variant):
     ids=name_of,
 )
 def test_a_variant_that_cannot_be_is_refused(wrong):
-    assert all(right.needs(False) for right in KERNELS)
-    assert wrong.needs(False) is None
+    assert all(right.needs(False, False) for right in KERNELS)
+    assert wrong.needs(False, False) is None

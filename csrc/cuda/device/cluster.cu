@@ -26,7 +26,7 @@ RF_DEVICE void begin_state(const Sequence& p, int row0, int rows) {
   float* h = Exchange::state(0);
   for (int i = threadIdx.x; i < kRows * kHp; i += kThreads) {
     const int row = i / kHp, k = i % kHp;
-    const bool exists = !kBackward && row < rows && k < p.H;
+    const bool exists = !kBackward && row < rows && k < p.H && !begins_with_0(p, row0 + row);
     h[i] = exists ? p.first[state_element(p, row0 + row, k)] : 0.f;
   }
 }
@@ -37,12 +37,20 @@ RF_DEVICE float result(float sum, const Inputs& inputs) {
   return Activation::through<Math>(sum + inputs.in, Activation::slope<Math>(inputs.saved));
 }
 
-RF_DEVICE void run_sequence(const Sequence& p) {
+// The same with options; held: what the product has read of the output itself.
+RF_DEVICE UnitHere::Result result(float sum, const Inputs& inputs, UnitHere& unit, StepOfRow step,
+                                  float held) {
+  return unit.step(step, sum + (inputs.in + unit.carry()), inputs.saved, inputs.before, held);
+}
+
+RF_DEVICE void run_sequence(Sequence p) {
   const int rank = static_cast<int>(cluster_rank());
   const Output output(rank);
   const Product product(p, output);
   const int row0 = static_cast<int>(blockIdx.x / kCluster) * p.rows;
   const int rows = min(p.rows, p.B - row0);
+  if constexpr (kOptions) p.T = length_of(p, row0);
+  CourseHere course(p, row0, threadIdx.x & 31);
   // Backward, one more step multiplies dz_0 by W_hh^T, for grad_h0.
   const int last = kBackward && p.last ? p.T : p.T - 1;
   Exchange exchange(p, rank, last);
@@ -50,24 +58,50 @@ RF_DEVICE void run_sequence(const Sequence& p) {
   cluster_barrier();
   const bool exists = output.is_owner && output.row < rows && output.column < p.H;
   const int row = row0 + output.row;
-  Inputs inputs(p, row, output.column, exists);
+  UnitHere unit;
+  if (kOptions && exists) unit.begin(p, row, output.column);
+  Inputs inputs(p, course, row, output.row, output.column, exists);
   float v = 0.f;
 #pragma unroll 1
   for (int s = 0; s <= last; ++s) {
+    if (kOptions && s % 32 == 0) {
+      course.turn(s);
+      unit.end_run();
+    }
     inputs.advance(s);
     exchange.wait(s);
     v = kBackward && s == 0 ? 0.f : product.multiply(Exchange::state(s));
-    if (s < p.T) v = result(v, inputs);
+    float next = v;
+    if (s < p.T) {
+      if constexpr (kOptions) {
+        const float held = Exchange::state(s)[output.row * kHp + output.column];
+        const auto both = result(v, inputs, unit, course.at(output.row, s), held);
+        v = both.value, next = both.next;
+      } else {
+        v = next = result(v, inputs);
+      }
+    } else if (kOptions) {
+      v += unit.carry_to_h0(p);
+    }
     // Padding stays 0 whatever the real columns hold: infinity times its weights, 0, is NaN.
     if (output.is_owner) {
-      Exchange::state(s + 1)[output.row * kHp + output.column] = exists ? v : 0.f;
+      Exchange::state(s + 1)[output.row * kHp + output.column] = exists ? next : 0.f;
     }
     __syncthreads();
     exchange.send(s);
-    if (exists && s < p.T) p.out[element(p, s, row, output.column)] = v;
+    const long long start = kOptions ? course.start(s) : 0;
+    if (exists && s < p.T && course.takes_part(output.row, s)) {
+      const long long at =
+          kOptions ? element_from(p, start, row, output.column) : element(p, s, row, output.column);
+      p.out[at] = v;
+      if (!kBackward && kLeaky && p.options.saved != nullptr) p.options.saved[at] = unit.activity();
+    }
   }
   // The address is computed here, for W_hh leaves no register to keep it in.
   if (exists && p.last) p.last[state_element(p, keep_in_register(row), output.column)] = v;
+  if (kBackward && kLeaky && exists && p.options.grad_leak != nullptr) {
+    p.options.grad_leak[state_element(p, keep_in_register(row), output.column)] = unit.grad_leak();
+  }
   wait_copies();
   cluster_barrier();  // no block leaves while another could still address it
 }

@@ -13,10 +13,18 @@ namespace rnnfast::cuda {
 class Inputs {
  public:
   // `exists`: the thread owns an output of a real row and column.
-  RF_DEVICE Inputs(const Sequence& p, int row, int column, bool exists)
-      : p_(p), row_(row), column_(column), exists_(exists) {
+  RF_DEVICE Inputs(const Sequence& p, const CourseHere& course, int row, int row_in_cluster,
+                   int column, bool exists)
+      : p_(p),
+        course_(course),
+        row_(row),
+        row_in_cluster_(row_in_cluster),
+        column_(column),
+        exists_(exists) {
     if (p.bias && exists) added_ = p.bias[column];
-    if (kBackward && p.first && exists) added_ = p.first[state_element(p, row, column)];
+    if (kBackward && !kOptions && p.first && exists) {
+      added_ = p.first[state_element(p, row, column)];
+    }
     if (gathers()) {
       for (int s = 0; s < kAhead; ++s) fetch_id(s);
       wait_copies();
@@ -24,14 +32,15 @@ class Inputs {
     for (int s = 0; s < kAhead; ++s) fetch(s);
   }
 
-  float in, saved;  // x + b_h or grad_hs, and in the backward pass hs
+  float in, saved, before;  // x + b_h or grad_hs; backward hs, and of a leaky cell h_{t-1}
 
   // Those of step s; asks for later ones.
   RF_DEVICE void advance(int s) {
     wait_copies_but<kAhead - 1>();
-    in = saved = 0.f;
+    in = saved = before = 0.f;
     if (exists_ && s < p_.T) {
       if (kBackward) saved = *place(s, 1);
+      if (kBackward && kLeaky) before = *place(s, 2);
       in = (p_.in ? *place(s, 0) : 0.f) + added_;
       if (kBackward) added_ = 0.f;
     }
@@ -51,29 +60,46 @@ class Inputs {
     return reinterpret_cast<long long*>(dynamic_shared() + kShape.ids_at()) +
            s % (2 * kAhead) * kThreads + threadIdx.x;
   }
-  RF_DEVICE long long at(int s) const { return element(p_, s, row_, column_); }
+  // `start`: that of step s, in a kernel with options.
+  RF_DEVICE long long at(int s, long long start) const {
+    return kOptions ? element_from(p_, start, row_, column_) : element(p_, s, row_, column_);
+  }
+
+  RF_DEVICE bool is_needed(int s) const {
+    return exists_ && s < p_.T && course_.takes_part(row_in_cluster_, s);
+  }
 
   RF_DEVICE void fetch_id(int s) const {
-    if (!exists_ || s >= p_.T) return;
-    copy_async<8>(id_place(s), p_.ids + s * p_.ids_stride_t + row_ * p_.ids_stride_b);
+    const long long start = kOptions ? course_.start(s) : 0;
+    if (!is_needed(s)) return;
+    if constexpr (kOptions) {
+      copy_async<8>(id_place(s), p_.ids + id_from(p_, start, s, row_));
+    } else {
+      copy_async<8>(id_place(s), p_.ids + s * p_.ids_stride_t + row_ * p_.ids_stride_b);
+    }
   }
 
   // One group of copies for each step, whether there is one or not.
   RF_DEVICE void fetch(int s) const {
-    if (exists_ && s < p_.T) {
+    const long long start = kOptions ? course_.start(s) : 0;
+    if (is_needed(s)) {
       if (gathers()) {
         copy_async<4>(place(s, 0), p_.in + checked_id(p_, *id_place(s)) * p_.H + column_);
       } else if (p_.in) {
-        copy_async<4>(place(s, 0), p_.in + at(s));
+        copy_async<4>(place(s, 0), p_.in + at(s, start));
       }
-      if (kBackward) copy_async<4>(place(s, 1), p_.saved + at(s));
+      if (kBackward) copy_async<4>(place(s, 1), p_.saved + at(s, start));
+      if (kBackward && kLeaky && p_.options.grad_leak != nullptr) {
+        copy_async<4>(place(s, 2), p_.options.before + at(s, start));
+      }
     }
     if (gathers()) fetch_id(s + kAhead);
     commit_copies();
   }
 
   const Sequence& p_;
-  int row_, column_;
+  const CourseHere& course_;
+  int row_, row_in_cluster_, column_;
   bool exists_;
   float added_ = 0.f;  // b_h, or grad_h_last to the first step of the backward pass
 };

@@ -2,12 +2,11 @@
 #pragma once
 
 #include "cluster_shape.h"
-#include "number_math.cuh"
-#include "sequence.cuh"
+#include "options.cuh"
 
 namespace rnnfast::cuda {
 
-constexpr ClusterShape kShape{RF_HP, RF_CLUSTER, RF_ROWS, RF_SMEM_CHUNKS, RF_BACKWARD != 0};
+constexpr ClusterShape kShape{RF_HP, RF_CLUSTER, RF_ROWS, RF_SMEM_CHUNKS, RF_BACKWARD != 0, kLeaky};
 static_assert(kShape.is_valid(), "no such variant: see cluster_shape.h");
 
 constexpr bool kBackward = RF_BACKWARD != 0;
@@ -17,6 +16,8 @@ constexpr int kWarpColumns = ClusterShape::kWarpColumns;
 
 using Activation = cells::ActivationOf<RF_CELL>::type;
 using Math = BranchFreeMath;
+using CourseHere = Course<kRows, kBackward>;
+using UnitHere = Unit<Activation, Math, kBackward>;
 
 // The output that a lane ends up with: a column of the warp's 8 and a row. Lanes 8 or 16 apart have
 // copies of it; the first of them is its owner.

@@ -8,7 +8,7 @@ namespace rnnfast::cuda {
 struct ClusterShape {
   int hp, cluster, rows;  // H padded; blocks, and batch rows, of a cluster
   int smem_chunks;        // of a thread's weights
-  bool backward;
+  bool backward, leaky;
 
   // A warp has 8 columns, whose sums over k its lanes share: a lane has four k of each chunk.
   static constexpr int kWarpColumns = 8, kChunk = 128;
@@ -18,7 +18,7 @@ struct ClusterShape {
 
   // Inputs are on their way for so many steps, ids for twice as many.
   static constexpr int kAhead = 8;
-  constexpr int inputs() const { return backward ? 2 : 1; }
+  constexpr int inputs() const { return backward ? 2 + leaky : 1; }
 
   // Shared memory: mbarriers, weights, h twice, and each thread's inputs and ids.
   constexpr int weights_at() const { return 16; }

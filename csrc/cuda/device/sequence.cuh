@@ -25,6 +25,7 @@ struct Sequence {
   float* last;         // h_last (or null), or grad_h0 (or null)
   long long wait_limit;
   int* error;
+  RecurrenceOptionsParams options;
 };
 
 RF_DEVICE void set_arrays(Sequence& s, const RnnForwardParams& p) {
@@ -46,7 +47,8 @@ RF_DEVICE Sequence sequence_of(const Params& p) {
              .step = p.step,
              .W_hh = p.W_hh,
              .wait_limit = p.wait_limit,
-             .error = p.error};
+             .error = p.error,
+             .options = p.options};
   set_arrays(s, p);
   return s;
 }

@@ -27,10 +27,12 @@ class Ids {
  public:
   static constexpr int kAhead = kShape.steps_ahead();
 
-  RF_DEVICE Ids(const Sequence& p, const Place& place, int lane)
-      : p_(p), place_(place), first_(kAhead + lane) {
+  RF_DEVICE Ids(const Sequence& p, const Place& place, const CourseHere& course, int lane)
+      : p_(p), place_(place), course_(course), first_(kAhead + lane) {
+    start_ = start_of(p, first_);
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) next_[r] = load(r, first_);
+    for (int r = 0; r < kRows; ++r) next_[r] = load(r, first_, start_);
+    start_ = start_of(p, 32 + first_);
   }
 
   // In step s = 32 n. Ids are checked only now that they have come.
@@ -38,30 +40,43 @@ class Ids {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       now_[r] = static_cast<int>(checked_id(p_, next_[r]));
-      next_[r] = load(r, s + 32 + first_);
+      next_[r] = load(r, s + 32 + first_, start_);
     }
+    start_ = start_of(p_, s + 64 + first_);
   }
 
   // Of step s + kAhead; by the whole warp.
   RF_DEVICE int ahead_of(int r, int s) const { return __shfl_sync(kAllLanes, now_[r], s); }
 
-  RF_DEVICE int at(int r, int s) const { return static_cast<int>(checked_id(p_, load(r, s))); }
+  RF_DEVICE int at(int r, int s) const {
+    return static_cast<int>(checked_id(p_, load(r, s, start_of(p_, s))));
+  }
 
  private:
-  RF_DEVICE long long load(int r, int s) const {
+  RF_DEVICE static long long start_of(const Sequence& p, int s) {
+    return kOptions ? rnnfast::cuda::start_of(p, s) : 0;
+  }
+
+  RF_DEVICE long long load(int r, int s, long long start) const {
+    if constexpr (kOptions) {
+      if (s >= p_.T || !course_.takes_part(r, s)) return 0;
+      return p_.ids[id_from(p_, start, s, place_.read_row(p_, r))];
+    }
     return s < p_.T ? p_.ids[s * p_.ids_stride_t + place_.read_row(p_, r) * p_.ids_stride_b] : 0;
   }
 
   const Sequence& p_;
   const Place& place_;
+  const CourseHere& course_;
   int first_;
   int now_[kRows];
   long long next_[kRows];
+  long long start_;  // of the step whose ids are to be loaded next
 };
 
 // In place of ids where x is dense.
 struct NoIds {
-  RF_DEVICE NoIds(const Sequence&, const Place&, int) {}
+  RF_DEVICE NoIds(const Sequence&, const Place&, const CourseHere&, int) {}
   RF_DEVICE void turn(int) {}
   RF_DEVICE int ahead_of(int, int) const { return 0; }
   RF_DEVICE int at(int, int) const { return 0; }
@@ -77,10 +92,12 @@ using IdsHere = NoIds;
 // ahead][inputs][rows][kHp]: each thread reads what it has copied there itself.
 class Inputs {
  public:
-  RF_DEVICE Inputs(const Sequence& p, const Place& place, float* memory, int lane)
+  RF_DEVICE Inputs(const Sequence& p, const Place& place, const CourseHere& course, float* memory,
+                   int lane)
       : p_(p),
         place_(place),
-        ids_(p, place, lane),
+        course_(course),
+        ids_(p, place, course, lane),
         ring_(memory + place.column),
         bias_(p.bias && place.is_real ? p.bias[place.column] : 0.f),
         H_(keep_in_register(p.H)),
@@ -88,15 +105,16 @@ class Inputs {
         at_(element(p, 0, place.row0, place.read_column)) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) row_[r] = (place.read_row(p, r) - place.row0) * p.row;
+    if (kOptions) at_ += element_from(p, course.start(0), 0, 0);
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        if (u < p.T) fetch(u, r, ids_.at(r, u));
+        if (u < p.T && course.takes_part(r, u)) fetch(u, r, ids_.at(r, u));
       }
-      end_step();
+      end_step(u + 1);
     }
-    if (kBackward && p.first != nullptr) add_to_first();
+    if (kBackward && !kOptions && p.first != nullptr) add_to_first();
   }
 
   // In step s = 32 n.
@@ -111,13 +129,23 @@ class Inputs {
     const float x = *in_ring(u, 0, r) + bias_;
     if (kBackward) h = *in_ring(u, 1, r);
     const int id = ids_.ahead_of(r, s);
-    if (s + kAhead < p_.T) fetch(u, r, id);
+    if (s + kAhead < p_.T && course_.takes_part(r, s + kAhead)) fetch(u, r, id);
     return x;
   }
 
-  RF_DEVICE void end_step() {
+  // h_{t-1} of a leaky cell's step, for the gradient of its leak; ahead of take().
+  RF_DEVICE float before(int u, int r) const {
+    return kBackward && kLeaky ? *in_ring(u, 2, r) : 0.f;
+  }
+
+  // `next`: the step to be fetched in the next one.
+  RF_DEVICE void end_step(int next) {
     commit_copies();
-    at_ += step_;
+    if constexpr (kOptions) {
+      at_ = element_from(p_, course_.start(next), place_.row0, place_.read_column);
+    } else {
+      at_ += step_;
+    }
   }
 
  private:
@@ -137,6 +165,9 @@ class Inputs {
       *in_ring(u, 0, r) = 0.f;
     }
     if (kBackward) copy_async<4>(in_ring(u, 1, r), p_.saved + at_ + row_[r]);
+    if (kBackward && kLeaky && p_.options.grad_leak != nullptr) {
+      copy_async<4>(in_ring(u, 2, r), p_.options.before + at_ + row_[r]);
+    }
   }
 
   // grad_h_last is a part of the first step's gradient.
@@ -150,6 +181,7 @@ class Inputs {
 
   const Sequence& p_;
   const Place& place_;
+  const CourseHere& course_;
   IdsHere ids_;
   float* ring_;
   float bias_;

@@ -5,12 +5,13 @@
 // half of its slots, which are the lower half of the lane that it exchanges with.
 #pragma once
 
-#include "sequence.cuh"
+#include "options.cuh"
 #include "single_block_shape.h"
 
 namespace rnnfast::cuda {
 
-constexpr SingleBlockShape kShape{RF_HP, RF_LANES, RF_ROWS, RF_SMEM_SLOTS, RF_BACKWARD != 0};
+constexpr SingleBlockShape kShape{RF_HP,         RF_LANES,         RF_ROWS,
+                                  RF_SMEM_SLOTS, RF_BACKWARD != 0, kLeaky};
 static_assert(kShape.is_valid(), "no such variant: see single_block_shape.h");
 
 constexpr bool kBackward = RF_BACKWARD != 0, kGathers = RF_GATHERS != 0;
@@ -18,6 +19,11 @@ static_assert(!(kBackward && kGathers));
 constexpr int kHp = RF_HP, kLanes = RF_LANES, kRows = RF_ROWS;
 constexpr int kThreads = kShape.threads(), kAtOnce = kShape.rows_at_once();
 constexpr int kLeastBlocks = 0;  // any number
+
+using Activation = cells::ActivationOf<RF_CELL>::type;
+using Math = BranchFreeMath;
+using CourseHere = Course<kRows, kBackward>;
+using UnitHere = Unit<Activation, Math, kBackward>;
 
 RF_DEVICE float part(const float4& v, int e) {
   return e == 0 ? v.x : e == 1 ? v.y : e == 2 ? v.z : v.w;

@@ -7,7 +7,7 @@ namespace rnnfast::cuda {
 // The members are the macros.
 struct SingleBlockShape {
   int hp, lanes, rows, smem_slots;
-  bool backward;
+  bool backward, leaky;
 
   // A warp has 32 columns, one for each of its lanes. `lanes` of them share the sums over k of as
   // many columns, their slots, and each has some quads: four consecutive k.
@@ -28,7 +28,9 @@ struct SingleBlockShape {
   // Shared memory, in floats: weights, h, and inputs that are on their way.
   constexpr int weights_floats() const { return quads() * smem_slots * threads() * 4; }
   constexpr int h_floats() const { return 2 * rows * hp; }
-  constexpr int inputs() const { return backward ? 2 : 1; }  // grad_hs and hs, or x
+  constexpr int inputs() const {
+    return backward ? 2 + leaky : 1;
+  }  // grad_hs, what is saved, states; x
   constexpr int inputs_floats() const { return steps_ahead() * inputs() * rows * hp; }
   constexpr int shared_bytes() const {
     return (weights_floats() + h_floats() + inputs_floats()) * 4;

@@ -4,27 +4,28 @@
 // overwrites was read in the step before, by threads that have passed the barrier since.
 #pragma once
 
-#include "number_math.cuh"
 #include "single_block_inputs.cuh"
 
 namespace rnnfast::cuda {
 
-using Activation = cells::ActivationOf<RF_CELL>::type;
-using Math = BranchFreeMath;
-
 class Steps {
  public:
   // h lies at `h`, [2, kRows, kHp].
-  RF_DEVICE Steps(const Sequence& p, const Place& place, float* h, Inputs& inputs,
-                  const Product& product, int lane)
+  RF_DEVICE Steps(const Sequence& p, const Place& place, CourseHere& course, float* h,
+                  Inputs& inputs, const Product& product, int lane)
       : p_(p),
         place_(place),
+        course_(course),
         h_(h),
         inputs_(inputs),
         product_(product),
         first_quad_(lane % kLanes * 4),
         step_floats_(keep_in_register(p.step)) {
     out_ = p.out + element(p, 0, place.row0, place.column);
+    if constexpr (kOptions) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) units_[r].begin(p, place.read_row(p, r), place.read_column);
+    }
   }
 
   RF_DEVICE void run() {
@@ -34,7 +35,7 @@ class Steps {
     int s = 0;
 #pragma unroll 1
     while (s < whole) {
-      inputs_.turn(s);
+      begin_turn(s);
       const int end = min(s + 32, whole);
 #pragma unroll 1
       do {
@@ -42,14 +43,25 @@ class Steps {
         s += kTurn;
       } while (s < end);
     }
-    if (s % 32 == 0) inputs_.turn(s);
+    if (s % 32 == 0) begin_turn(s);
     run_rest(s);
-    store(out_, p_.row);
+    store_step(p_.T - 1);
     if (p_.last) finish();
+    if (kBackward && kLeaky && p_.options.grad_leak != nullptr) store_grad_leak();
   }
 
  private:
   static constexpr int kTurn = kShape.steps_ahead();  // steps in a turn of the loop
+
+  // In step s = 32 n.
+  RF_DEVICE void begin_turn(int s) {
+    inputs_.turn(s);
+    if constexpr (kOptions) {
+      course_.turn(s);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) units_[r].end_run();
+    }
+  }
 
   // A turn, and the steps after the last whole one. By templates: NVRTC does not unroll loops over
   // so much.
@@ -73,7 +85,8 @@ class Steps {
   RF_DEVICE void begin_state() const {
     for (int i = threadIdx.x; i < 2 * kRows * kHp; i += kThreads) {
       const int r = i / kHp, k = i % kHp;
-      const bool is_state = !kBackward && r < kRows && k < p_.H;
+      const bool is_state =
+          !kBackward && r < kRows && k < p_.H && !begins_with_0(p_, place_.read_row(p_, r));
       h_[i] = is_state ? p_.first[state_element(p_, place_.read_row(p_, r), k)] : 0.f;
     }
   }
@@ -85,26 +98,30 @@ class Steps {
     float* to = h_before(u + 1) + place_.column;
 #pragma unroll
     for (int g = 0; g < kRows; g += kAtOnce) {
-      float add[kAtOnce], sums[kAtOnce], saved[kAtOnce];
+      float add[kAtOnce], sums[kAtOnce], saved[kAtOnce], before[kAtOnce];
       product_.multiply(from + g * kHp, add, sums, [&] {
         if (g == 0) {
           if (u > 0 || s > 0) {
-            store(out_, p_.row);
+            store_step(s - 1);
             out_ += step_floats_;
+          }
+          if constexpr (kOptions) {
+            out_ = p_.out + element_from(p_, course_.start(s), place_.row0, place_.column);
           }
           inputs_.wait();
         }
 #pragma unroll
-        for (int r = 0; r < kAtOnce; ++r) add[r] = inputs_.take(u, g + r, s, saved[r]);
-        if (g + kAtOnce == kRows) inputs_.end_step();
+        for (int r = 0; r < kAtOnce; ++r) {
+          before[r] = inputs_.before(u, g + r);
+          add[r] = inputs_.take(u, g + r, s, saved[r]);
+          if (kOptions && kBackward) add[r] += units_[g + r].carry();
+        }
+        if (g + kAtOnce == kRows) inputs_.end_step(s + kTurn + 1);
       });
 #pragma unroll
       for (int r = 0; r < kAtOnce; ++r) {
-        const float value =
-            kBackward ? Activation::through<Math>(sums[r], Activation::slope<Math>(saved[r]))
-                      : Activation::of<Math>(sums[r]);
-        values_[g + r] = value;
-        if (place_.is_real) to[(g + r) * kHp] = value;  // padding stays 0
+        const float next = end_row(u, g + r, s, sums[r], saved[r], before[r]);
+        if (place_.is_real) to[(g + r) * kHp] = next;  // padding stays 0
       }
     }
     if (kShape.warps() == 1) {
@@ -114,12 +131,44 @@ class Steps {
     }
   }
 
+  // Sets a row's value of the step; what the next product reads of it.
+  RF_DEVICE float end_row(int u, int r, int s, float sum, float saved, float before) {
+    if constexpr (kOptions) {
+      const float held = h_before(u)[r * kHp + place_.column];
+      const auto result = units_[r].step(course_.at(r, s), sum, saved, before, held);
+      values_[r] = result.value;
+      return result.next;
+    }
+    values_[r] = kBackward ? Activation::through<Math>(sum, Activation::slope<Math>(saved))
+                           : Activation::of<Math>(sum);
+    return values_[r];
+  }
+
+  // Of step s, the last one that is computed.
+  RF_DEVICE void store_step(int s) const {
+    if constexpr (!kOptions) return store(out_, p_.row);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (!place_.is_real || !course_.takes_part(r, s)) continue;
+      out_[r * p_.row] = values_[r];
+      if (kLeaky && !kBackward && p_.options.saved != nullptr) {
+        p_.options.saved[out_ - p_.out + r * p_.row] = units_[r].activity();
+      }
+    }
+  }
+
   // `row`: floats from one row to the next.
   RF_DEVICE void store(float* to, int row) const {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (place_.is_real && (kRows == 1 || place_.row0 + r < p_.B)) to[r * row] = values_[r];
     }
+  }
+
+  RF_DEVICE void store_grad_leak() {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) values_[r] = units_[r].grad_leak();
+    store(p_.options.grad_leak + state_element(p_, place_.row0, place_.column), p_.H);
   }
 
   // h_last; backward, grad_h0, which takes one more product.
@@ -132,7 +181,10 @@ class Steps {
         float sums[kAtOnce];
         product_.multiply(from + g * kHp, nothing, sums, [] {});
 #pragma unroll
-        for (int r = 0; r < kAtOnce; ++r) values_[g + r] = sums[r];
+        for (int r = 0; r < kAtOnce; ++r) {
+          values_[g + r] = sums[r];
+          if (kOptions) values_[g + r] += units_[g + r].carry_to_h0(p_);
+        }
       }
     }
     store(p_.last + state_element(p_, place_.row0, place_.column), p_.H);
@@ -140,6 +192,7 @@ class Steps {
 
   const Sequence& p_;
   const Place& place_;
+  CourseHere& course_;
   float* h_;
   Inputs& inputs_;
   const Product& product_;
@@ -147,17 +200,20 @@ class Steps {
   long long step_floats_;
   float* out_;           // where the values of the last step go
   float values_[kRows];  // of the last step
+  UnitHere units_[kRows];
 };
 
-RF_DEVICE void run_sequence(const Sequence& p) {
+RF_DEVICE void run_sequence(Sequence p) {
   const int lane = keep_in_register(static_cast<int>(threadIdx.x & 31));
   const int warp = keep_in_register(static_cast<int>(threadIdx.x >> 5));
   float* const weights = reinterpret_cast<float*>(dynamic_shared());
   float* const h = weights + kShape.weights_floats();
   const Place place(p, warp, lane);
-  Inputs inputs(p, place, h + kShape.h_floats(), lane);
+  if constexpr (kOptions) p.T = length_of(p, place.row0);
+  CourseHere course(p, place.row0, lane);
+  Inputs inputs(p, place, course, h + kShape.h_floats(), lane);
   const Product product(p, weights, warp, lane);
-  Steps(p, place, h, inputs, product, lane).run();
+  Steps(p, place, course, h, inputs, product, lane).run();
 }
 
 }  // namespace rnnfast::cuda

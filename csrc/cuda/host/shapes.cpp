@@ -28,9 +28,10 @@ bool needs_of_recurrence(const int* m, Needs* needs) {
   return true;
 }
 
-// `m` has the macros in the order of the shape's members, then whether the pass is backward.
+// `m` has the macros in the order of the shape's members, then whether the pass is backward and the
+// cell leaky.
 bool needs_of_cluster(const int* m, Needs* needs) {
-  const ClusterShape shape{m[0], m[1], m[2], m[3], m[4] != 0};
+  const ClusterShape shape{m[0], m[1], m[2], m[3], m[4] != 0, m[5] != 0};
   if (!shape.is_valid()) return false;
   *needs = {shape.threads(), shape.shared_bytes(), 0};
   return true;
@@ -44,9 +45,10 @@ bool needs_of_large_batch(const int* m, Needs* needs) {
   return true;
 }
 
-// `m` has the macros in the order of the shape's members, then whether the pass is backward.
+// `m` has the macros in the order of the shape's members, then whether the pass is backward and the
+// cell leaky.
 bool needs_of_single_block(const int* m, Needs* needs) {
-  const SingleBlockShape shape{m[0], m[1], m[2], m[3], m[4] != 0};
+  const SingleBlockShape shape{m[0], m[1], m[2], m[3], m[4] != 0, m[5] != 0};
   if (!shape.is_valid()) return false;
   *needs = {shape.threads(), shape.shared_bytes(), 0};
   return true;

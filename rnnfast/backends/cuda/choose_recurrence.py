@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from rnnfast.backends.cuda import bridge, precision
 from rnnfast.backends.cuda.bridge import Geometry, Limits, Plan, Question
-from rnnfast.backends.cuda.kernel_table import TANH, Needs, Variant, padded, table
+from rnnfast.backends.cuda.kernel_table import LEAKY_CELLS, TANH, Needs, Variant, padded, table
 
 CYCLES_PER_US = 1.9e3  # of the table, whatever the device's clock is
 # How many clusters an H100 runs at once, by their size, of 132 multiprocessors [measured]. Until
@@ -130,7 +130,7 @@ def fit(
 ) -> Choice | None:
     """None: the device cannot run it, or it is not for this operation."""
     backward = question.operation == "rnn_backward"
-    needs = variant.needs(backward)
+    needs = variant.needs(backward, question.cell in LEAKY_CELLS)
     cycles = variant.cycles_of(question.operation, limits.compute_capability)
     if needs is None or cycles is None:
         return None

@@ -29,7 +29,9 @@ MACROS = {
 PRODUCTS = ("FFMA", "TF32", "2xFP16")  # RF_PRODUCT
 OPERATIONS = ("rnn_forward", "rnn_backward")
 TANH = 0  # its code in csrc/cells/cells.h
-CELLS = (TANH, 1)  # that the kernels have
+CELLS = (TANH, 1)  # that every kernel has
+LEAKY_CELLS = (2, 3)
+_UNITS_WITH_OPTIONS = ("cluster", "single_block")
 
 _REALS = ("-DRF_REAL=float", "-DRF_REAL=double")
 # The units without variants, and all options that csrc/ launches them with.
@@ -76,6 +78,7 @@ class Variant:
     # {"90": {"rnn_forward": [issue, latency], ...}}
     cycles: dict[str, dict[str, list[float]]] = field(default_factory=dict, hash=False)
     predicted: dict[str, list[float]] = field(default_factory=dict, hash=False)
+    spills_with_options: bool = False
 
     def __getitem__(self, macro: str) -> int:
         return self.macros[MACROS[self.unit].index(macro)]
@@ -98,6 +101,11 @@ class Variant:
         index = MACROS[self.unit].index("ROWS")
         return replace(self, macros=(*self.macros[:index], rows, *self.macros[index + 1 :]))
 
+    @property
+    def has_options(self) -> bool:
+        """Whether its kernels know lengths, resets and leaky cells (RF_OPTIONS)."""
+        return self.unit in _UNITS_WITH_OPTIONS and not self.spills_with_options
+
     def runs_on(self, capability: int) -> bool:
         return self.least_capability <= capability <= self.most_capability
 
@@ -106,9 +114,11 @@ class Variant:
         macros = dict(zip(MACROS[self.unit], self.macros, strict=True)) | others
         return " ".join(f"-DRF_{name}={int(value)}" for name, value in macros.items())
 
-    def recurrence_options(self, operation: str, cell: int) -> list[str]:
+    def recurrence_options(self, operation: str, cell: int, has_options: bool = False) -> list[str]:
         """The kernels for an operation: for dense inputs, then for ids, where these differ."""
         macros = {"BACKWARD": operation == "rnn_backward", "CELL": cell}
+        if has_options or cell in LEAKY_CELLS:
+            macros["OPTIONS"] = 1
         if self.unit != "single_block":
             return [self.options(**macros)]
         gathers = (0,) if operation == "rnn_backward" else (0, 1)
@@ -176,11 +186,18 @@ def kernels(capability: int) -> list[Kernels]:
 def _recurrences(variant: Variant) -> Iterator[Kernels]:
     for operation in OPERATIONS:
         backward = operation == "rnn_backward"
-        needs = variant.needs(backward)
-        if needs and variant.cycles_of(operation, 0):
-            for cell in CELLS:
-                for options in variant.recurrence_options(operation, cell):
+        if not variant.cycles_of(operation, 0):
+            continue
+        for cell, has_options in _calls(variant):
+            if needs := variant.needs(backward, cell in LEAKY_CELLS):
+                for options in variant.recurrence_options(operation, cell, has_options):
                     yield Kernels(variant.unit, options, needs.fixed_bytes + needs.group_bytes)
+
+
+def _calls(variant: Variant) -> list[tuple[int, bool]]:
+    """The cells that a variant serves, each without and with options."""
+    with_options = (*CELLS, *LEAKY_CELLS) if variant.has_options else ()
+    return [*((cell, False) for cell in CELLS), *((cell, True) for cell in with_options)]
 
 
 def _decodes(variant: Variant) -> Iterator[Kernels]:

@@ -161,7 +161,7 @@ def _large_batch() -> Protocol:
 
 def _single_block() -> Protocol:
     steps, inputs, product = (f"single_block_{x}.cuh" for x in ("steps", "inputs", "product"))
-    first = "if (kBackward && p.first != nullptr) add_to_first();"
+    first = "if (kBackward && !kOptions && p.first != nullptr) add_to_first();"
     barrier = "    } else {\n      __syncthreads();\n    }"
     bugs = {
         "no barrier between steps": (steps, barrier, "    }"),
@@ -170,7 +170,11 @@ def _single_block() -> Protocol:
         "inputs are read before they have come": (inputs, "wait_copies_but<kAhead - 1>();", ""),
         "inputs are waited for a step too late": (inputs, "but<kAhead - 1>", "but<kAhead>"),
         "ids are those of the step before": (inputs, "now_[r], s);", "now_[r], s - 1);"),
-        "ids of later steps are not loaded": (inputs, "load(r, s + 32 + first_)", "next_[r]"),
+        "ids of later steps are not loaded": (
+            inputs,
+            "load(r, s + 32 + first_, start_)",
+            "next_[r]",
+        ),
         "grad_h_last is left out": (inputs, first, ""),
         "a lane sends the wrong half": (product, "slots[r][s + n], n)", "slots[r][s], n)"),
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from rnnfast.backends.cuda.kernel_table import Needs, Variant
+from rnnfast.backends.cuda.kernel_table import LEAKY_CELLS, Needs, Variant
 from support.emulator import build
 from support.emulator.params import params
 
@@ -38,15 +38,22 @@ def name_of(variant: Variant) -> str:
 
 
 @functools.cache
-def unit(variant: Variant, backward: bool, relu: bool, gathers: bool, patch: tuple[str, ...]):
+def unit(
+    variant: Variant,
+    backward: bool,
+    cell: int,
+    gathers: bool,
+    has_options: bool,
+    patch: tuple[str, ...],
+):
     """The compiled variant; `patch` is (file, text, other text): a bug to be planted."""
     kernel = "rnn_backward" if backward else "rnn_forward"
-    options = variant.recurrence_options(kernel, int(relu))
+    options = variant.recurrence_options(kernel, cell, has_options)
     return build.Unit(variant.unit, options[-1 if gathers else 0], kernel, patch=patch)
 
 
-def needs_of(variant: Variant, backward: bool) -> Needs:
-    needs = variant.needs(backward)
+def needs_of(variant: Variant, backward: bool, cell: int = 0) -> Needs:
+    needs = variant.needs(backward, cell in LEAKY_CELLS)
     assert needs is not None, variant
     return needs
 
@@ -75,34 +82,40 @@ class Launch:
     def __post_init__(self) -> None:
         self.rows = self.rows or self.variant["ROWS"]
 
-    def _order(self, T: int, backward: bool) -> tuple[int, int]:
+    def order(self, T: int, backward: bool) -> tuple[int, int]:
         """The time of the step that is taken first, and from one to the next."""
         return (T - 1, -1) if self.reverse != backward else (0, 1)
 
-    def _unwritten(self, T: int, B: int, H: int) -> Tensor:
+    def unwritten(self, *shape: int) -> Tensor:  # [..., H]
         """Rows of results, of which the other half is to stay as it is."""
-        return self._half_of(self.new(T, B, H if self.half is None else 2 * H))
+        return self._half_of(self.new(*shape[:-1], self.row(shape[-1])))
 
     def _half_of(self, rows: Tensor) -> Tensor:
         return rows if self.half is None else rows.chunk(2, -1)[self.half]
 
-    def _given(self, rows: Tensor) -> Tensor:  # [T, B, H]
+    def given(self, rows: Tensor) -> Tensor:  # [..., H]
         """The same, beside NaN where a row has another half."""
         if self.half is None:
             return rows
         self._half_of(wide := unwritten(*rows.shape[:-1], 2 * rows.shape[-1])).copy_(rows)
         return self._half_of(wide)
 
+    def row(self, H: int) -> int:
+        """Floats from one row to the next."""
+        return H if self.half is None else 2 * H
+
     def _strides(self, rows: Tensor, way: int) -> dict[str, int]:
         T, B, H = rows.shape
-        row = H if self.half is None else 2 * H
-        return {"T": T, "B": B, "H": H, "row": row, "step": way * B * row}
+        return {"T": T, "B": B, "H": H, "row": self.row(H), "step": way * B * self.row(H)}
 
-    def _run(self, relu: bool, backward: bool, B: int, **values: object) -> None:
-        needs, kernel = needs_of(self.variant, backward), "Backward" if backward else "Forward"
+    def run(self, cell: int, backward: bool, B: int, **values: object) -> None:
+        """The kernel with these parameters; with `options` among them, the one that knows them."""
+        needs = needs_of(self.variant, backward, cell)
+        kernel = "Backward" if backward else "Forward"
         given = {key: value for key, value in values.items() if value is not None}
         groups = -(-self.rows // self.variant["ROWS"])
-        unit(self.variant, backward, relu, "ids" in given, self.patch).launch(
+        has_options = "options" in given
+        unit(self.variant, backward, cell, "ids" in given, has_options, self.patch).launch(
             f"rnn_{kernel.lower()}",
             params(
                 f"Rnn{kernel}Params",
@@ -130,14 +143,14 @@ class Launch:
         """hs [T, B, H] and h_last [B, H]."""
         T, B = (x if ids is None else ids).shape[:2]
         H = x.shape[-1]
-        hs, h_last = self._unwritten(T, B, H), self.new(B, H)
-        t, way = self._order(T, backward=False)
-        table: dict[str, object] = {"x": self._given(x)[t]}
+        hs, h_last = self.unwritten(T, B, H), self.new(B, H)
+        t, way = self.order(T, backward=False)
+        table: dict[str, object] = {"x": self.given(x)[t]}
         if ids is not None:
             along, across = ids.stride()
             table = {"x": x, "ids": ids[t], "ids_stride_t": way * along, "ids_stride_b": across}
-        self._run(
-            relu,
+        self.run(
+            int(relu),
             False,
             **{**self._strides(hs, way), "V": len(x), **table},
             **{"W_hh": W_hh, "b_h": b_h, "h0": h0, "hs": hs[t], "h_last": h_last},
@@ -155,14 +168,16 @@ class Launch:
     ) -> tuple[Tensor, Tensor | None]:
         """dz [T, B, H] and grad_h0 [B, H]."""
         T, B, H = hs.shape
-        dz = self._unwritten(T, B, H)
+        dz = self.unwritten(T, B, H)
         grad_h0 = self.new(B, H) if need_h0 else None
-        t, way = self._order(T, backward=True)
-        first = None if grad_hs is None else self._given(grad_hs)[t]
-        self._run(
-            relu,
+        dz = self.unwritten(T, B, H)
+        grad_h0 = self.new(B, H) if need_h0 else None
+        t, way = self.order(T, backward=True)
+        first = None if grad_hs is None else self.given(grad_hs)[t]
+        self.run(
+            int(relu),
             True,
-            **{**self._strides(dz, way), "grad_hs": first, "hs": self._given(hs)[t]},
+            **{**self._strides(dz, way), "grad_hs": first, "hs": self.given(hs)[t]},
             **{"grad_h_last": grad_h_last, "W_hh": W_hh, "dz": dz[t], "grad_h0": grad_h0},
         )
         return dz, grad_h0
