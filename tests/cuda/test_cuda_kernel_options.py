@@ -18,6 +18,7 @@ both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "
 by_ids = pytest.mark.parametrize("V", [None, 5], ids=["dense", "ids"])
 
 LENGTHS = [[7, 5, 5, 2, 1], [4, 4, 4], [1, 1, 1], [9], [6, 1, 1, 1, 1, 1]]
+of_lengths = pytest.mark.parametrize("lengths", sweep(LENGTHS, *LENGTHS[:2]), ids=str)
 
 
 def case_of(variant, lengths=None, T=6, B=3, odd=3, **options):
@@ -32,7 +33,7 @@ def with_resets(case, resets):
 
 @by_ids
 @both_ways
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@of_lengths
 @every_kernel
 def test_lengths(variant, lengths, reverse, V):
     check(Launch(variant), case_of(variant, lengths, V=V, reverse=reverse))
@@ -49,7 +50,7 @@ def resets_of(T, B):
 
 @pytest.mark.parametrize("to_h0", [False, True], ids=["to zero", "to h0"])
 @both_ways
-@pytest.mark.parametrize("cell", ["tanh", "leaky_tanh"])
+@pytest.mark.parametrize("cell", sweep(["tanh", "leaky_tanh"], "leaky_tanh"))
 @every_kernel
 def test_resets(variant, cell, reverse, to_h0):
     V = 5 if reverse else None
@@ -72,7 +73,7 @@ def test_leaky_cells(variant, cell, reverse):
 @pytest.mark.parametrize("cell", sweep(["tanh", "relu", "leaky_tanh", "leaky_relu"], "leaky_tanh"))
 @pytest.mark.parametrize("to_h0", [False, True], ids=["to zero", "to h0"])
 @both_ways
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@of_lengths
 @every_kernel
 def test_all_at_once(variant, lengths, reverse, to_h0, cell):
     options = {"reverse": reverse, "resets": True, "resets_to_h0": to_h0, "cell": cell}

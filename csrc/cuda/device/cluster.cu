@@ -59,7 +59,7 @@ RF_DEVICE void run_sequence(Sequence p) {
   const bool exists = output.is_owner && output.row < rows && output.column < p.H;
   const int row = row0 + output.row;
   UnitHere unit;
-  if (kOptions && exists) unit.begin(p, row, output.column);
+  if constexpr (kOptions) unit.begin(p, min(row, p.B - 1), min(output.column, p.H - 1));
   Inputs inputs(p, course, row, output.row, output.column, exists);
   float v = 0.f;
 #pragma unroll 1

@@ -143,12 +143,10 @@ class Unit {
 
   RF_DEVICE void begin(const Sequence& p, int row, int column) {
     const long long at = state_element(p, row, column);
-    if (kLeaky) leak_ = p.options.leak[column];
-    if (kBackward) {
-      carry_ = p.first ? p.first[at] : 0.f;
-    } else {
-      start_ = p.options.resets_to_h0 ? p.first[at] : 0.f;
-    }
+    leak_ = kLeaky ? p.options.leak[column] : 1.f;
+    start_ = !kBackward && p.options.resets_to_h0 ? p.first[at] : 0.f;
+    carry_ = kBackward && p.first ? p.first[at] : 0.f;
+    activity_ = cut_off_ = carry_cut_off_ = leak_sum_ = leak_run_ = 0.f;
   }
 
   // What backward reaches h_t beside the product and grad_hs_t.
@@ -207,10 +205,10 @@ class Unit {
     return 0.f;
   }
 
-  float leak_ = 0.f;
-  float start_ = 0.f, activity_ = 0.f;                       // forward
-  float carry_ = 0.f, cut_off_ = 0.f, carry_cut_off_ = 0.f;  // backward: what resets cut off,
-  float leak_sum_ = 0.f, leak_run_ = 0.f;                    // and of the last few steps
+  float leak_;
+  float start_, activity_;                 // forward
+  float carry_, cut_off_, carry_cut_off_;  // backward, and what resets have cut off of it
+  float leak_sum_, leak_run_;              // ... the gradient of the leak, and of the last steps
 };
 
 }  // namespace rnnfast::cuda

@@ -92,7 +92,7 @@ using IdsHere = NoIds;
 // ahead][inputs][rows][kHp]: each thread reads what it has copied there itself.
 class Inputs {
  public:
-  RF_DEVICE Inputs(const Sequence& p, const Place& place, const CourseHere& course, float* memory,
+  RF_DEVICE Inputs(const Sequence& p, const Place& place, CourseHere& course, float* memory,
                    int lane)
       : p_(p),
         place_(place),
@@ -105,20 +105,25 @@ class Inputs {
         at_(element(p, 0, place.row0, place.read_column)) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) row_[r] = (place.read_row(p, r) - place.row0) * p.row;
-    if (kOptions) at_ += element_from(p, course.start(0), 0, 0);
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
+      if (kOptions) move_to(u);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         if (u < p.T && course.takes_part(r, u)) fetch(u, r, ids_.at(r, u));
       }
-      end_step(u + 1);
+      end_step();
     }
     if (kBackward && !kOptions && p.first != nullptr) add_to_first();
   }
 
   // In step s = 32 n.
-  RF_DEVICE void turn(int s) { ids_.turn(s); }
+  RF_DEVICE void turn(int s) {
+    ids_.turn(s);
+    if constexpr (kOptions) course_.turn(s);
+  }
+
+  RF_DEVICE const CourseHere& course() const { return course_; }
 
   // Until the inputs of this step are there.
   RF_DEVICE void wait() const { wait_copies_but<kAhead - 1>(); }
@@ -129,6 +134,7 @@ class Inputs {
     const float x = *in_ring(u, 0, r) + bias_;
     if (kBackward) h = *in_ring(u, 1, r);
     const int id = ids_.ahead_of(r, s);
+    if (kOptions && r == 0) move_to(s + kAhead);
     if (s + kAhead < p_.T && course_.takes_part(r, s + kAhead)) fetch(u, r, id);
     return x;
   }
@@ -138,17 +144,17 @@ class Inputs {
     return kBackward && kLeaky ? *in_ring(u, 2, r) : 0.f;
   }
 
-  // `next`: the step to be fetched in the next one.
-  RF_DEVICE void end_step(int next) {
+  RF_DEVICE void end_step() {
     commit_copies();
-    if constexpr (kOptions) {
-      at_ = element_from(p_, course_.start(next), place_.row0, place_.read_column);
-    } else {
-      at_ += step_;
-    }
+    at_ += step_;
   }
 
  private:
+  // With options, where the next step to be fetched lies is looked up.
+  RF_DEVICE void move_to(int s) {
+    at_ = element_from(p_, course_.start(s), place_.row0, place_.read_column);
+  }
+
   static constexpr int kAhead = kShape.steps_ahead(), kInputs = kShape.inputs();
 
   RF_DEVICE float* in_ring(int u, int input, int r) const {
@@ -181,7 +187,7 @@ class Inputs {
 
   const Sequence& p_;
   const Place& place_;
-  const CourseHere& course_;
+  CourseHere& course_;
   IdsHere ids_;
   float* ring_;
   float bias_;

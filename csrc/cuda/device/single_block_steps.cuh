@@ -11,11 +11,10 @@ namespace rnnfast::cuda {
 class Steps {
  public:
   // h lies at `h`, [2, kRows, kHp].
-  RF_DEVICE Steps(const Sequence& p, const Place& place, CourseHere& course, float* h,
-                  Inputs& inputs, const Product& product, int lane)
+  RF_DEVICE Steps(const Sequence& p, const Place& place, float* h, Inputs& inputs,
+                  const Product& product, int lane)
       : p_(p),
         place_(place),
-        course_(course),
         h_(h),
         inputs_(inputs),
         product_(product),
@@ -57,7 +56,6 @@ class Steps {
   RF_DEVICE void begin_turn(int s) {
     inputs_.turn(s);
     if constexpr (kOptions) {
-      course_.turn(s);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) units_[r].end_run();
     }
@@ -106,7 +104,7 @@ class Steps {
             out_ += step_floats_;
           }
           if constexpr (kOptions) {
-            out_ = p_.out + element_from(p_, course_.start(s), place_.row0, place_.column);
+            out_ = p_.out + element_from(p_, inputs_.course().start(s), place_.row0, place_.column);
           }
           inputs_.wait();
         }
@@ -116,7 +114,7 @@ class Steps {
           add[r] = inputs_.take(u, g + r, s, saved[r]);
           if (kOptions && kBackward) add[r] += units_[g + r].carry();
         }
-        if (g + kAtOnce == kRows) inputs_.end_step(s + kTurn + 1);
+        if (g + kAtOnce == kRows) inputs_.end_step();
       });
 #pragma unroll
       for (int r = 0; r < kAtOnce; ++r) {
@@ -135,7 +133,7 @@ class Steps {
   RF_DEVICE float end_row(int u, int r, int s, float sum, float saved, float before) {
     if constexpr (kOptions) {
       const float held = h_before(u)[r * kHp + place_.column];
-      const auto result = units_[r].step(course_.at(r, s), sum, saved, before, held);
+      const auto result = units_[r].step(inputs_.course().at(r, s), sum, saved, before, held);
       values_[r] = result.value;
       return result.next;
     }
@@ -149,7 +147,7 @@ class Steps {
     if constexpr (!kOptions) return store(out_, p_.row);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if (!place_.is_real || !course_.takes_part(r, s)) continue;
+      if (!place_.is_real || !inputs_.course().takes_part(r, s)) continue;
       out_[r * p_.row] = values_[r];
       if (kLeaky && !kBackward && p_.options.saved != nullptr) {
         p_.options.saved[out_ - p_.out + r * p_.row] = units_[r].activity();
@@ -192,7 +190,6 @@ class Steps {
 
   const Sequence& p_;
   const Place& place_;
-  CourseHere& course_;
   float* h_;
   Inputs& inputs_;
   const Product& product_;
@@ -213,7 +210,7 @@ RF_DEVICE void run_sequence(Sequence p) {
   CourseHere course(p, place.row0, lane);
   Inputs inputs(p, place, course, h + kShape.h_floats(), lane);
   const Product product(p, weights, warp, lane);
-  Steps(p, place, course, h, inputs, product, lane).run();
+  Steps(p, place, h, inputs, product, lane).run();
 }
 
 }  // namespace rnnfast::cuda

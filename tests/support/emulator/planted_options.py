@@ -64,7 +64,10 @@ BUGS: dict[str, tuple[object, Patch]] = {
         CLUSTER,
         (_OPTIONS, "carry_ = cells::Leaky::to_state(grad, leak_);", ""),
     ),
-    "grad_h_last is left out": (ONE_BLOCK, (_OPTIONS, "carry_ = p.first ? p.first[at] : 0.f;", "")),
+    "grad_h_last is left out": (
+        ONE_BLOCK,
+        (_OPTIONS, "kBackward && p.first ? p.first[at] : 0.f", "0.f"),
+    ),
     "the gradient of a leak is added twice": (ONE_BLOCK, (_OPTIONS, "leak_run_ = 0.f;\n  }", "}")),
     "rows start where they did a turn before": (
         CLUSTER,
