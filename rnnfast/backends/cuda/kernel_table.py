@@ -78,7 +78,8 @@ class Variant:
     # {"90": {"rnn_forward": [issue, latency], ...}}
     cycles: dict[str, dict[str, list[float]]] = field(default_factory=dict, hash=False)
     predicted: dict[str, list[float]] = field(default_factory=dict, hash=False)
-    spills_with_options: bool = False
+    # Above it the kernels that know lengths, resets and leaky cells (RF_OPTIONS) spill registers.
+    most_capability_with_options: int = 999
 
     def __getitem__(self, macro: str) -> int:
         return self.macros[MACROS[self.unit].index(macro)]
@@ -101,13 +102,13 @@ class Variant:
         index = MACROS[self.unit].index("ROWS")
         return replace(self, macros=(*self.macros[:index], rows, *self.macros[index + 1 :]))
 
-    @property
-    def has_options(self) -> bool:
-        """Whether its kernels know lengths, resets and leaky cells (RF_OPTIONS)."""
-        return self.unit in _UNITS_WITH_OPTIONS and not self.spills_with_options
-
-    def runs_on(self, capability: int) -> bool:
-        return self.least_capability <= capability <= self.most_capability
+    def runs_on(self, capability: int, has_options: bool = False) -> bool:
+        """`has_options`: and whether its kernels know lengths, resets and leaky cells there."""
+        knows_them = (
+            self.unit in _UNITS_WITH_OPTIONS and capability <= self.most_capability_with_options
+        )
+        runs = self.least_capability <= capability <= self.most_capability
+        return runs and (knows_them or not has_options)
 
     def options(self, **others: int) -> str:
         """For the compiler: the variant's macros, then those of the call."""
@@ -178,29 +179,26 @@ def kernels(capability: int) -> list[Kernels]:
     found = [Kernels(unit, options) for unit, several in UNITS.items() for options in several]
     for variant in table():
         if variant.runs_on(capability):
-            of_unit = _OF_UNIT[variant.unit](variant)
+            of_unit = _OF_UNIT[variant.unit](variant, capability)
             found += [each for each in of_unit if each.shared_bytes <= room]
     return found
 
 
-def _recurrences(variant: Variant) -> Iterator[Kernels]:
+def _recurrences(variant: Variant, capability: int) -> Iterator[Kernels]:
+    calls = [(cell, False) for cell in CELLS]
+    if variant.runs_on(capability, has_options=True):
+        calls += [(cell, True) for cell in (*CELLS, *LEAKY_CELLS)]
     for operation in OPERATIONS:
         backward = operation == "rnn_backward"
         if not variant.cycles_of(operation, 0):
             continue
-        for cell, has_options in _calls(variant):
+        for cell, has_options in calls:
             if needs := variant.needs(backward, cell in LEAKY_CELLS):
                 for options in variant.recurrence_options(operation, cell, has_options):
                     yield Kernels(variant.unit, options, needs.fixed_bytes + needs.group_bytes)
 
 
-def _calls(variant: Variant) -> list[tuple[int, bool]]:
-    """The cells that a variant serves, each without and with options."""
-    with_options = (*CELLS, *LEAKY_CELLS) if variant.has_options else ()
-    return [*((cell, False) for cell in CELLS), *((cell, True) for cell in with_options)]
-
-
-def _decodes(variant: Variant) -> Iterator[Kernels]:
+def _decodes(variant: Variant, _capability: int) -> Iterator[Kernels]:
     for rows in sorted({1, variant["ROWS"]}):
         for holds_tables, cell in itertools.product((True, False), CELLS):
             options = variant.with_rows(rows).options(HOLDS_TABLES=holds_tables, CELL=cell)
