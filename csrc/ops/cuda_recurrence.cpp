@@ -70,7 +70,7 @@ struct LayerGradients {
         table(if_wanted(call, has_ids, {"[V, H]", {n.V, n.H}}, n.dtype)),
         leak(if_wanted(call, is_leaky, n.b_h(), n.dtype)),
         leak_of_rows(if_wanted(call, is_leaky, n.state(), n.dtype)) {
-    fill_zero(leak_of_rows);
+    if (is_leaky) fill_zero(leak_of_rows);
   }
 
   Tensor dz, W_hh, b_h, h0, table, leak;

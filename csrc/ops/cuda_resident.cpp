@@ -29,11 +29,11 @@ float* floats(const std::optional<Tensor>& tensor, int64_t first) {
   return tensor ? tensor->data<float>() + first : nullptr;
 }
 
-// The time to which a kernel's arrays point: that of the first step that is taken, or 0 for kernels
-// that know options.
+// The time to which a kernel's arrays point and the way to the next: those of the steps that are
+// taken, but for kernels that know options, which find a step's time themselves.
 template <class Pass>
-int64_t first_time(const Pass& pass) {
-  return has_options(pass.options) ? 0 : pass.steps().first;
+Order order_of_arrays(const Pass& pass) {
+  return has_options(pass.options) ? Order{0, 1} : pass.steps();
 }
 
 // One pass by a kernel for all steps. `steps`: of steps_on_device.
@@ -44,13 +44,14 @@ struct Launch {
   void* stream;
 
   void operator()(const Forward& f) const {
-    const int64_t time = first_time(f), first = f.at(time);
+    const Order times = order_of_arrays(f);
+    const int64_t first = f.at(times.first);
     RnnForwardParams params{};
     params.V = f.V;
     if (f.ids) {
       const Tensor& ids = *f.ids;
-      params.ids = ids.data<const long long>() + time * ids.stride(0);
-      params.ids_stride_t = f.steps().way * ids.stride(0);
+      params.ids = ids.data<const long long>() + times.first * ids.stride(0);
+      params.ids_stride_t = times.way * ids.stride(0);
       params.ids_stride_b = ids.stride(ids.dim() - 1);
     }
     params.x = f.x.data<float>() + (f.ids ? 0 : first);
@@ -63,7 +64,7 @@ struct Launch {
   }
 
   void operator()(const Backward& b) const {
-    const int64_t first = b.at(first_time(b));
+    const int64_t first = b.at(order_of_arrays(b).first);
     RnnBackwardParams params{};
     params.grad_hs = floats(b.grad_hs, first);
     params.grad_h_last = floats(b.grad_h_last, b.state());
@@ -96,7 +97,7 @@ struct Launch {
     params.H = pass.H;
     params.W_hh = pass.W_hh.template data<float>() + pass.weights();
     params.row = pass.row();
-    params.step = pass.steps().way * pass.B * pass.row();
+    params.step = order_of_arrays(pass).way * pass.B * pass.row();
     params.rows = plan.rows;
     params.wait_limit = kWaitLimit;
     params.error = call.error();

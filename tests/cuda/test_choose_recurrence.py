@@ -101,6 +101,21 @@ def test_small_nets_fit_one_block(H, clusters):
     assert (choose_recurrence.decide(question(H, 32), H100).variant.cluster > 1) == clusters
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("cell", range(4))
+def test_a_call_with_options_takes_a_kernel_that_knows_them(cell, operation):
+    options = {"cell": cell, "has_options": True}
+    for H, B in itertools.product((64, 256, 384, 512, 1024), (1, 8, 32, 256)):
+        for choice in choose_recurrence.candidates(question(H, B, operation, **options), H100, {}):
+            assert choice.variant.runs_on(H100.compute_capability, has_options=True)
+            assert "-DRF_OPTIONS=1" in choice.plan.options
+            assert "without options" in str(choice)
+    for H, unit in ((64, "single_block"), (512, "cluster")):
+        asked = question(H, 1, operation, **options)
+        assert choose_recurrence.decide(asked, H100).variant.unit == unit
+    assert choose_recurrence.decide(question(512, 1000, operation, **options), H100) is None
+
+
 def test_what_no_kernel_serves_goes_step_by_step():
     assert choose_recurrence.decide(question(4096, 32), H100) is None
     assert choose_recurrence.decide(question(1024, 32), A100) is None

@@ -18,10 +18,11 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _two_kernels(tmp_path, monkeypatch):
-    """The table's first row and one small unit."""
+    """The table's first row, without options, and one small unit."""
     monkeypatch.setenv("RNNFAST_CACHE", str(tmp_path))
     first = kernel_table.table()[0]
     monkeypatch.setattr(kernel_table, "table", lambda: (first,))
+    monkeypatch.setattr(kernel_table, "_UNITS_WITH_OPTIONS", ())
     monkeypatch.setattr(kernel_table, "UNITS", {"streamed": kernel_table.UNITS["streamed"][:1]})
 
 

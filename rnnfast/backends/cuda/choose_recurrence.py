@@ -104,8 +104,7 @@ def candidates(question: Question, limits: Limits, known: dict[Variant, int]) ->
     for variant in table():
         if (
             variant.unit != "decode"
-            and not question.has_options
-            and variant.runs_on(limits.compute_capability)
+            and variant.runs_on(limits.compute_capability, question.has_options)
             and variant.hp == padded(question.H, variant.unit)
             and precision.is_allowed(variant.product, _least_exact(question))
             and (choice := fit(variant, question, limits, known.get(variant)))
@@ -155,11 +154,12 @@ def fit(
         block=needs.threads,
         shared_bytes=needs.fixed_bytes + groups * needs.group_bytes,
     )
-    options = variant.recurrence_options(question.operation, question.cell)
+    options = variant.recurrence_options(question.operation, question.cell, question.has_options)
     by_ids = options[-1 if question.V > 0 else 0]
     plan = Plan(variant.unit, question.operation, by_ids, geometry, rows)
     step = waves * max(sharing * groups * cycles.issue, cycles.issue + cycles.latency)
-    return Choice(variant, plan, resident, waves, step / CYCLES_PER_US, cycles.source)
+    source = cycles.source + ", of the kernel without options" * question.has_options
+    return Choice(variant, plan, resident, waves, step / CYCLES_PER_US, source)
 
 
 def _groups(needs: Needs, limits: Limits) -> int:
