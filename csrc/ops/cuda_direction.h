@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "torch/aten.h"
 
@@ -14,16 +15,22 @@ struct Order {
 };
 inline Order order(int64_t T, bool backwards) { return backwards ? Order{T - 1, -1} : Order{0, 1}; }
 
+// Of sequences that differ in length.
+struct Lengths {
+  std::vector<int64_t> starts;  // [T + 1]: the row of x, hs, ... where a time begins, and N
+  Tensor on_device;             // starts [T], then the lengths [B]
+};
+
 // Both directions lie side by side in each row of x, hs, ... [T, B, count * H], and one behind the
 // other in W_hh [count, H, H], b_h [count, H] and states [count, B, H].
 struct Direction {
   int64_t T, B, H;
   bool reverse = false;  // step t follows step t + 1
   int64_t index = 0, count = 1;
-  const int64_t* starts = nullptr;  // [T + 1]: the row where a time begins, and N; null: t * B
+  const Lengths* lengths = nullptr;  // null: every sequence has T steps
 
   // How many rows a time has, and those of the times before it.
-  int64_t start(int64_t t) const { return starts == nullptr ? t * B : starts[t]; }
+  int64_t start(int64_t t) const { return lengths == nullptr ? t * B : lengths->starts[t]; }
   int64_t rows(int64_t t) const { return start(t + 1) - start(t); }
 
   // Elements from one row of x, hs, ... to the next, and from the first element to ours at time t.

@@ -1,7 +1,5 @@
 #include "cuda_options.h"
 
-#include <algorithm>
-
 #include "torch/checks.h"
 
 namespace rnnfast::cuda {
@@ -15,42 +13,37 @@ void prepare(const Call& call, RecurrenceOptions& options) {
   call.make_all_contiguous(options.resets, options.leak);
 }
 
-std::vector<int64_t> starts_of(const std::optional<Tensor>& batch_sizes) {
-  if (!batch_sizes) return {};
-  const auto* sizes = batch_sizes->data<const int64_t>();
-  std::vector<int64_t> starts = {0};
-  for (int64_t t = 0; t < batch_sizes->size(0); ++t) {
-    starts.push_back(starts.back() + sizes[t * batch_sizes->stride(0)]);
-  }
-  return starts;
-}
-
-std::optional<Tensor> steps_on_device(const Call& call, const Direction& d) {
-  if (d.starts == nullptr) return std::nullopt;
+std::optional<Lengths> lengths_of(const Call& call, const RecurrenceSizes& n,
+                                  const std::optional<Tensor>& batch_sizes) {
+  if (!batch_sizes) return std::nullopt;
   if (is_capturing(call.stream())) {
     fail("batch_sizes is given inside the capture of a CUDA graph, whose replays cannot copy it ",
          "to the device; it must be None there");
   }
   const int32_t dtype = aoti_torch_dtype_int64();
-  const Tensor values = empty({d.T + d.B}, dtype);
+  const Tensor values = empty({n.T + n.B}, dtype);
   auto* starts = values.data<int64_t>();
-  auto* lengths = std::copy_n(d.starts, d.T, starts);
-  for (int64_t n = 0, length = d.T; n < d.B; ++n) {
-    while (d.rows(length - 1) <= n) --length;
-    lengths[n] = length;
+  auto* lengths = starts + n.T;
+  const auto* sizes = batch_sizes->data<const int64_t>();
+  const int64_t stride = batch_sizes->stride(0);
+  for (int64_t t = 0, start = 0; t < n.T; start += sizes[t++ * stride]) starts[t] = start;
+  for (int64_t row = 0, length = n.T; row < n.B; ++row) {
+    while (sizes[(length - 1) * stride] <= row) --length;
+    lengths[row] = length;
   }
-  Tensor on_device = call.empty({d.T + d.B}, dtype);
-  copy_without_waiting(on_device, values);
-  return on_device;
+  Lengths result{{starts, starts + n.T}, call.empty({n.T + n.B}, dtype)};
+  result.starts.push_back(n.N);
+  copy_without_waiting(result.on_device, values);
+  return result;
 }
 
 RecurrenceOptionsParams params_of(const RecurrenceOptions& options, const Direction& d,
-                                  const Order& order, const std::optional<Tensor>& steps) {
+                                  const Order& order) {
   RecurrenceOptionsParams params{};
   params.first = order.first;
   params.way = order.way;
-  if (steps) {
-    params.starts = steps->data<const long long>();
+  if (d.lengths != nullptr) {
+    params.starts = d.lengths->on_device.data<const long long>();
     params.lengths = params.starts + d.T;
   }
   if (options.resets) params.resets = options.resets->data<const unsigned char>();
@@ -59,8 +52,7 @@ RecurrenceOptionsParams params_of(const RecurrenceOptions& options, const Direct
 }
 
 void find_states_before(const Call& call, const Direction& d, const Tensor& h0, const Tensor& hs,
-                        const RecurrenceOptions& options, const std::optional<Tensor>& steps,
-                        const Tensor& before) {
+                        const RecurrenceOptions& options, const Tensor& before) {
   StatesBeforeParams params{};
   params.T = d.T;
   params.B = d.B;
@@ -69,7 +61,7 @@ void find_states_before(const Call& call, const Direction& d, const Tensor& h0, 
   params.h0 = address(h0, d.state());
   params.hs = address(hs, d.at(0));
   params.before = address(before, d.at(0));
-  params.options = params_of(options, d, order(d.T, d.reverse), steps);
+  params.options = params_of(options, d, order(d.T, d.reverse));
   call.launch_over(d.T * d.B * d.H, "states_before", "states_before", real_option(hs.dtype()),
                    params);
 }

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <vector>
 
 #include "cuda/device/params.h"
 #include "cuda_call.h"
@@ -19,21 +18,18 @@ bool has_options(const RecurrenceOptions& options);
 // Requires the options' tensors where kernels read them, and makes them contiguous.
 void prepare(const Call& call, RecurrenceOptions& options);
 
-// Direction::starts for batch_sizes [T]; empty without.
-std::vector<int64_t> starts_of(const std::optional<Tensor>& batch_sizes);
-
-// Where there are batch_sizes, the rows at which times start [T] and the sequences' lengths [B] in
-// one array, for kernels that take all steps. Not while the call's stream is captured.
-std::optional<Tensor> steps_on_device(const Call& call, const Direction& direction);
+// What batch_sizes say, if they are given, on the host and copied to the device. The copy cannot be
+// captured for a CUDA graph, so that a call inside a capture must have none.
+std::optional<Lengths> lengths_of(const Call& call, const RecurrenceSizes& n,
+                                  const std::optional<Tensor>& batch_sizes);
 
 // The options of a direction, whose pass takes its steps in this order. Arrays of floats are left
-// out. `steps`: see above.
+// out.
 RecurrenceOptionsParams params_of(const RecurrenceOptions& options, const Direction& direction,
-                                  const Order& order, const std::optional<Tensor>& steps);
+                                  const Order& order);
 
 // Writes the state before each step of a direction; `before` is laid out as hs.
 void find_states_before(const Call& call, const Direction& direction, const Tensor& h0,
-                        const Tensor& hs, const RecurrenceOptions& options,
-                        const std::optional<Tensor>& steps, const Tensor& before);
+                        const Tensor& hs, const RecurrenceOptions& options, const Tensor& before);
 
 }  // namespace rnnfast::cuda

@@ -23,13 +23,12 @@ namespace rnnfast::cuda {
 
 namespace {
 
-// starts: see Direction; empty without batch_sizes.
 std::vector<Direction> directions_of(const RecurrenceSizes& n, const RecurrenceOptions& options,
-                                     const std::vector<int64_t>& starts) {
+                                     const std::optional<Lengths>& lengths) {
   std::vector<Direction> directions;
   for (int64_t i = 0; i < n.directions; ++i) {
-    directions.push_back({n.T, n.B, n.H, options.reverse || i == 1, i, n.directions,
-                          starts.empty() ? nullptr : starts.data()});
+    directions.push_back(
+        {n.T, n.B, n.H, options.reverse || i == 1, i, n.directions, lengths ? &*lengths : nullptr});
   }
   return directions;
 }
@@ -49,8 +48,8 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
   call.make_all_contiguous(x, W_hh, b_h, h0);
 
   Tensor hs = call.empty(n.array(), dtype), h_last = call.empty(n.state(), dtype);
-  const std::vector<int64_t> starts = starts_of(options.batch_sizes);
-  const std::vector<Direction> directions = directions_of(n, options, starts);
+  const std::optional<Lengths> lengths = lengths_of(call, n, options.batch_sizes);
+  const std::vector<Direction> directions = directions_of(n, options, lengths);
   const auto pass = [&](int64_t index) -> Forward {
     return {directions[index], n.V, x, ids, W_hh, b_h, h0, code, hs, h_last, options};
   };
@@ -118,9 +117,8 @@ std::optional<Tensor> states_before(const Call& call, const RecurrenceSizes& n,
   const bool is_wanted = needs.W_hh || options.leak;
   if (!is_wanted || !has_options(options)) return std::nullopt;
   Tensor before = call.empty(n.array(), n.dtype);
-  const std::optional<Tensor> steps = steps_on_device(call, directions[0]);
   for (const Direction& its : directions) {
-    find_states_before(call, its, h0, hs, options, steps, before);
+    find_states_before(call, its, h0, hs, options, before);
   }
   return before;
 }
@@ -147,8 +145,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
       fill_zero(*grad);
     }
   } else {
-    const std::vector<int64_t> starts = starts_of(options.batch_sizes);
-    const std::vector<Direction> directions = directions_of(n, options, starts);
+    const std::optional<Lengths> lengths = lengths_of(call, n, options.batch_sizes);
+    const std::vector<Direction> directions = directions_of(n, options, lengths);
     const std::optional<Tensor> before = states_before(call, n, directions, h0, hs, needs, options);
     const States states{h0, hs, before ? &*before : nullptr};
     const auto pass = [&](int64_t index) -> Backward {

@@ -36,11 +36,10 @@ Order order_of_arrays(const Pass& pass) {
   return has_options(pass.options) ? Order{0, 1} : pass.steps();
 }
 
-// One pass by a kernel for all steps. `steps`: of steps_on_device.
+// One pass by a kernel for all steps.
 struct Launch {
   const Call& call;
   const Plan& plan;
-  const std::optional<Tensor>& steps;
   void* stream;
 
   void operator()(const Forward& f) const {
@@ -84,7 +83,7 @@ struct Launch {
   template <class Pass>
   void set_options(RecurrenceOptionsParams& params, const Pass& pass) const {
     if (!has_options(pass.options)) return;
-    params = params_of(pass.options, pass, pass.steps(), steps);
+    params = params_of(pass.options, pass, pass.steps());
     params.leak = floats(pass.options.leak, pass.bias());
     params.saved = floats(pass.options.saved, pass.at(0));
   }
@@ -112,7 +111,7 @@ void run_by_steps(const Call& call, const Backward& b) { backward_by_steps(call,
 template <class Pass>
 void run_one(const Call& call, const Pass& pass) {
   if (const auto plan = plan_of(call, pass)) {
-    Launch{call, *plan, steps_on_device(call, pass), call.stream()}(pass);
+    Launch{call, *plan, call.stream()}(pass);
   } else {
     run_by_steps(call, pass);
   }
@@ -121,10 +120,9 @@ void run_one(const Call& call, const Pass& pass) {
 template <class Pass>
 void run_both(const Call& call, const Pass& first, const Pass& second) {
   if (const auto plan = plan_of(call, first)) {
-    const std::optional<Tensor> steps = steps_on_device(call, first);
     const SideStream side(call.device(), call.stream());
-    Launch{call, *plan, steps, call.stream()}(first);
-    Launch{call, *plan, steps, side.stream()}(second);
+    Launch{call, *plan, call.stream()}(first);
+    Launch{call, *plan, side.stream()}(second);
     side.join();
   } else {
     run_by_steps(call, first);
