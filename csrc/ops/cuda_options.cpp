@@ -1,5 +1,8 @@
 #include "cuda_options.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "torch/checks.h"
 
 namespace rnnfast::cuda {
@@ -13,28 +16,38 @@ void prepare(const Call& call, RecurrenceOptions& options) {
   call.make_all_contiguous(options.resets, options.leak);
 }
 
+namespace {
+
+Tensor written_on_device(const Call& call, const std::vector<int64_t>& values) {
+  const auto count = static_cast<int64_t>(values.size());
+  Tensor on_device = call.empty({count}, aoti_torch_dtype_int64());
+  for (int64_t first = 0; first < count; first += kMostValues) {
+    WriteValuesParams params{};
+    params.to = on_device.data<long long>() + first;
+    params.count = static_cast<int>(std::min<int64_t>(count - first, kMostValues));
+    std::copy_n(values.begin() + first, params.count, params.values);
+    call.launch_over(params.count, "write_values", "write_values", "", params);
+  }
+  return on_device;
+}
+
+}  // namespace
+
 std::optional<Lengths> lengths_of(const Call& call, const RecurrenceSizes& n,
                                   const std::optional<Tensor>& batch_sizes) {
   if (!batch_sizes) return std::nullopt;
-  if (is_capturing(call.stream())) {
-    fail("batch_sizes is given inside the capture of a CUDA graph, whose replays cannot copy it ",
-         "to the device; it must be None there");
-  }
-  const int32_t dtype = aoti_torch_dtype_int64();
-  const Tensor values = empty({n.T + n.B}, dtype);
-  auto* starts = values.data<int64_t>();
-  auto* lengths = starts + n.T;
   const auto* sizes = batch_sizes->data<const int64_t>();
   const int64_t stride = batch_sizes->stride(0);
-  for (int64_t t = 0, start = 0; t < n.T; start += sizes[t++ * stride]) starts[t] = start;
+  std::vector<int64_t> starts, lengths;
+  for (int64_t t = 0, start = 0; t < n.T; start += sizes[t++ * stride]) starts.push_back(start);
   for (int64_t row = 0, length = n.T; row < n.B; ++row) {
     while (sizes[(length - 1) * stride] <= row) --length;
-    lengths[row] = length;
+    lengths.push_back(length);
   }
-  Lengths result{{starts, starts + n.T}, call.empty({n.T + n.B}, dtype)};
-  result.starts.push_back(n.N);
-  copy_without_waiting(result.on_device, values);
-  return result;
+  std::vector<int64_t> both = starts;
+  both.insert(both.end(), lengths.begin(), lengths.end());
+  starts.push_back(n.N);
+  return Lengths{std::move(starts), written_on_device(call, both)};
 }
 
 RecurrenceOptionsParams params_of(const RecurrenceOptions& options, const Direction& d,

@@ -18,8 +18,7 @@ bool has_options(const RecurrenceOptions& options);
 // Requires the options' tensors where kernels read them, and makes them contiguous.
 void prepare(const Call& call, RecurrenceOptions& options);
 
-// What batch_sizes say, if they are given, on the host and copied to the device. The copy cannot be
-// captured for a CUDA graph, so that a call inside a capture must have none.
+// What batch_sizes say, if they are given, on the host and on the device.
 std::optional<Lengths> lengths_of(const Call& call, const RecurrenceSizes& n,
                                   const std::optional<Tensor>& batch_sizes);
 

@@ -189,9 +189,4 @@ inline void copy(const Tensor& to, const Tensor& from) {
   check_call(aoti_torch_copy_(to.handle(), from.handle(), 0), "copy a tensor");
 }
 
-// Pageable memory is read before this returns, but what the device has to do first is not awaited.
-inline void copy_without_waiting(const Tensor& to, const Tensor& from) {
-  check_call(aoti_torch_copy_(to.handle(), from.handle(), 1), "copy a tensor");
-}
-
 }  // namespace rnnfast

@@ -136,17 +136,21 @@ def test_refuses_options_that_do_not_fit(wrong, message):
 
 
 @DTYPES
-def test_lengths_are_not_captured(dtype, emulated):
-    case, other = (make(3, 2, 8, dtype=dtype, **o) for o in ({"lengths": [3, 1]}, {"resets": True}))
-    run(cuda, case)
-    run(cuda, other)
+def test_a_capture_takes_calls_that_have_run_before(dtype, emulated):
+    cases = [make(3, 2, 8, dtype=dtype, **o) for o in ({"lengths": [3, 1]}, {"resets": True})]
+    for case in cases:
+        run(cuda, case)
     emulated.driver().emulated_driver_capturing(1)
     try:
-        with pytest.raises(RuntimeError, match=r"batch_sizes is given inside the capture .* None"):
+        for case in cases:
             run(cuda, case)
-        run(cuda, other)
     finally:
         emulated.driver().emulated_driver_capturing(0)
+
+
+@DTYPES
+def test_more_steps_than_one_launch_writes_to_the_device(dtype):
+    check(cuda, make(700, 3, 5, dtype=dtype, lengths=[700, 499, 2]))
 
 
 # ---- through the functions and layers above

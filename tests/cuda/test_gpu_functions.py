@@ -227,10 +227,11 @@ def test_options(H, options):
     check_options(options, H, cuda, "cuda")
 
 
-def test_both_directions_in_a_graph():
+@pytest.mark.parametrize("lengths", [None, [9, 9, 4, 2, 1]])
+def test_both_directions_in_a_graph(lengths):
     """The stream of a capture has seen no call: the one beside it is made inside the capture."""
     assert cuda.load_error() == ""
-    call = recurrences.make(9, 5, 64, both=True).on("cuda").call
+    call = recurrences.make(9, 5, 64, both=True, lengths=lengths).on("cuda").call
     want = cuda.rnn_forward(call, True)[:2]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -97,6 +97,17 @@ struct StatesBeforeParams {
   RecurrenceOptionsParams options;  // of the forward call
 };
 
+// ---- write_values.cu
+
+// to[i] = values[i].
+constexpr int kMostValues = 500;  // per launch: a kernel's parameters end at 4 KB
+struct WriteValuesParams {
+  long long* to;
+  int count;
+  long long values[kMostValues];
+};
+static_assert(sizeof(WriteValuesParams) <= 4096);
+
 // ---- clip_norm.cu
 
 // A gradient or a part of one: element i lies at (i / row) * row_stride + (i % row) * stride.

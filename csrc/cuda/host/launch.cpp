@@ -202,13 +202,10 @@ const char* meaning_of(int error) {
 
 }  // namespace
 
-bool is_capturing(void* stream) {
-  int status = 0;
-  return driver().stream_is_capturing(static_cast<Stream>(stream), &status) != 0 || status != 0;
-}
-
 void require_not_capturing(const std::string& what, void* stream) {
-  if (!is_capturing(stream)) return;
+  int status = 0;
+  if (driver().stream_is_capturing(static_cast<Stream>(stream), &status) == 0 && status == 0)
+    return;
   fail(what,
        " is used for the first time inside the capture of a CUDA graph; run the same call once "
        "before the capture");

@@ -60,9 +60,6 @@ struct Plan {
 };
 std::shared_ptr<const Plan> plan_for(const Question&, void* stream);
 
-// Whether what is queued on a stream is captured for a CUDA graph.
-bool is_capturing(void* stream);
-
 struct Limits {
   int compute_capability;  // 90
   int multiprocessors;

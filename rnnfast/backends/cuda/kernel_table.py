@@ -38,6 +38,7 @@ _REALS = ("-DRF_REAL=float", "-DRF_REAL=double")
 UNITS = {
     "streamed": tuple(f"{real} -DRF_CELL={cell}" for real in _REALS for cell in range(4)),
     "states_before": _REALS,
+    "write_values": ("",),
     "row_sums": _REALS,
     "sum_parts": _REALS,
     "weight_product": ("",),
