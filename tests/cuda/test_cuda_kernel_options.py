@@ -145,15 +145,14 @@ def test_an_id_out_of_range_is_reported(variant):
 
 
 @every_kernel
-def test_infinity_and_nan_stay_in_their_row(variant):
-    """A reset ends them; a row that holds its state keeps it from the others."""
-    case = case_of(variant, [6, 4, 2], cell="leaky_relu", reverse=True)
-    case.call.x[0] = torch.nan  # of sequence 0, at time 0
-    case.call.x[-1] = torch.inf  # of the same, in its first step backwards
+def test_nan_stays_in_its_row(variant):
+    """A reset ends it; a row that holds its state keeps it from the others."""
+    case = case_of(variant, [6, 4, 2], cell="leaky_tanh", reverse=True)
+    case.call.x[[0, -1]] = torch.nan  # of sequence 0, in its last step backwards and its first one
     resets = torch.zeros(6, 3, dtype=torch.bool)
     resets[4] = True
     got = run(Launch(variant), with_resets(case, resets))
-    assert got["hs"][-1].isinf().any()
+    assert got["hs"][-1].isnan().all()
     assert got["hs"][1:-1].isfinite().all()
     assert got["h_last"][0].isnan().all()
     assert got["h_last"][1:].isfinite().all()
@@ -173,7 +172,7 @@ OTHERS = [
 
 @by_ids
 @both_ways
-@pytest.mark.parametrize("variant", sweep(OTHERS, *OTHERS[:2]), ids=name_of)
+@pytest.mark.parametrize("variant", sweep(OTHERS, OTHERS[1]), ids=name_of)
 def test_other_variants(variant, reverse, V):
     options = {"reverse": reverse, "resets": True, "resets_to_h0": True, "cell": "leaky_tanh"}
     check(Launch(variant), case_of(variant, [40, 35, 35, 2, 1], V=V, **options))

@@ -57,7 +57,7 @@ def test_the_last_barrier_is_not_needed_by_the_proof(unit):
     assert not is_found(PROTOCOLS[unit], PROTOCOLS[unit].harmless, seeds=5)
 
 
-def races(protocol, patch=()):
+def races(protocol, patch=(), has_options=False):
     variant = protocol.variant
     needs, groups = needs_of(variant, False), protocol.groups
     launch = {
@@ -68,7 +68,7 @@ def races(protocol, patch=()):
         "SHARED_BYTES": needs.fixed_bytes + groups * needs.group_bytes,
     }
     options = [f"-D{name}={value}" for name, value in launch.items()]
-    options.append(variant.recurrence_options("rnn_forward", 0)[-1])
+    options.append(variant.recurrence_options("rnn_forward", 0, has_options)[-1])
     return build.races(variant.unit, "recurrence", " ".join(options), patch)
 
 
@@ -76,6 +76,8 @@ def races(protocol, patch=()):
 @pytest.mark.parametrize("unit", PROTOCOLS)
 def test_no_thread_races_another(unit):
     assert races(PROTOCOLS[unit]) == ""
+    if PROTOCOLS[unit].variant.runs_on(90, has_options=True):
+        assert races(PROTOCOLS[unit], has_options=True) == ""
 
 
 @pytest.mark.full

@@ -10,6 +10,7 @@
 //   RF_SMEM_CHUNKS  of each thread's RF_HP / 128 chunks of weights, how many lie in shared memory;
 //                   the others lie in registers
 //   RF_CELL         a code of csrc/cells/cells.h
+//   RF_OPTIONS      1: knows lengths, resets and leaky cells (options.cuh); may be left out
 // Launch: grid ceil(B / rows) * RF_CLUSTER, block ClusterShape::threads(), dynamic shared memory of
 // ClusterShape::shared_bytes().
 //
@@ -89,10 +90,9 @@ RF_DEVICE void run_sequence(Sequence p) {
     }
     __syncthreads();
     exchange.send(s);
-    const long long start = kOptions ? course.start(s) : 0;
+    const long long start = course.start(s);
     if (exists && s < p.T && course.takes_part(output.row, s)) {
-      const long long at =
-          kOptions ? element_from(p, start, row, output.column) : element(p, s, row, output.column);
+      const long long at = element(p, s, start, row, output.column);
       p.out[at] = v;
       if (!kBackward && kLeaky && p.options.saved != nullptr) p.options.saved[at] = unit.activity();
     }

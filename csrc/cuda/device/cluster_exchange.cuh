@@ -17,7 +17,8 @@
 // that: the phase stays open, for one arrival is missing.
 //
 // No deadlock: each block sends h_{s+1} unconditionally after its wait for h_s, h_0 lies there from
-// the start, and the blocks of one cluster run at the same time by the rules of the launch. Where a
+// the start, and the blocks of one cluster run at the same time by the rules of the launch. Lengths
+// and resets change what is sent, but all blocks take as many steps and send in each. Where a
 // wait passes its limit nevertheless, the warp goes through its remaining steps without waiting or
 // sending, so that all meet at the barriers of the block, and the error is reported.
 #pragma once

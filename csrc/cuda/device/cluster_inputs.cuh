@@ -60,9 +60,8 @@ class Inputs {
     return reinterpret_cast<long long*>(dynamic_shared() + kShape.ids_at()) +
            s % (2 * kAhead) * kThreads + threadIdx.x;
   }
-  // `start`: that of step s, in a kernel with options.
   RF_DEVICE long long at(int s, long long start) const {
-    return kOptions ? element_from(p_, start, row_, column_) : element(p_, s, row_, column_);
+    return element(p_, s, start, row_, column_);
   }
 
   RF_DEVICE bool is_needed(int s) const {
@@ -70,18 +69,13 @@ class Inputs {
   }
 
   RF_DEVICE void fetch_id(int s) const {
-    const long long start = kOptions ? course_.start(s) : 0;
-    if (!is_needed(s)) return;
-    if constexpr (kOptions) {
-      copy_async<8>(id_place(s), p_.ids + id_from(p_, start, s, row_));
-    } else {
-      copy_async<8>(id_place(s), p_.ids + s * p_.ids_stride_t + row_ * p_.ids_stride_b);
-    }
+    const long long start = course_.start(s);
+    if (is_needed(s)) copy_async<8>(id_place(s), p_.ids + id_at(p_, s, start, row_));
   }
 
   // One group of copies for each step, whether there is one or not.
   RF_DEVICE void fetch(int s) const {
-    const long long start = kOptions ? course_.start(s) : 0;
+    const long long start = course_.start(s);
     if (is_needed(s)) {
       if (gathers()) {
         copy_async<4>(place(s, 0), p_.in + checked_id(p_, *id_place(s)) * p_.H + column_);

@@ -12,6 +12,7 @@
 //                  others lie in registers
 //   RF_GATHERS     forward, whether x is a table of which ids choose the rows
 //   RF_CELL        a code of csrc/cells/cells.h
+//   RF_OPTIONS     1: knows lengths, resets and leaky cells (options.cuh); may be left out
 // Launch: grid ceil(B / RF_ROWS), block RF_HP, dynamic shared memory of
 // SingleBlockShape::shared_bytes() (single_block_shape.h).
 //

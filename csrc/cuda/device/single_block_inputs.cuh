@@ -53,16 +53,9 @@ class Ids {
   }
 
  private:
-  RF_DEVICE static long long start_of(const Sequence& p, int s) {
-    return kOptions ? rnnfast::cuda::start_of(p, s) : 0;
-  }
-
   RF_DEVICE long long load(int r, int s, long long start) const {
-    if constexpr (kOptions) {
-      if (s >= p_.T || !course_.takes_part(r, s)) return 0;
-      return p_.ids[id_from(p_, start, s, place_.read_row(p_, r))];
-    }
-    return s < p_.T ? p_.ids[s * p_.ids_stride_t + place_.read_row(p_, r) * p_.ids_stride_b] : 0;
+    const bool exists = s < p_.T && course_.takes_part(r, s);
+    return exists ? p_.ids[id_at(p_, s, start, place_.read_row(p_, r))] : 0;
   }
 
   const Sequence& p_;
@@ -152,7 +145,7 @@ class Inputs {
  private:
   // With options, where the next step to be fetched lies is looked up.
   RF_DEVICE void move_to(int s) {
-    at_ = element_from(p_, course_.start(s), place_.row0, place_.read_column);
+    at_ = element(p_, s, course_.start(s), place_.row0, place_.read_column);
   }
 
   static constexpr int kAhead = kShape.steps_ahead(), kInputs = kShape.inputs();

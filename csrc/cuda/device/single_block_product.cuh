@@ -18,7 +18,8 @@ constexpr bool kBackward = RF_BACKWARD != 0, kGathers = RF_GATHERS != 0;
 static_assert(!(kBackward && kGathers));
 constexpr int kHp = RF_HP, kLanes = RF_LANES, kRows = RF_ROWS;
 constexpr int kThreads = kShape.threads(), kAtOnce = kShape.rows_at_once();
-constexpr int kLeastBlocks = kOptions ? 1 : 0;  // any number; from 1 on, all registers are used
+// Any number. With 0, ptxas keeps a block of 64 threads with options to 128 registers, and spills.
+constexpr int kLeastBlocks = kOptions ? 1 : 0;
 
 using Activation = cells::ActivationOf<RF_CELL>::type;
 using Math = BranchFreeMath;

@@ -104,7 +104,8 @@ class Steps {
             out_ += step_floats_;
           }
           if constexpr (kOptions) {
-            out_ = p_.out + element_from(p_, inputs_.course().start(s), place_.row0, place_.column);
+            const long long start = inputs_.course().start(s);
+            out_ = p_.out + element(p_, s, start, place_.row0, place_.column);
           }
           inputs_.wait();
         }
