@@ -37,13 +37,20 @@ class Compiled(Backend):
 
     def rnn_forward(self, r: Recurrence, saves: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """As `Reference.rnn_forward`, by one operator."""
-        rnn, code = self.ops(r.x).rnn, CELLS[r.cell].code
-        if r[6:] == _NO_OPTIONS:  # the overload without options takes 0.8 us less
-            return *rnn.plain(*r[1:6], code), None
+        code = CELLS[r.cell].code
+        if r[6:] == _NO_OPTIONS:
+            op = self.plain_layer(r, saves)
+            hs, h_last = op(r.x, r.ids, r.W_hh, r.b_h, r.h0, code)
+            return hs, h_last, None
         saved = None
         if saves and r.leak is not None:
             saved = r.x.new_empty(r.x.shape if r.ids is None else (*r.ids.shape, r.x.shape[-1]))
-        return *rnn.default(*r[1:6], code, *r[6:], saved), saved
+        hs, h_last = self.ops(r.x).rnn.default(*r[1:6], code, *r[6:], saved)
+        return hs, h_last, saved
+
+    def plain_layer(self, r: Recurrence, saves: bool) -> Any:
+        """The operator for a call without options: its overload for those takes 0.8 us less."""
+        return self.ops(r.x).rnn.plain
 
     def rnn_backward(self, a: Adjoint) -> Gradients:
         """As `Reference.rnn_backward`, by one operator."""
@@ -104,17 +111,16 @@ class Native(Compiled):
     def load_error(self) -> str:
         return library.load_error()
 
-    def rnn_forward(self, r: Recurrence, saves: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """As `Reference.rnn_forward`, by one operator, which may round its products.
+    def plain_layer(self, r: Recurrence, saves: bool) -> Any:
+        """The operator for a call without options, which may round its products.
 
         Rounded products are 1.8 times as fast from H = 256 on where the CPU has an instruction for
         them, and take 1.4 times as long where it has none, so nothing is rounded there. Fewer than
         8 rows in all do not pay for rounding W_hh.
         """
-        if not saves and _allows_bf16() and _gains_by_bf16(r):
-            hs, h_last = torch.ops.rnnfast.rnn_bf16.default(*r[1:6], CELLS[r.cell].code)
-            return hs, h_last, None
-        return super().rnn_forward(r, saves)
+        ops = torch.ops.rnnfast
+        rounds = not saves and _allows_bf16() and _gains_by_bf16(r)
+        return ops.rnn_bf16.default if rounds else ops.rnn.plain
 
     def rnn_logits(
         self, r: Recurrence, W_hq: Tensor, b_q: Tensor, saves: bool
