@@ -175,7 +175,7 @@ OTHERS = [
 @pytest.mark.parametrize("variant", sweep(OTHERS, OTHERS[1]), ids=name_of)
 def test_other_variants(variant, reverse, V):
     options = {"reverse": reverse, "resets": True, "resets_to_h0": True, "cell": "leaky_tanh"}
-    check(Launch(variant), case_of(variant, [40, 35, 35, 2, 1], V=V, **options))
+    check(Launch(variant), case_of(variant, [9, 8, 8, 2, 1], V=V, **options))
 
 
 def check_everything(launch):

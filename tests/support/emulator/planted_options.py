@@ -68,7 +68,10 @@ BUGS: dict[str, tuple[object, Patch]] = {
         ONE_BLOCK,
         (_OPTIONS, "kBackward && p.first ? p.first[at] : 0.f", "0.f"),
     ),
-    "the gradient of a leak is added twice": (ONE_BLOCK, (_OPTIONS, "leak_run_ = 0.f;\n  }", "}")),
+    "the gradient of a leak is added twice": (
+        ONE_BLOCK,
+        (_OPTIONS, "leak_sum_ += leak_run_;\n    leak_run_ = 0.f;", "leak_sum_ += leak_run_;"),
+    ),
     "rows start where they did a turn before": (
         CLUSTER,
         (_OPTIONS, "s - turn_ < 32 ? now_start_ : next_start_", "now_start_"),
