@@ -53,7 +53,6 @@ std::optional<Lengths> lengths_of(const Call& call, const RecurrenceSizes& n,
 RecurrenceOptionsParams params_of(const RecurrenceOptions& options, const Direction& d,
                                   const Order& order) {
   RecurrenceOptionsParams params{};
-  params.first = order.first;
   params.way = order.way;
   if (d.lengths != nullptr) {
     params.starts = d.lengths->on_device.data<const long long>();

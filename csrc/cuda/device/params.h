@@ -20,13 +20,13 @@ enum Error : int {
 // ---- the recurrence: recurrence.cu, cluster.cu, large_batch.cu, single_block.cu
 
 // What a call may have beyond the plain recurrence, for kernels that are compiled with RF_OPTIONS.
-// With it ids, x, hs and the gradients point to time 0, and the s-th step that is taken is of time
-// first + way * s.
+// With it ids, x, hs and the gradients point to time 0, and from one step to the next time goes by
+// `way`, from 0 on or back to it.
 //
 // A row of the batch takes part in the times below its length. Elsewhere it holds its state, and
 // nothing of it is read or stored.
 struct RecurrenceOptionsParams {
-  long long first, way;         // T - 1 and -1 backwards through time, else 0 and 1
+  long long way;                // -1 backwards through time, else 1
   const long long* starts;      // [T]: the row of x, hs, ... where those of a time begin, or null:
                                 // t * B. With it ids is [N]
   const long long* lengths;     // [B], falling: of how many steps a sequence is; null: T each

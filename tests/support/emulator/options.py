@@ -77,10 +77,10 @@ class Kernels:
 
     def _run(self, backward: bool, others: dict[str, Any], **values: Any) -> None:
         r = self.call
-        first, way = self.launch.order(self.T, backward)
+        _, way = self.launch.order(self.T, backward)
         resets = None if r.resets is None else r.resets.to(torch.uint8)
         options = _those_there_are(
-            **{"first": first, "way": way, "starts": self.starts, "lengths": self.lengths},
+            **{"way": way, "starts": self.starts, "lengths": self.lengths},
             **{"resets": resets, "resets_to_h0": r.resets_to_h0, "leak": r.leak, **others},
         )
         sizes = {"T": self.T, "H": self.H, "row": self.launch.row(self.H)}
