@@ -166,10 +166,9 @@ def test_refuses_what_does_not_fit(change, message):
         model.decode(**call)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("instruction_set", instruction_sets.lower_kernels())
-def test_on_every_instruction_set(instruction_set, pytestconfig):
+def test_on_every_instruction_set(instruction_set):
     files = [str(TESTS / name) for name in ("test_decode.py", "test_clip_norm.py")]
-    which = "edges or argmax or squares or strides"
-    if pytestconfig.getoption("--full"):
-        which += " or greedy or float64"
+    which = "edges or argmax or squares or strides or greedy or float64"
     instruction_sets.run_again(files, f"({which}) and not instruction", instruction_set)

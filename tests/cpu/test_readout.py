@@ -167,10 +167,9 @@ def test_a_readout_that_does_not_fit(change: dict[str, Tensor], message: str) ->
         )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("isa", instruction_sets.lower_kernels())
-def test_instruction_sets(isa: str, pytestconfig: pytest.Config) -> None:
-    """This file's batches (with --full all sizes and thread counts), in a process of its own."""
-    which = "batches or empty"
-    if pytestconfig.getoption("--full"):
-        which += " or sizes or thread_counts"
+def test_instruction_sets(isa: str) -> None:
+    """This file's sizes and thread counts again, in a process of its own."""
+    which = "batches or empty or sizes or thread_counts"
     instruction_sets.run_again([__file__], which, isa)

@@ -140,10 +140,9 @@ def test_fork_after_use() -> None:
     assert total == run(native, make(6, 9, 64, 28))["hs"].sum().item()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("isa", instruction_sets.lower_kernels())
-def test_instruction_sets(isa: str, pytestconfig: pytest.Config) -> None:
-    """This file's sizes and thread counts again (else a few), in a process of its own."""
-    which = "large or empty or nan or missing"
-    if pytestconfig.getoption("--full"):
-        which += " or sizes or batches or thread_counts"
+def test_instruction_sets(isa: str) -> None:
+    """This file's sizes and thread counts again, in a process of its own."""
+    which = "large or empty or nan or missing or sizes or batches or thread_counts"
     instruction_sets.run_again([__file__], which, isa)

@@ -13,7 +13,9 @@ from support.sweep import sweep
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 
 KERNELS = [single_block(64, 4), single_block(64, 4, rows=2), cluster(128, 4, 1), cluster(128, 2, 2)]
-every_kernel = pytest.mark.parametrize("variant", KERNELS, ids=name_of)
+every_kernel = pytest.mark.parametrize(
+    "variant", sweep(KERNELS, KERNELS[1], KERNELS[3]), ids=name_of
+)
 both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
 by_ids = pytest.mark.parametrize("V", [None, 5], ids=["dense", "ids"])
 

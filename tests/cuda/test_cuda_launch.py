@@ -66,6 +66,7 @@ def test_clusters(V, seed, driver):
     check(p)
 
 
+@pytest.mark.full
 def test_products_differ_as_their_names_say(driver):
     """One process, one size: each setting of torch's has plans of its own."""
     p, errors = make(2, 64, 512), {}

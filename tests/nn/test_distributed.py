@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from support.sweep import sweep
+
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
-@pytest.mark.parametrize("check", ["ddp", "fsdp", "placements"])
+@pytest.mark.parametrize("check", sweep(["ddp", "fsdp", "placements"], "ddp", "fsdp"))
 def test_two_processes(check):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     root = str(WORKER.parents[2])

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from support.sweep import sweep
+
 ROOT = Path(__file__).parents[2]
 LIBRARY = Path("rnnfast", "_C.so")
 NO_COMPILER = {"CXX": "/nonexistent/c++"}
@@ -133,13 +135,16 @@ def test_the_compiler_may_have_any_name(source, tmp_path):
     assert f"{shlex.quote(str(wrapper))} -DNOTHING -std=c++20" in done.stdout
 
 
+FIRST_ERRORS = [
+    ("#include <missing.h>", r"csrc/ops/schemas.cpp:1:10: fatal error: missing.h: No such"),
+    ("int a;\nint f() { return b; }", r"csrc/ops/schemas.cpp:2:18: error: 'b' was not decl"),
+    ("void f(); void g() { f(); }", r"undefined (reference|symbol).*f\(\)"),
+]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
-    [
-        ("#include <missing.h>", r"csrc/ops/schemas.cpp:1:10: fatal error: missing.h: No such"),
-        ("int a;\nint f() { return b; }", r"csrc/ops/schemas.cpp:2:18: error: 'b' was not decl"),
-        ("void f(); void g() { f(); }", r"undefined (reference|symbol).*f\(\)"),
-    ],
+    sweep(FIRST_ERRORS, FIRST_ERRORS[1]),
     ids=["no header", "broken", "no symbol"],
 )
 def test_the_compilers_first_error_stays_with_the_package(source, text, said):
