@@ -90,8 +90,8 @@ RF_DEVICE bool is_aligned(const void* p) {
   return (reinterpret_cast<unsigned long long>(p) & 15) == 0;
 }
 
-// Whether rows of H floats, H or 2 H apart, can be read as float4. H need not be a multiple of 4, and a tensor may
-// begin anywhere in its storage.
+// Whether rows of H floats, H or 2 H apart, can be read as float4. H need not be a multiple of 4,
+// and a tensor may begin anywhere in its storage.
 RF_DEVICE bool has_float4_rows(const float* p, int H) { return H % 4 == 0 && is_aligned(p); }
 
 // row[first .. first + 3], 0 from H on.
