@@ -1,11 +1,12 @@
 """The gate on what the CUDA kernels take of a multiprocessor; needs no GPU.
 
-    python tests/support/cuda_resources.py [--compiler nvrtc|nvcc] [--arch 90a] [--write]
+    python tests/support/cuda_resources.py [--compiler nvcc] [--arch 90a] [--every 4 | --write]
 
 Compiles every kernel that kernel_table.py lists and compares its registers, its shared memory and
 the instructions of its loop over groups of rows with the table in cuda_resources.json. Fails
-where one takes more, or spills a register; --write makes the present figures the table. The loop is
-counted where there is an nvdisasm: on the PATH or in Triton's package.
+where one takes more, or spills a register; --write makes the present figures the table, --every 4
+takes a fourth of the kernels. The loop is counted where there is an nvdisasm: on the PATH or in
+Triton's package.
 """
 
 from __future__ import annotations
@@ -154,14 +155,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compiler", choices=COMPILERS, default="nvrtc")
     parser.add_argument("--arch", action="append", choices=ARCHS)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th kernel alone")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.name}")
     options = parser.parse_args()
+    if options.write and options.every != 1:
+        parser.error("--write takes all kernels, so that none is lost: leave out --every")
     if error := library.load_error():
         raise SystemExit(error)
     got: dict[str, Figures] = {}
     problems = []
-    jobs = [(arch, each) for arch in options.arch or ARCHS for each in kernels(arch)]
+    every = slice(None, None, options.every)
+    jobs = [(arch, each) for arch in options.arch or ARCHS for each in kernels(arch)[every]]
     with ThreadPoolExecutor(options.jobs) as pool:
         made = pool.map(lambda job: list(measure(options.compiler, *job)), jobs)
         for name, figures, spilled in (row for rows in made for row in rows):
