@@ -61,8 +61,7 @@ void in_one_launch(const Call& call, const Plan& plan, const Decode& d) {
 // per step.
 void step_by_step(const Call& call, const Decode& d) {
   const int32_t dtype = d.W_xh.dtype();
-  const std::string options =
-      dtype == aoti_torch_dtype_float64() ? "-DRF_REAL=double" : "-DRF_REAL=float";
+  const std::string options = real_option(dtype);
   const Direction one{1, d.B, d.H};
   const Tensor hs = call.empty({1, d.B, d.H}, dtype), logits = call.empty({d.B, d.V}, dtype);
   copy(d.h_last, d.h0);
@@ -115,7 +114,7 @@ std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor
     const std::optional<Tensor> bias = std::move(b_h);
     const Decode d{B,    H,   V,  steps,       first,    W_xh,          W_hh, bias,
                    W_hq, b_q, h0, temperature, uniforms, cell_of(cell), ids,  h_last};
-    const int bits = dtype == aoti_torch_dtype_float64() ? 64 : 32;
+    const int bits = 8 * real_bytes(dtype);
     if (const auto plan =
             plan_for({"decode", B, H, V, bits, static_cast<int>(cell), false, call.device()},
                      call.stream())) {

@@ -68,12 +68,10 @@ struct LayerGradients {
         h0(if_wanted(call, needs.h0, n.state(), n.dtype)),
         table(if_wanted(call, has_ids, {"[V, H]", {n.V, n.H}}, n.dtype)),
         leak(if_wanted(call, is_leaky, n.b_h(), n.dtype)),
-        leak_of_rows(if_wanted(call, is_leaky, n.state(), n.dtype)) {
-    if (is_leaky) fill_zero(leak_of_rows);
-  }
+        leak_of_rows(if_wanted(call, is_leaky, n.state(), n.dtype)) {}
 
   Tensor dz, W_hh, b_h, h0, table, leak;
-  Tensor leak_of_rows;  // [B, H], which the passes add to
+  Tensor leak_of_rows;  // [B, H]
 
  private:
   static Tensor if_wanted(const Call& call, bool wanted, const Shape& shape, int32_t dtype) {

@@ -43,7 +43,7 @@ struct Backward : Direction {
   const Tensor* grad_h0;  // or null
   const RecurrenceOptions& options = kNoOptions;
   const Tensor* before = nullptr;     // the state before each step, rows as hs; of a leaky cell
-  const Tensor* grad_leak = nullptr;  // [B, H], zero before; of a leaky cell
+  const Tensor* grad_leak = nullptr;  // [B, H], of a leaky cell
   // The last step of the forward pass is the first one here.
   Order steps() const { return order(T, !reverse); }
 };

@@ -119,14 +119,13 @@ class Native(Compiled):
         8 rows in all do not pay for rounding W_hh.
         """
         ops = torch.ops.rnnfast
-        rounds = not saves and _allows_bf16() and _gains_by_bf16(r)
-        return ops.rnn_bf16.default if rounds else ops.rnn.plain
+        return ops.rnn_bf16.default if _rounds(r, saves) else ops.rnn.plain
 
     def rnn_logits(
         self, r: Recurrence, W_hq: Tensor, b_q: Tensor, saves: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `Reference.rnn_logits`, by one operator, which finds the states in cache."""
-        if not saves and _allows_bf16() and _gains_by_bf16(r):
+        if _rounds(r, saves):
             hs, h_last, _ = self.rnn_forward(r, saves)
             return torch.addmm(b_q, hs.flatten(0, 1), W_hq), h_last, hs
         code = CELLS[r.cell].code
@@ -187,9 +186,9 @@ def _allows_bf16() -> bool:
     return torch.get_float32_matmul_precision() == "medium"
 
 
-def _gains_by_bf16(r: Recurrence) -> bool:
-    """Whether rounding for the products of a call makes it faster."""
-    if r.x.dtype != torch.float32 or r[6:] != _NO_OPTIONS or r.W_hh.dim() == 3:
+def _rounds(r: Recurrence, saves: bool) -> bool:
+    """Whether the products of a call without options may be rounded, and it is faster by that."""
+    if saves or not _allows_bf16() or r.x.dtype != torch.float32 or r.W_hh.dim() == 3:
         return False
     T, B = (r.x if r.ids is None else r.ids).shape[:2]
     return T * B >= 8 and _multiplies_bf16()

@@ -1,5 +1,7 @@
 """The options of the recurrence on the CPU, each for itself and with others."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -153,26 +155,9 @@ def test_the_same_bits_on_every_run() -> None:
                 assert torch.equal(value, first[name]), name
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"batch_sizes": [3, 4]}, r"batch_sizes\[1\] is 4; it must be at least 1 and at most 3"),
-        ({"batch_sizes": [3, 0]}, r"batch_sizes\[1\] is 0; it must be at least 1"),
-        ({"batch_sizes": [3, 1]}, r"x is float32 \[5, 8\]; it must be float32 \[N, H\] = \[4, 8\]"),
-        ({"batch_sizes": []}, "T, the number of steps, is 0"),
-        ({"resets": [[1, 0]]}, r"resets is int64 \[1, 2\]; it must be int64 \[T, B\] = \[2, 3\]"),
-        ({"resets": [[1, 0, 0]] * 2}, r"resets is int64 \[2, 3\]; it must be bool or uint8"),
-        ({"leak": [0.5] * 8}, "leak is given; it must be None for the cell 0"),
-        ({"cell": "leaky_tanh"}, "leak is None; it must be given for the cell 2"),
-    ],
-)
-def test_refuses_options_that_do_not_fit(wrong: dict[str, list[int]], message: str) -> None:
-    call = make(2, 3, 8, lengths=[2, 2, 1]).call
-    [(name, value)] = wrong.items()
-    if name != "cell":
-        value = torch.tensor(value, dtype=torch.float32 if name == "leak" else torch.long)
-    with pytest.raises(RuntimeError, match=message):
-        native.rnn_forward(call._replace(**{name: value}), True)
+@pytest.mark.parametrize(("wrong", "message"), recurrences.WRONG_OPTIONS)
+def test_refuses_options_that_do_not_fit(wrong: dict[str, Any], message: str) -> None:
+    recurrences.check_refuses(native, wrong, message)
 
 
 def test_refuses_ids_in_both_directions() -> None:

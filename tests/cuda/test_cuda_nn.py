@@ -5,8 +5,8 @@ import torch
 
 import rnnfast
 from rnnfast import use_backend
-from rnnfast.backends import Adjoint, Needs, Recurrence, library
-from rnnfast.backends.cuda import bridge, cuda
+from rnnfast.backends import Adjoint, Needs, Recurrence
+from rnnfast.backends.cuda import cuda
 from rnnfast.backends.reference import reference
 from support import recurrences
 from support.compare import assert_close_to_f64
@@ -17,16 +17,8 @@ pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 
 
 @pytest.fixture(scope="module", autouse=True)
-def driver():
-    from support.emulator import cuda as emulated
-
-    assert library.load_error() == ""
-    make_image = bridge.make_image
-    emulated.start()
-    assert cuda.load_error() == ""
-    yield emulated.driver()
-    emulated.stop()
-    bridge.make_image = make_image
+def driver(emulated):
+    return emulated.driver()
 
 
 @pytest.mark.parametrize("V", [None, 5])

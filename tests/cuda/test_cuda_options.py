@@ -8,7 +8,7 @@ from rnnfast import functional, use_backend
 from rnnfast.backends.cuda import cuda
 from rnnfast.cells import CELLS
 from support.emulator import build
-from support.recurrences import check, make, run
+from support.recurrences import WRONG_OPTIONS, check, check_refuses, make, run
 
 pytestmark = [
     pytest.mark.skipif(bool(build.why_not()), reason=build.why_not()),
@@ -115,24 +115,9 @@ def test_strided_options():
         assert torch.equal(value, want[name]), name
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"batch_sizes": [3, 4]}, r"batch_sizes\[1\] is 4; it must be at least 1 and at most 3"),
-        ({"batch_sizes": [3, 1]}, r"x is float32 \[5, 8\]; it must be float32 \[N, H\] = \[4, 8\]"),
-        ({"resets": [[1, 0]]}, r"resets is int64 \[1, 2\]; it must be int64 \[T, B\] = \[2, 3\]"),
-        ({"resets": [[1, 0, 0]] * 2}, r"resets is int64 \[2, 3\]; it must be bool or uint8"),
-        ({"leak": [0.5] * 8}, "leak is given; it must be None for the cell 0"),
-        ({"cell": "leaky_tanh"}, "leak is None; it must be given for the cell 2"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "message"), WRONG_OPTIONS)
 def test_refuses_options_that_do_not_fit(wrong, message):
-    call = make(2, 3, 8, lengths=[2, 2, 1]).call
-    [(name, value)] = wrong.items()
-    if name != "cell":
-        value = torch.tensor(value, dtype=torch.float32 if name == "leak" else torch.long)
-    with pytest.raises(RuntimeError, match=message):
-        cuda.rnn_forward(call._replace(**{name: value}), True)
+    check_refuses(cuda, wrong, message)
 
 
 @DTYPES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -86,6 +87,29 @@ def run(backend: Backend, case: Case) -> dict[str, Tensor]:
     made = backend.rnn_backward(Adjoint(r, V, hs, saved, *case[1:], Needs()))
     results = {"hs": hs, "h_last": h_last, **made._asdict()}
     return {name: value for name, value in results.items() if value is not None}
+
+
+# What of a call [2, 3, 8] with lengths 2, 2, 1 does not fit, and the error.
+WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"batch_sizes": [3, 4]}, r"batch_sizes\[1\] is 4; it must be at least 1 and at most 3"),
+    ({"batch_sizes": [3, 0]}, r"batch_sizes\[1\] is 0; it must be at least 1"),
+    ({"batch_sizes": [3, 1]}, r"x is float32 \[5, 8\]; it must be float32 \[N, H\] = \[4, 8\]"),
+    ({"batch_sizes": []}, "T, the number of steps, is 0"),
+    ({"resets": [[1, 0]]}, r"resets is int64 \[1, 2\]; it must be int64 \[T, B\] = \[2, 3\]"),
+    ({"resets": [[1, 0, 0]] * 2}, r"resets is int64 \[2, 3\]; it must be bool or uint8"),
+    ({"leak": [0.5] * 8}, "leak is given; it must be None for the cell 0"),
+    ({"cell": "leaky_tanh"}, "leak is None; it must be given for the cell 2"),
+]
+
+
+def check_refuses(backend: Backend, wrong: dict[str, Any], message: str) -> None:
+    """One of WRONG_OPTIONS raises its error."""
+    call = make(2, 3, 8, lengths=[2, 2, 1]).call
+    [(name, value)] = wrong.items()
+    if name != "cell":
+        value = torch.tensor(value, dtype=torch.float32 if name == "leak" else torch.long)
+    with pytest.raises(RuntimeError, match=message):
+        backend.rnn_forward(call._replace(**{name: value}), True)
 
 
 def check(backend: Backend, case: Case, device: str = "cpu") -> None:

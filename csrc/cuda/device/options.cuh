@@ -20,7 +20,7 @@
 namespace rnnfast::cuda {
 
 constexpr bool kOptions = RF_OPTIONS != 0;
-constexpr bool kLeaky = RF_CELL == cells::kLeakyTanh || RF_CELL == cells::kLeakyRelu;
+constexpr bool kLeaky = cells::is_leaky(RF_CELL);
 static_assert(kOptions || !kLeaky, "leaky cells are an option");
 
 RF_DEVICE int length_of(const Sequence& p, int row) {

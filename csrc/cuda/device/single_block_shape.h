@@ -28,9 +28,8 @@ struct SingleBlockShape {
   // Shared memory, in floats: weights, h, and inputs that are on their way.
   constexpr int weights_floats() const { return quads() * smem_slots * threads() * 4; }
   constexpr int h_floats() const { return 2 * rows * hp; }
-  constexpr int inputs() const {
-    return backward ? 2 + leaky : 1;
-  }  // grad_hs, what is saved, states; x
+  // x, or grad_hs, what is saved, and of a leaky cell the states before.
+  constexpr int inputs() const { return backward ? 2 + leaky : 1; }
   constexpr int inputs_floats() const { return steps_ahead() * inputs() * rows * hp; }
   constexpr int shared_bytes() const {
     return (weights_floats() + h_floats() + inputs_floats()) * 4;

@@ -36,7 +36,9 @@ _UNITS_WITH_OPTIONS = ("cluster", "single_block")
 _REALS = ("-DRF_REAL=float", "-DRF_REAL=double")
 # The units without variants, and all options that csrc/ launches them with.
 UNITS = {
-    "streamed": tuple(f"{real} -DRF_CELL={cell}" for real in _REALS for cell in range(4)),
+    "streamed": tuple(
+        f"{real} -DRF_CELL={cell}" for real in _REALS for cell in (*CELLS, *LEAKY_CELLS)
+    ),
     "states_before": _REALS,
     "write_values": ("",),
     "row_sums": _REALS,

@@ -170,8 +170,6 @@ class Launch:
         T, B, H = hs.shape
         dz = self.unwritten(T, B, H)
         grad_h0 = self.new(B, H) if need_h0 else None
-        dz = self.unwritten(T, B, H)
-        grad_h0 = self.new(B, H) if need_h0 else None
         t, way = self.order(T, backward=True)
         first = None if grad_hs is None else self.given(grad_hs)[t]
         self.run(
