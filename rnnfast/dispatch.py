@@ -185,14 +185,16 @@ def explain(
     """Which backend serves a call, and why each other one does not; how the last epoch trained.
 
     example: a tensor, or a net with `.params` or `.parameters()`, whose device and dtype count;
-    without one, `device` and `dtype` do. Raises BackendError where a forced backend cannot run.
+    without one, `device` and `dtype` do. Of a module, its recurrent layers are explained, too; a
+    matrix [H, H] is taken as W_hh of `rnnfast.functional.rnn`, whose kernels are named.
+    Raises BackendError where a forced backend cannot run.
     """
     tensor = _first_tensor(example)
     if tensor is not None:
         device, dtype = tensor.device, tensor.dtype
     call = Call(torch.device(device).type, dtype, active_transform())
     explanation = _explain(_forced.get(), call)
-    backend, sizes = _BACKENDS[explanation.backend], _sizes(example)
+    backend = _BACKENDS[explanation.backend]
     from rnnfast.nn.explain import explain_layers  # both stand above this module
     from rnnfast.training.choose import last_choice
 
@@ -200,7 +202,7 @@ def explain(
     return dataclasses.replace(
         explanation,
         layers=tuple(explain_layers(example) if is_module else ()),
-        variants=tuple(backend.variants(torch.device(device), dtype, sizes)),
+        variants=tuple(_variants(backend, example, torch.device(device), dtype)),
         training=last_choice(),
     )
 
@@ -268,6 +270,18 @@ def _first_tensor(example: Any) -> Tensor | None:
             f"explain() takes a tensor or a net with parameters, got {type(example).__name__}"
         )
     return _first_tensor(params[0])
+
+
+def _variants(
+    backend: Backend, example: Any, device: torch.device, dtype: torch.dtype
+) -> list[str]:
+    """Those of a net like ours, of one matrix W_hh, or some usual ones."""
+    if isinstance(example, Tensor) and example.dim() == 2 and len({*example.shape}) == 1:
+        return backend.layer_variants(device, dtype, len(example), "tanh", has_options=False)
+    sizes = _sizes(example)
+    if sizes is None and isinstance(example, torch.nn.Module):
+        return []  # its layers are explained one by one
+    return backend.variants(device, dtype, sizes)
 
 
 def _sizes(example: Any) -> tuple[int, int] | None:

@@ -178,6 +178,15 @@ class Backend:
         """Which kernels serve a net of these H and V (None: some usual ones), a line each."""
         return []
 
+    def layer_variants(
+        self, device: torch.device, dtype: torch.dtype, H: int, cell: str, has_options: bool
+    ) -> list[str]:
+        """Which kernels run the two passes of a layer, for some usual batches, a line each.
+
+        has_options: the call has lengths or resets.
+        """
+        return []
+
     def check_errors(self, device: torch.device) -> None:
         """Raise the errors that kernels of earlier calls reported."""
 

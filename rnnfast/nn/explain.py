@@ -5,33 +5,46 @@ from __future__ import annotations
 import torch
 
 from rnnfast import dispatch
+from rnnfast.backends import Backend
 from rnnfast.nn.rnn import RNN
 
 
 def explain_layers(model: torch.nn.Module) -> list[str]:
-    """A line for each layer of each torch.nn.RNN in a model."""
+    """A line for each layer of each torch.nn.RNN in a model, and their kernels with their times."""
     lines = []
     for name, module in model.named_modules():
+        name = name or "the model"
         if isinstance(module, RNN):
-            how = _how(module, packed=False)
-            both = " in both directions" if module.bidirectional else ""
-            lines += [
-                f"{name or 'the model'}, layer {i}{both}: {how}" for i in range(module.num_layers)
-            ]
-            if (packed := _how(module, packed=True)) != how:
-                lines.append(f"{name or 'the model'}, packed sequences: {packed}")
+            lines += _explain_one(name, module)
         elif type(module) is torch.nn.RNN:
-            lines.append(f"{name or 'the model'}: torch's own; rnnfast.convert makes it ours")
+            lines.append(f"{name}: torch's own; rnnfast.convert makes it ours")
         elif isinstance(module, torch.nn.RNN):
-            lines.append(f"{name or 'the model'}: left alone, {type(module).__name__} is its own")
+            lines.append(f"{name}: left alone, {type(module).__name__} is its own")
     return lines
 
 
-def _how(rnn: RNN, packed: bool) -> str:
+def _explain_one(name: str, rnn: RNN) -> list[str]:
+    """The kernels follow the layers, which have the same ones: those of H units."""
+    (how, kernels), packed = _how(rnn, packed=False), _how(rnn, packed=True)
+    both = " in both directions" if rnn.bidirectional else ""
+    lines = [f"{name}, layer {i}{both}: {how}" for i in range(rnn.num_layers)] + kernels
+    if packed != (how, kernels):
+        lines += [f"{name}, packed sequences: {packed[0]}", *packed[1]]
+    return lines
+
+
+def _how(rnn: RNN, packed: bool) -> tuple[str, list[str]]:
+    """What runs a layer, and which of its kernels."""
     like, features = rnn.example, rnn.asks(packed, resets=False)
     backend = dispatch.kernels_for(like, features)
     if backend is not None and not backend.is_differentiable:
-        return f"the kernels of {backend.name}"
+        return f"the kernels of {backend.name}", _kernels(backend, rnn, packed)
     is_torchs = backend is None and not rnn.is_more_than_torchs
     what = "torch's own implementation" if is_torchs else "the reference"
-    return f"{what}, since {dispatch.why_no_kernels(like, features)}"
+    return f"{what}, since {dispatch.why_no_kernels(like, features)}", []
+
+
+def _kernels(backend: Backend, rnn: RNN, packed: bool) -> list[str]:
+    like = rnn.example
+    lines = backend.layer_variants(like.device, like.dtype, rnn.hidden_size, rnn.cell, packed)
+    return [f"  {line}" for line in lines]

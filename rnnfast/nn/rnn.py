@@ -139,6 +139,11 @@ class RNN(torch.nn.RNN):
         return _features(packed, self.bidirectional, resets, self.is_leaky)
 
     @property
+    def cell(self) -> str:
+        """The cell's name in `rnnfast.cells`."""
+        return f"leaky_{self.nonlinearity}" if self.is_leaky else self.nonlinearity
+
+    @property
     def is_more_than_torchs(self) -> bool:
         """Whether torch's own implementation could not serve."""
         return self.is_leaky or self.noise > 0
@@ -222,7 +227,6 @@ class RNN(torch.nn.RNN):
             self.check_hidden_size(hx, (rows, B, self.hidden_size))
         elif self.learns_h0:
             hx = self._start(B)
-        cell = f"leaky_{self.nonlinearity}" if self.is_leaky else self.nonlinearity
         D, last = 2 if self.bidirectional else 1, []
         axes = (self.hidden_size,) if D == 1 else (D, self.hidden_size)
         leak = self.leak.expand(axes) if self.is_leaky else None
@@ -230,7 +234,7 @@ class RNN(torch.nn.RNN):
             states: Any = [self.example.new_zeros((*axes[:-1], B, axes[-1]))] * self.num_layers
         else:
             states = hx.unbind() if D == 1 else hx.chunk(self.num_layers)
-        call = layer.Call(backend, cell, D, batch_sizes, resets)
+        call = layer.Call(backend, self.cell, D, batch_sizes, resets)
         for i, h0 in enumerate(states):
             if i > 0 and self.dropout > 0:
                 x = functional.dropout(x, self.dropout, self.training)

@@ -1,12 +1,14 @@
 """rnnfast.nn.RNN on the CUDA kernels, without a GPU: it has its weights as torch.nn.RNN does."""
 
+import re
+
 import pytest
 import torch
 
 import rnnfast
 from rnnfast import use_backend
 from rnnfast.backends import Adjoint, Needs, Recurrence
-from rnnfast.backends.cuda import cuda
+from rnnfast.backends.cuda import bridge, choose_recurrence, cuda, plan_for
 from rnnfast.backends.reference import reference
 from support import recurrences
 from support.compare import assert_close_to_f64
@@ -107,3 +109,48 @@ def results(layer, x, h0):
     y, h_last = layer(x, h0)
     (y.square().sum() + h_last.sum()).backward()
     return {"y": y, "h_last": h_last} | {n: p.grad.clone() for n, p in layer.named_parameters()}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("leak", [None, 0.5])
+def test_explain_names_the_kernels_that_a_layer_asks_for(leak, packed, monkeypatch):
+    """By the question that the launches of a forward and a backward pass ask."""
+    launched, explained = [], []
+    chosen = choose_recurrence.chosen
+
+    def recorded(question):
+        explained.append(question)
+        return chosen(question)
+
+    def answered(question):
+        launched.append(question)
+        return plan_for(question)
+
+    layer = rnnfast.RNN(5, 12, nonlinearity="relu", leak=leak)
+    x = torch.randn(2, 1, 5)
+    bridge.start(answered)
+    bridge.forget_plans()
+    with use_backend("cuda"):
+        out, _ = layer(torch.nn.utils.rnn.pack_sequence([x[:, 0]]) if packed else x)
+        (out.data if packed else out).sum().backward()
+        monkeypatch.setattr(choose_recurrence, "chosen", recorded)
+        lines = rnnfast.explain(layer).layers
+    bridge.start(plan_for)
+    bridge.forget_plans()
+    assert [each.operation for each in launched] == ["rnn_forward", "rnn_backward"]
+    assert set(launched) <= set(explained)
+    assert {each.has_options for each in launched} == {packed or leak is not None}
+    whose = "the model, packed sequences:" if packed and leak is None else "the model, layer 0:"
+    first = next(i for i, line in enumerate(lines) if line.startswith(whose)) + 1
+    for line, operation, B in zip(
+        lines[first:], ["forward"] * 3 + ["backward"] * 3, [1, 32, 256] * 2, strict=False
+    ):
+        assert re.match(rf"  {operation} H=12 B={B}: a block .* us a step \(", line)
+        assert ("of the kernel without options" in line) == (packed or leak is not None)
+
+
+def test_explain_names_the_kernels_of_a_matrix():
+    with use_backend("cuda"):
+        lines = rnnfast.explain(torch.zeros(33, 33, dtype=torch.float64)).variants
+    assert len(lines) == 6
+    assert lines[3].startswith("backward H=33 B=1: one matrix product and one kernel for every")

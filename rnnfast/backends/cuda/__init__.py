@@ -18,6 +18,7 @@ from torch import Tensor
 from rnnfast.backends import library
 from rnnfast.backends.compiled import Compiled
 from rnnfast.backends.cuda import precision
+from rnnfast.cells import CELLS
 
 if TYPE_CHECKING:
     from rnnfast.backends.cuda.bridge import Plan, Question
@@ -91,21 +92,59 @@ def explain(device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | N
     The device is asked as a call asks it, so kernels may be compiled.
     """
     from rnnfast.backends.cuda import bridge, choose_recurrence
-    from rnnfast.backends.cuda.bridge import Question
 
-    index = device.index if device.index is not None else _current(is_emulated())
-    bits = torch.finfo(dtype).bits
-    least_exact = precision.least_exact()
     setting = torch.get_float32_matmul_precision()
+    least_exact = precision.least_exact()
     lines = [f"products as exact as {least_exact}, as torch's precision {setting!r} asks"]
     nets = [sizes] if sizes else [(H, USUAL_V) for H in USUAL_H]
     for H, V in nets:
         for B in USUAL_B if sizes else (32,):
-            question = Question("rnn_forward", B, H, V, bits, 0, False, index, least_exact)
+            question = _question("rnn_forward", B, H, V, device, dtype)
             lines.append(f"H={H} B={B}: {choose_recurrence.explain(question)}")
+    bits = torch.finfo(dtype).bits
     for H, V in nets:
-        lines.append(f"training H={H} V={V}: {bridge.training_choice(H, V, bits, index)}")
+        choice = bridge.training_choice(H, V, bits, _index(device))
+        lines.append(f"training H={H} V={V}: {choice}")
     return lines
+
+
+def explain_layer(
+    device: torch.device, dtype: torch.dtype, H: int, cell: str, has_options: bool
+) -> list[str]:
+    """What serves the passes of a layer of H units, in lines; see `Backend.layer_variants`."""
+    from rnnfast.backends.cuda import choose_recurrence
+    from rnnfast.backends.cuda.kernel_table import LEAKY_CELLS, OPERATIONS
+
+    code = CELLS[cell].code
+    has_options = has_options or code in LEAKY_CELLS
+    lines = []
+    for operation in OPERATIONS:
+        for B in USUAL_B:
+            question = _question(operation, B, H, 0, device, dtype, code, has_options)
+            how = choose_recurrence.explain(question)
+            lines.append(f"{operation.removeprefix('rnn_')} H={H} B={B}: {how}")
+    return lines
+
+
+def _question(
+    operation: str,
+    B: int,
+    H: int,
+    V: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    cell: int = 0,
+    has_options: bool = False,
+) -> Question:
+    """As the launcher asks it, under torch's precision of now."""
+    from rnnfast.backends.cuda.bridge import Question
+
+    bits, least_exact = torch.finfo(dtype).bits, precision.least_exact()
+    return Question(operation, B, H, V, bits, cell, has_options, _index(device), least_exact)
+
+
+def _index(device: torch.device) -> int:
+    return device.index if device.index is not None else _current(is_emulated())
 
 
 class Cuda(Compiled):
@@ -123,6 +162,11 @@ class Cuda(Compiled):
         self, device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | None
     ) -> list[str]:
         return explain(device, dtype, sizes)
+
+    def layer_variants(
+        self, device: torch.device, dtype: torch.dtype, H: int, cell: str, has_options: bool
+    ) -> list[str]:
+        return explain_layer(device, dtype, H, cell, has_options)
 
     def check_errors(self, device: torch.device) -> None:
         check_errors(device)
