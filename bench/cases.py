@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import string
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -179,19 +178,7 @@ class Stack(Shape):
         return Sequences(self, lengths, x, h0, grad_output, _uniform(random, 1 / B, states, B, H))
 
 
-_KINDS = {"Case": Case, "Stack": Stack}
 AnyCase = Case | Stack
-
-
-def to_message(case: AnyCase) -> dict[str, Any]:
-    """The case as a worker is told it."""
-    return {"kind": type(case).__name__, **asdict(case)}
-
-
-def from_message(message: dict[str, Any]) -> AnyCase:
-    fields = {**message, "ops": tuple(message["ops"])}
-    made: AnyCase = _KINDS[fields.pop("kind")](**fields)
-    return made
 
 
 def _uniform(random: np.random.RandomState, bound: float, *shape: int) -> Floats:

@@ -8,14 +8,12 @@ BENCH_CASES names other cases than the small ones.
 from __future__ import annotations
 
 import os
-import tempfile
 from functools import cache
-from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.cases import CASES, to_message
+from bench.cases import CASES
 from bench.harness.agree import DisagreementError, Judge
 from bench.harness.machine import processors
 from bench.harness.worker import Host
@@ -33,7 +31,7 @@ def test_speed(case: str, op: str, peer: str, benchmark: BenchmarkFixture) -> No
     if op not in ops:
         pytest.skip(f"{peer} has no {op} of its own")
     try:
-        _judge(case).admit(host.check, op, name=peer)
+        _judge(case).errors(op, host.check(op)["results"])
     except DisagreementError as error:
         if ENTRIES[peer].ours:
             raise
@@ -47,13 +45,13 @@ def test_speed(case: str, op: str, peer: str, benchmark: BenchmarkFixture) -> No
 @cache
 def _judge(case: str) -> Judge:
     """With the bounds that the yardstick's own errors set."""
-    judge = Judge(CASES[case], Path(tempfile.mkdtemp(prefix="rnnfast-bench-")))
-    for op in CASES[case].ops:
-        judge.admit(_host(case, SUITE.yardstick)[0].check, op, yardstick=True)
+    judge, (host, ops) = Judge(CASES[case]), _host(case, SUITE.yardstick)
+    for op in ops:
+        judge.errors(op, host.check(op)["results"], yardstick=True)
     return judge
 
 
 def _host(case: str, peer: str) -> tuple[Host, list[str]]:
     entry = ENTRIES[peer]
     host = Host(entry.module, entry.variant, processors(), "cpu")
-    return host, host.setup(to_message(CASES[case]))["ops"]
+    return host, host.setup(CASES[case])["ops"]

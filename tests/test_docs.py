@@ -186,7 +186,7 @@ def cases_of(suite: str) -> dict[str, Any]:
 def test_figures_of_the_cpu_are_those_of_the_benchmark() -> None:
     cases = cases_of("cpu")
     expected = {}
-    for record in cases.values():
+    for record in [each for each in cases.values() if "train" in each["ops"]]:
         shape, train = record["shape"], record["ops"]["train"]
         ours = train["peers"][train["ours"]]
         expected[f"{shape['hidden']}, {shape['batch']} x {shape['steps']}"] = [

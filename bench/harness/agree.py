@@ -9,13 +9,11 @@ A peer that multiplies in fewer digits has a tolerance of its own, which its fig
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench.cases import PARAMETERS, AnyCase, Case, Floats, Ints
-from bench.harness.protocol import Message
 from bench.harness.truth import BookTruth, truth_of
 
 _EPS = float(np.finfo(np.float32).eps)
@@ -31,34 +29,23 @@ class DisagreementError(Exception):
 
 
 class Judge:
-    """Holds the truth of one case and the yardstick's errors; the results pass through a folder."""
+    """Holds the truth of one case, and the errors that the yardstick's own allow to the rest."""
 
-    def __init__(self, case: AnyCase, folder: Path) -> None:
-        self._case, self._folder, self._truth = case, folder, truth_of(case)
+    def __init__(self, case: AnyCase) -> None:
+        self._case, self._truth = case, truth_of(case)
         tokens = case.batch * case.steps
         self._sum_error = 2 * _EPS * (tokens**0.5 + case.hidden**0.5)
         self._allowed: dict[str, float] = {}
         self._known: dict[str, dict[str, Floats]] = {}
 
-    def admit(
-        self,
-        check: Callable[..., Message],
-        op: str,
-        *,
-        name: str = "peer",
-        tolerance: float = 0.0,
-        yardstick: bool = False,
-    ) -> tuple[dict[str, float], float]:
-        """Errors of the first call of `op`, and the seconds it took, by a worker's `check`.
+    def errors(
+        self, op: str, results: list[Any], tolerance: float = 0.0, yardstick: bool = False
+    ) -> dict[str, float]:
+        """Of the results that the first call of `op` gave, by name.
 
-        The yardstick's errors, which must be asked for first, set the bounds for the rest; an
-        error below `tolerance` times the largest true value passes as well.
-        Raises DisagreementError, and what `check` raises.
+        The yardstick must be judged first. An error below `tolerance` times the largest true value
+        passes as well. Raises DisagreementError.
         """
-        stored = self._folder / f"{name}.npz"
-        answer = check(op=op, file=str(stored))
-        with np.load(stored) as file:
-            results = list(file.values())  # in the order in which they were saved
         findings = self._generated(results[0]) if op == "generate" else self._findings(op, results)
         for what, error, rounding, largest in findings:
             if yardstick:
@@ -66,7 +53,7 @@ class Judge:
             allowed = max(self._allowed[f"{op} {what}"], tolerance * largest)
             if not error <= allowed:  # so that NaN is refused
                 raise DisagreementError(f"{op} {what}: error {error:.2g}, allowed {allowed:.2g}")
-        return {what: error for what, error, *_ in findings}, answer["seconds"]
+        return {what: error for what, error, *_ in findings}
 
     def _findings(self, op: str, results: list[Floats]) -> list[Finding]:
         if op not in self._known:

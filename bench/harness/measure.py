@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
 
-from bench.cases import AnyCase, to_message
+from bench.cases import AnyCase
 from bench.harness.agree import DisagreementError, Judge
 from bench.harness.probe import Reading
 from bench.harness.protocol import NotInstalledError, Worker, WorkerError
-from bench.suites import Entry, Prober
+from bench.suites import Entry, Prober, Suite
 
 
 class YardstickError(Exception):
     """Without the plain loop there is nothing to compare with."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to measure."""
-
-    ops: tuple[str, ...]
-    rounds: int
-    budget: float  # seconds of timed calls per peer, operation and round
-    threads: int
-    limit: float  # seconds that a worker may take for one answer
-    device: str = "cpu"
-    settle: float = 0.0
 
 
 @dataclass
@@ -60,14 +42,14 @@ class Samples:
     readings: list[Reading | None] = field(default_factory=list)
 
 
-Timed = dict[tuple[str, str], Samples]  # by operation and name of the peer
+Timed = dict[str, dict[str, Samples]]  # by operation, then by name of the peer
 
 
 class Workers:
     """The processes of the peers, as a context manager."""
 
-    def __init__(self, plan: Plan, log: IO[bytes]) -> None:
-        self._plan, self._log = plan, log
+    def __init__(self, suite: Suite, log: IO[bytes]) -> None:
+        self._suite, self._log = suite, log
         self._running: dict[str, Worker] = {}
         self._missing: dict[str, str] = {}
 
@@ -82,11 +64,12 @@ class Workers:
         if entry.name in self._missing:
             raise NotInstalledError(self._missing[entry.name])
         if entry.name not in self._running:
-            threads = self._plan.threads
-            environment = {"OMP_NUM_THREADS": str(threads), **entry.environment}
-            command = entry.command(threads, self._plan.device)
+            threads = str(self._suite.threads)
+            command = [entry.python, "-m", "bench.harness.worker", entry.module, entry.variant]
+            command += [threads, self._suite.device, entry.checkout]
+            environment = {"OMP_NUM_THREADS": threads, **entry.environment}
             try:
-                worker = Worker(command, environment, self._plan.limit, self._log)
+                worker = Worker(command, environment, self._suite.answer, self._log)
             except OSError as error:
                 raise NotInstalledError(f"{entry.python}: {error.strerror}") from error
             self._running[entry.name] = worker
@@ -108,66 +91,62 @@ class Workers:
 
 
 class Bench:
-    """One case: who is admitted, and how long everyone takes."""
+    """One case of a suite: who is admitted, and how long everyone takes."""
 
-    def __init__(self, case: AnyCase, plan: Plan, workers: Workers) -> None:
-        self.case, self.plan, self._workers = case, plan, workers
+    def __init__(self, case: AnyCase, suite: Suite, workers: Workers) -> None:
+        self.case, self.suite, self._workers = case, suite, workers
         self.runners: dict[str, Runner] = {}
         self.left_out: dict[str, str] = {}
         self.failures: list[str] = []  # of ours, which is an error
 
-    def admit(self, entries: Sequence[Entry], yardstick: str) -> None:
+    def admit(self) -> None:
         """Hold everyone's first results against float64, the yardstick's before all.
 
         Who is not installed, fails, takes too long or disagrees is told in one line and left out.
         On a GPU all the others do so at the same time, since most of it is the host's work.
         """
+        entries, yardstick = self.suite.entries, self.suite.yardstick
         first = next(entry for entry in entries if entry.name == yardstick)
         others = [entry for entry in entries if entry.name != yardstick]
-        for entry in entries:
-            self._start(entry)
-        with tempfile.TemporaryDirectory() as folder:
-            self._admit(judge := Judge(self.case, Path(folder)), first, yardstick=True)
-            if yardstick not in self.runners:
-                raise YardstickError(
-                    f"{yardstick}, which all are compared with, did not run: "
-                    f"{self.left_out[yardstick]}"
-                )
-            at_once = 1 if self.plan.device == "cpu" else len(others) or 1
-            with ThreadPoolExecutor(at_once) as pool:
-                list(pool.map(partial(self._admit, judge), others))
+        for entry in entries:  # Importing takes longest: all do it at the same time.
+            if not entry.skips(self.case):
+                with suppress(NotInstalledError):  # _admit meets and tells it
+                    self._workers.start(entry)
+        self._admit(judge := Judge(self.case), first)
+        if yardstick not in self.runners:
+            reason = self.left_out[yardstick]
+            raise YardstickError(f"{yardstick}, which all are compared with, did not run: {reason}")
+        at_once = 1 if self.suite.device == "cpu" else len(others) or 1
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(partial(self._admit, judge), others))
         order = [entry.name for entry in entries]
         self.runners = {name: self.runners[name] for name in order if name in self.runners}
 
-    def time(self, ops: Sequence[str], probe: Prober | None) -> Timed:
+    def time(self, probe: Prober | None = None) -> Timed:
         """Rounds in which every peer has its turn at every operation, with a probe before each."""
-        timed: Timed = {}
-        with tqdm(range(self.plan.rounds), desc=self.case.name, unit="round", leave=False) as bar:
+        timed: Timed = {op: {} for op in self.case.ops}
+        with tqdm(range(self.suite.rounds), desc=self.case.name, unit="round", leave=False) as bar:
             for _ in bar:
-                for op in ops:
+                for op in self.case.ops:
                     for name in [n for n, runner in self.runners.items() if op in runner.ops]:
-                        self._turn(name, op, probe, timed.setdefault((op, name), Samples()))
-        return {key: samples for key, samples in timed.items() if key[1] in self.runners}
+                        time.sleep(self.suite.settle)
+                        reading = probe(self.case) if probe else None
+                        self._turn(name, op, reading, timed[op].setdefault(name, Samples()))
+        return {
+            op: {name: each for name, each in samples.items() if name in self.runners}
+            for op, samples in timed.items()
+        }
 
-    def _start(self, entry: Entry) -> None:
-        """Importing takes longest: all do it at the same time."""
-        if not entry.skips(self.case.name):
-            with suppress(NotInstalledError):  # _admit meets and tells it
-                self._workers.start(entry)
-
-    def _admit(self, judge: Judge, entry: Entry, yardstick: bool = False) -> None:
-        if entry.skips(self.case.name):
+    def _admit(self, judge: Judge, entry: Entry) -> None:
+        if entry.skips(self.case):
             return self._leave_out(entry, "not asked to do this case")
         try:
             runner = self._set_up(entry)
             for op in runner.ops:
-                runner.errors[op], runner.first_call[op] = judge.admit(
-                    partial(runner.worker.ask, "check"),
-                    op,
-                    name=entry.name,
-                    tolerance=entry.tolerance,
-                    yardstick=yardstick,
-                )
+                answer = runner.worker.ask("check", op=op)
+                yardstick = entry.name == self.suite.yardstick
+                runner.errors[op] = judge.errors(op, answer["results"], entry.tolerance, yardstick)
+                runner.first_call[op] = answer["seconds"]
             self.runners[entry.name] = runner
         except NotInstalledError as error:
             self._workers.is_missing(entry.name, str(error))
@@ -179,17 +158,14 @@ class Bench:
 
     def _set_up(self, entry: Entry) -> Runner:
         worker = self._workers.start(entry)
-        answer = worker.ask("setup", case=to_message(self.case))
-        asked = entry.ops or self.plan.ops
-        ops = [op for op in self.plan.ops if op in answer["ops"] and op in asked]
+        answer = worker.ask("setup", case=self.case)
+        ops = [op for op in answer["ops"] if not entry.ops or op in entry.ops]
         return Runner(entry, worker, ops, answer["versions"])
 
-    def _turn(self, name: str, op: str, probe: Prober | None, samples: Samples) -> None:
-        time.sleep(self.plan.settle)
-        reading = probe(self.case) if probe else None
+    def _turn(self, name: str, op: str, reading: Reading | None, samples: Samples) -> None:
         runner = self.runners[name]
         try:
-            answer = runner.worker.ask("time", op=op, budget=self.plan.budget)
+            answer = runner.worker.ask("time", op=op, budget=self.suite.budget)
         except WorkerError as error:
             del self.runners[name]
             self._workers.stop(name)
@@ -203,15 +179,3 @@ class Bench:
         if failed and entry.ours:
             self.failures.append(f"{self.case.name}: {entry.name}: {reason}")
         tqdm.write(f"  {self.case.name}: {entry.name} left out: {reason}")
-
-
-@contextmanager
-def busy_neighbours(count: int) -> Iterator[None]:
-    """`count` processes that do nothing but spin, beside what is measured."""
-    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for spinner in spinners:
-            spinner.kill()
-            spinner.wait()

@@ -8,49 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import AnyCase
 from bench.harness.measure import Bench, Samples, Timed
 from bench.harness.probe import Reading
-from bench.suites import Suite
 
 Record = dict[str, Any]
 QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
 
 
-def summarise(suite: Suite, bench: Bench, timed: Timed) -> Record:
+def summarise(bench: Bench, timed: Timed) -> Record:
     """{operation: {"units", "ours": name, "best_peer": name, "peers": {name: figures}}}."""
-    return {
-        op: _operation(suite, bench, op, {name: s for (o, name), s in timed.items() if o == op})
-        for op in bench.plan.ops
-        if any(o == op for o, _ in timed)
-    }
+    return {op: _operation(bench, op, samples) for op, samples in timed.items() if samples}
 
 
-def slowdown(quiet: Timed, busy: Timed) -> Record:
-    """How many times longer the median call takes beside busy neighbours: {op: {peer: ...}}."""
-    record: Record = {}
-    for (op, name), samples in busy.items():
-        before = statistics.median(quiet[op, name].seconds)
-        record.setdefault(op, {})[name] = {
-            "times_slower": round(statistics.median(samples.seconds) / before, 3),
-            "seconds": quantiles(samples.seconds),
-        }
-    return record
-
-
-def _operation(suite: Suite, bench: Bench, op: str, samples: dict[str, Samples]) -> Record:
+def _operation(bench: Bench, op: str, samples: dict[str, Samples]) -> Record:
     medians = {name: statistics.median(s.seconds) for name, s in samples.items()}
     entries = {name: bench.runners[name].entry for name in samples}
     exact = [name for name, entry in entries.items() if entry.ours and not entry.tolerance]
     others = [name for name, entry in entries.items() if not entry.ours]
     ours = min(exact, key=medians.__getitem__, default=None)
     best = min(others, key=medians.__getitem__, default=None)
+    yardstick = samples.get(bench.suite.yardstick)
     peers = {
         name: {
             "seconds": quantiles(s.seconds),
-            **_named("percent_of_limit", _shares(suite, bench.case, op, s)),
-            **_named("times_yardstick", _ratios(samples.get(suite.yardstick), s)),
-            **_named("times_best_peer", _ratios(samples[best] if best else None, s)),
+            **_named("percent_of_limit", _shares(bench, op, s)),
+            **_named("times_yardstick", ratios(yardstick, s)),
+            **_named("times_best_peer", ratios(samples[best] if best else None, s)),
             "errors": {what: short(e) for what, e in bench.runners[name].errors[op].items()},
             **({"tolerance": entries[name].tolerance} if entries[name].tolerance else {}),
             "first_call_s": round(bench.runners[name].first_call[op], 3),
@@ -60,18 +43,25 @@ def _operation(suite: Suite, bench: Bench, op: str, samples: dict[str, Samples])
     return {"units": bench.case.units(op), "ours": ours, "best_peer": best, "peers": peers}
 
 
-def _shares(suite: Suite, case: AnyCase, op: str, samples: Samples) -> list[float]:
+def _shares(bench: Bench, op: str, samples: Samples) -> list[float]:
     """Per cent of what the machine, as probed just before, could do."""
+    limit = bench.suite.limit
     return [
-        suite.limit(case, op, reading) / seconds * 100
+        limit(bench.case, op, reading) / seconds * 100
         for seconds, reading in zip(samples.seconds, samples.readings, strict=True)
-        if reading and suite.limit
+        if reading and limit
     ]
 
 
 def machine(timed: Timed) -> Record:
     """What the probes read before every turn of a case, by the name of what they measure."""
-    readings = [reading for samples in timed.values() for reading in samples.readings if reading]
+    readings = [
+        reading
+        for samples in timed.values()
+        for each in samples.values()
+        for reading in each.readings
+        if reading
+    ]
     columns = {
         name: [value for reading in readings if (value := getattr(reading, name)) is not None]
         for name in Reading.__dataclass_fields__
@@ -79,11 +69,11 @@ def machine(timed: Timed) -> Record:
     return {name: quantiles(values) for name, values in columns.items() if values}
 
 
-def _ratios(slow: Samples | None, fast: Samples) -> list[float]:
+def ratios(slow: Samples | None, fast: Samples) -> list[float]:
     """Of the same rounds, so that a drift of the machine cancels."""
     if slow is None:
         return []
-    return [a / b for a, b in zip(slow.seconds, fast.seconds, strict=False)]
+    return [a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)]
 
 
 def _named(name: str, values: Sequence[float]) -> Record:

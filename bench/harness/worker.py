@@ -1,6 +1,8 @@
-"""One peer in a process of its own: `python -m bench.harness.worker MODULE VARIANT THREADS DEVICE`.
+"""One peer in a process of its own, as a suite's `Workers` start it.
 
-A fifth argument comes first on the import path: it decides which checkout's rnnfast is measured.
+    python -m bench.harness.worker MODULE VARIANT THREADS DEVICE CHECKOUT PIPE
+
+CHECKOUT, where it is not empty, decides which checkout's rnnfast is measured.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import Case, CharVocab, from_message
+from bench.cases import AnyCase, Case, CharVocab
 from bench.harness.clock import clock_for
 from bench.harness.protocol import Message, serve
 
@@ -28,34 +30,33 @@ class Host:
         self._threads, self._device = threads, device
         self._peer: Any = None  # a Peer
 
-    def setup(self, case: Message) -> Message:
-        """Make the peer for a case; says which operations it has."""
-        self._case = from_message(case)
+    def setup(self, case: AnyCase) -> Message:
+        """Make the peer for a case; says which of the case's operations it has."""
+        self._case = case
         module = importlib.import_module(self._name)
         self.calls: dict[str, Callable[[], Any]] = {}
         self._peer = None  # the one of the case before may hold much memory
-        self._peer = module.make(self._variant, self._case.task(), self._threads, self._device)
+        gc.unfreeze()
+        self._peer = module.make(self._variant, case.task(), self._threads, self._device)
         self._clock = clock_for(self._device)
-        self.calls = {op: self._call(op) for op in self._case.ops if hasattr(self._peer, op)}
-        return {"ops": list(self.calls), "versions": module.versions()}
+        self.calls = {op: self._call(op) for op in case.ops if hasattr(self._peer, op)}
+        return {"ops": list(self.calls), "versions": module.VERSIONS}
 
-    def check(self, op: str, file: str) -> Message:
-        """Store the first result of an operation for the runner to compare, as numpy's npz.
+    def check(self, op: str) -> Message:
+        """The first result of an operation as arrays, and its seconds with what it compiles.
 
-        Training stores the loss of its first step and the parameters after it. The seconds include
-        what the first call compiles.
+        Of training it is the loss of the first step and the parameters after it.
         """
         start = time.perf_counter()
         if op == "train":
-            loss = self._peer.train(1)
-            result = [loss, *self._peer.params()]
+            result = (self._peer.train(1), *self._peer.params())
         else:
             found = self.calls[op]()
-            result = list(found) if isinstance(found, tuple) else [found]
+            result = found if isinstance(found, tuple) else (found,)
         arrays = [self._array(value) for value in result]
         seconds = time.perf_counter() - start
-        np.savez(file, *arrays)
-        return {"seconds": seconds}
+        gc.freeze()  # To look through all that torch imports takes 0.3 s, before every turn.
+        return {"results": arrays, "seconds": seconds}
 
     def time(self, op: str, budget: float) -> Message:
         """The seconds of one call, from a turn of about `budget` seconds."""
@@ -92,12 +93,13 @@ class Host:
 
 
 def main() -> None:
-    module, variant, threads, device, *paths = sys.argv[1:]
-    sys.path[:0] = paths
+    module, variant, threads, device, checkout, pipe = sys.argv[1:]
+    if checkout:
+        sys.path.insert(0, checkout)
     if device == "cpu" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
     host = Host(module, variant, int(threads), device)
-    serve({"setup": host.setup, "check": host.check, "time": host.time})
+    serve(int(pipe), {"setup": host.setup, "check": host.check, "time": host.time})
 
 
 if __name__ == "__main__":

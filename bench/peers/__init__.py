@@ -1,6 +1,6 @@
 """The peers, one file per family.
 
-A family's module has `make(variant, task, threads, device) -> Peer` and `versions() -> dict`.
+A family's module has `make(variant, task, threads, device) -> Peer` and VERSIONS, of packages.
 It is imported in the worker alone, so it may import what is not installed everywhere.
 """
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.cases import Task
-from bench.peers.tensors import batches_of, copy
+from bench.peers.shared import batches_of, copy
 
 
 class Captured:

@@ -8,19 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Task
-from bench.peers.tensors import batches_of, copy, params_of
+from bench.peers.shared import batches_of, copy, params_of
 from rnnfast.book import textbook
 
 Forward = Callable[[Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
+
+VERSIONS = {"torch": torch.__version__}
 
 
 def make(variant: str, task: Task, threads: int, device: str) -> Compiled:
     torch.set_num_threads(threads)
     return Compiled(task, {"scratch": _scratch, "hoisted": _hoisted}[variant])
-
-
-def versions() -> dict[str, str]:
-    return {"torch": torch.__version__}
 
 
 def _scratch(X: Tensor, h: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,12 @@ from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Task
 from bench.peers.captured import Captured
 from bench.peers.torch_rnn import CharRNN, as_task
 
+VERSIONS = {
+    "torch": torch.__version__,
+    "cuda": str(torch.version.cuda),
+    "cudnn": str(torch.backends.cudnn.version()),
+}
+
 
 def make(variant: str, task: Task, threads: int, device: str) -> CuDNN:
     """variant: any of "tf32" and "graph", joined by "+"."""
@@ -21,22 +27,14 @@ def make(variant: str, task: Task, threads: int, device: str) -> CuDNN:
     return CuDNN(task, device, graph="graph" in variant)
 
 
-def versions() -> dict[str, str]:
-    return {
-        "torch": torch.__version__,
-        "cuda": str(torch.version.cuda),
-        "cudnn": str(torch.backends.cudnn.version()),
-    }
-
-
 class CuDNN(Captured):
     def __init__(self, task: Task, device: str, graph: bool) -> None:
         self._net, self._fixed = CharRNN(task, device), CharRNN(task, device)
-        super().__init__(task, device, graph, self._fixed.trained(), self._net.trained())
+        super().__init__(task, device, graph, self._fixed.params, self._net.params)
         self._one_hot = self._fixed.one_hot(self._X)
         self._id = torch.zeros(1, 1, dtype=torch.int64, device=device)
         self._ids = torch.zeros(GENERATED + 8, dtype=torch.int64, device=device)
-        self._place, self._state = self._ids[:1].clone(), self._fixed.begin_state(1)
+        self._place, self._state = self._ids[:1].clone(), self._fixed.begin_state(1, device)
 
     def generate(self) -> list[int]:
         """The ids stay on the device until the end."""
@@ -87,6 +85,6 @@ class CuDNN(Captured):
         self._place.add_(1)
 
     def _hidden_states(self) -> Tensor:
-        h0 = self._fixed.begin_state(self._one_hot.shape[1])
+        h0 = self._fixed.begin_state(self._one_hot.shape[1], self._device)
         hs: Tensor = self._fixed.rnn(self._one_hot, h0)[0]
         return hs

@@ -12,14 +12,12 @@ from jax import lax
 
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Floats, Task
 
+VERSIONS = {"jax": jax.__version__}
+
 
 def make(variant: str, task: Task, threads: int, device: str) -> JaxScan:
     """XLA sizes its thread pool by the processors that the worker may run on: `threads` of them."""
     return JaxScan(task, unroll=int(variant))
-
-
-def versions() -> dict[str, str]:
-    return {"jax": jax.__version__}
 
 
 def _loss(unroll: int, params: Any, h: Any, X: Any, Y: Any) -> tuple[Any, Any]:

@@ -11,6 +11,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from bench.cases import Sequences
 
+VERSIONS = {"torch": torch.__version__}
+
 
 def make(variant: str, task: Sequences, threads: int, device: str) -> Layers:
     """variant: "torch", "compile" or "ours"."""
@@ -28,10 +30,6 @@ def make(variant: str, task: Sequences, threads: int, device: str) -> Layers:
     if variant == "compile":
         layers.call = torch.compile(rnn)
     return layers
-
-
-def versions() -> dict[str, str]:
-    return {"torch": torch.__version__}
 
 
 def in_float64(task: Sequences) -> Layers:

@@ -23,12 +23,6 @@ def make(variant: str, task: Task, threads: int, device: str) -> OneDNN:
     return OneDNN(task)
 
 
-def versions() -> dict[str, str]:
-    parts = (ctypes.c_int * 3)()
-    _library.network_version(parts)
-    return {"onednn": ".".join(map(str, parts))}
-
-
 def _load() -> ctypes.CDLL:
     flags = ["-fopenmp-simd", "-ldnnl"]
     if prefix := os.environ.get("BENCH_ONEDNN"):
@@ -49,7 +43,14 @@ def _load() -> ctypes.CDLL:
     return library
 
 
+def _version() -> str:
+    parts = (ctypes.c_int * 3)()
+    _library.network_version(parts)
+    return ".".join(map(str, parts))
+
+
 _library = _load()
+VERSIONS = {"onednn": _version()}
 
 
 class OneDNN:

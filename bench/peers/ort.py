@@ -11,13 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bench.cases import FIRST, GENERATED, Task
 
+VERSIONS = {"onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
+
 
 def make(variant: str, task: Task, threads: int, device: str) -> OnnxRuntime:
     return OnnxRuntime(task, threads)
-
-
-def versions() -> dict[str, str]:
-    return {"onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
 
 
 class OnnxRuntime:

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 import rnnfast
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, CharVocab, Task
 from bench.peers.captured import Captured
-from bench.peers.tensors import batches_of, copy, params_of
+from bench.peers.shared import Networks, params_of
 from rnnfast import d2l, functional
 
 try:
     from rnnfast.book import textbook
 except ImportError:  # up to ea4864a the package had no rooms
     from rnnfast import textbook  # type: ignore[no-redef,attr-defined]  # of another commit
+
+VERSIONS = {"torch": torch.__version__, "rnnfast": rnnfast.__version__}
 
 
 def make(variant: str, task: Task, threads: int, device: str) -> Level | Functional:
@@ -39,30 +41,28 @@ def make(variant: str, task: Task, threads: int, device: str) -> Level | Functio
     return {"step": Step, "loss": Loss, "loop": Loop}[level](task, device)
 
 
-def versions() -> dict[str, str]:
-    return {"torch": torch.__version__, "rnnfast": rnnfast.__version__}
-
-
 @cache
 def _tell_backend(device: str) -> None:
     """For the log, once in a process."""
     print(rnnfast.explain(device=device), file=sys.stderr)
 
 
-class Level:
-    """What the levels share: a net with the task's parameters, and its batches on the host."""
+class Level(Networks):
+    """What the levels share: forward by the layer, and generation by the book's call.
+
+    The batches stay on the host, from which `train_epoch_ch8` takes them.
+    """
 
     def __init__(self, task: Task, device: str) -> None:
-        self._device, self._batches = device, batches_of(task)
-        self._net, self._fixed = _net(task, device), _net(task, device)
+        super().__init__(task, "cpu", lambda: _net(task, device))
+        self._device = device
         self._vocab = CharVocab(len(task.params[0]))
         self._sgd = torch.optim.SGD(self._net.params, LEARNING_RATE)
 
-    def params(self) -> list[Tensor]:
-        return list(self._net.params)
-
-    def reset(self) -> None:
-        copy(self._fixed.params, self._net.params)
+    def generate(self) -> str:  # type: ignore[override]  # the book's call gives a text
+        first = self._vocab.idx_to_token[FIRST]
+        text: str = rnnfast.predict_ch8(first, GENERATED, self._fixed, self._vocab, self._device)
+        return text[1:]
 
     def _epoch(self, steps: int, updater: Any) -> float:
         batches, loss = self._batches[:steps], nn.CrossEntropyLoss()
@@ -73,25 +73,16 @@ class Level:
 
 
 class Step(Level):
-    """`train_epoch_ch8` with torch.optim.SGD. Forward and generation, alike at all levels."""
+    """`train_epoch_ch8` with torch.optim.SGD."""
 
     def train(self, steps: int) -> float:
         return self._epoch(steps, self._sgd)
 
     @torch.no_grad()
-    def forward(self) -> float:
-        X, Y = self._batches[0]
-        logits, _ = self._fixed(X, self._fixed.begin_state(len(X), "cpu"))
-        return nn.functional.cross_entropy(logits, Y.T.reshape(-1)).item()
-
-    def generate(self) -> str:
-        first = self._vocab.idx_to_token[FIRST]
-        return rnnfast.predict_ch8(first, GENERATED, self._fixed, self._vocab, self._device)[1:]
-
-    @torch.no_grad()
     def states(self) -> Tensor:
         W_xh, W_hh, b_h, *_ = self._fixed.params
-        return functional.rnn(self._ids, self._h0, W_xh, W_hh, b_h)[0]
+        hs, _ = functional.rnn(self._ids, self._h0, W_xh, W_hh, b_h)
+        return hs
 
     @cached_property
     def _ids(self) -> Tensor:
@@ -99,7 +90,8 @@ class Step(Level):
 
     @cached_property
     def _h0(self) -> Tensor:
-        return self._fixed.begin_state(self._ids.shape[1], self._device)[0]
+        (h0,) = self._fixed.begin_state(self._ids.shape[1], self._device)
+        return h0
 
 
 class Loss(Level):
@@ -114,8 +106,7 @@ class Loss(Level):
     def forward(self) -> float:
         X, Y = self._batches[0]
         (h0,) = self._fixed.begin_state(len(X), "cpu")
-        W_xh, W_hh, b_h, W_hq, b_q = self._fixed.params
-        loss, _ = functional.rnn_cross_entropy(X.T, Y.T, h0, (W_xh, W_hh, b_h, W_hq, b_q))
+        loss, _ = functional.rnn_cross_entropy(X.T, Y.T, h0, tuple(self._fixed.params))
         return loss.item()
 
 

@@ -7,18 +7,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Task
-from bench.peers.tensors import batches_of, copy, params_of
+from bench.cases import CLIP, LEARNING_RATE, Task
+from bench.peers.shared import Networks, params_of
 from rnnfast.book import textbook
+
+VERSIONS = {"torch": torch.__version__}
 
 
 def make(variant: str, task: Task, threads: int, device: str) -> Scratch:
     torch.set_num_threads(threads)
     return Scratch(task, {"onehot": textbook.Model, "ids": IndexModel}[variant], device)
-
-
-def versions() -> dict[str, str]:
-    return {"torch": torch.__version__}
 
 
 class IndexModel(textbook.Model):
@@ -34,42 +32,19 @@ class IndexModel(textbook.Model):
         return torch.cat(outputs, dim=0), (H,)
 
 
-class Scratch:
+class Scratch(Networks):
     def __init__(self, task: Task, model: type[textbook.Model], device: str) -> None:
-        self._task, self._device = task, device
-        self._batches = batches_of(task, device)
-        self._trained = params_of(task, grad=True, device=device)
-        self._net = model(self._trained)
-        self._fixed = model(params_of(task, grad=True, device=device))
+        super().__init__(task, device, lambda: model(params_of(task, grad=True, device=device)))
+        self._task = task
 
     def train(self, steps: int) -> float:
         return textbook.train_epoch(
             self._net,
             self._batches[:steps],
             self._net.begin_state(len(self._batches[0][0]), self._device),
-            lambda: textbook.clip(self._trained, CLIP),
-            lambda: textbook.sgd(self._trained, LEARNING_RATE, 1),
+            lambda: textbook.clip(self._net.params, CLIP),
+            lambda: textbook.sgd(self._net.params, LEARNING_RATE, 1),
         )
-
-    def params(self) -> list[Tensor]:
-        return self._trained
-
-    def reset(self) -> None:
-        copy(self._fixed.params, self._trained)
-
-    @torch.no_grad()
-    def forward(self) -> float:
-        X, Y = self._batches[0]
-        logits, _ = self._fixed(X, self._fixed.begin_state(len(X), self._device))
-        return torch.nn.functional.cross_entropy(logits, Y.T.reshape(-1)).item()
-
-    def generate(self) -> list[int]:
-        """As textbook.predict, on the device, and with gradients on, as the notebook runs it."""
-        ids, state = [FIRST], self._fixed.begin_state(1, self._device)
-        for _ in range(GENERATED):
-            logits, state = self._fixed(torch.tensor([[ids[-1]]], device=self._device), state)
-            ids.append(int(logits.argmax(dim=1).reshape(1)))
-        return ids[1:]
 
     @torch.no_grad()
     def states(self) -> Tensor:
@@ -93,18 +68,14 @@ class Scratch:
     def _clipped(self) -> list[Tensor]:
         for p in self._fixed.params:
             p.grad = p.detach().clone()
-        return [p.grad for p in self._fixed.params if p.grad is not None]
+        return [p.grad for p in self._fixed.params]
 
     def _hidden_states(self) -> Tensor:
+        """The textbook's loop [T,B,H] over ids [B,T], without the readout."""
         W_xh, W_hh, b_h, *_ = self._fixed.params
         X, _ = self._batches[0]
-        return hidden_states(X, W_xh, W_hh, b_h)
-
-
-def hidden_states(X: Tensor, W_xh: Tensor, W_hh: Tensor, b_h: Tensor) -> Tensor:
-    """The textbook's loop [T,B,H] over ids [B,T], without the readout."""
-    h, hs = torch.zeros(len(X), len(W_hh), device=X.device), []
-    for x in torch.nn.functional.one_hot(X.T, len(W_xh)).type(W_xh.dtype):
-        h = torch.tanh(torch.mm(x, W_xh) + torch.mm(h, W_hh) + b_h)
-        hs.append(h)
-    return torch.stack(hs)
+        h, hs = torch.zeros(len(X), len(W_hh), device=X.device), []
+        for x in torch.nn.functional.one_hot(X.T, len(W_xh)).type(W_xh.dtype):
+            h = torch.tanh(torch.mm(x, W_xh) + torch.mm(h, W_hh) + b_h)
+            hs.append(h)
+        return torch.stack(hs)

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Task
-from bench.peers.tensors import batches_of, copy, params_of
+from bench.cases import CLIP, LEARNING_RATE, Task
+from bench.peers.shared import Networks, params_of
+
+VERSIONS = {"torch": torch.__version__}
 
 
 def make(variant: str, task: Task, threads: int, device: str) -> TorchRNN:
@@ -16,12 +18,11 @@ def make(variant: str, task: Task, threads: int, device: str) -> TorchRNN:
     return TorchRNN(task, fused=variant == "fused")
 
 
-def versions() -> dict[str, str]:
-    return {"torch": torch.__version__}
-
-
 class CharRNN(nn.Module):
-    """One-hot, nn.RNN, nn.Linear. The layer's second bias is fixed at zero: the model has one."""
+    """One-hot, nn.RNN, nn.Linear. The layer's second bias is fixed at zero: the model has one.
+
+    params: in the order of PARAMETERS, each matrix the transpose of the task's.
+    """
 
     def __init__(self, task: Task, device: str = "cpu") -> None:
         super().__init__()
@@ -40,6 +41,7 @@ class CharRNN(nn.Module):
         )
         self.rnn.get_parameter("bias_hh_l0").requires_grad_(False)
         self.to(device)
+        self.params = [p for p in self.parameters() if p.requires_grad]
 
     def forward(self, X: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """ids [B,T] and state [1,B,H] to logits [T * B,V] and the last state."""
@@ -49,12 +51,8 @@ class CharRNN(nn.Module):
     def one_hot(self, X: Tensor) -> Tensor:
         return nn.functional.one_hot(X.T, self.V).float()
 
-    def begin_state(self, batch: int) -> Tensor:
-        return torch.zeros(1, batch, self.H, device=self.readout.weight.device)
-
-    def trained(self) -> list[nn.Parameter]:
-        """In the order of PARAMETERS, each matrix the transpose of the task's."""
-        return [p for p in self.parameters() if p.requires_grad]
+    def begin_state(self, batch: int, device: str) -> Tensor:
+        return torch.zeros(1, batch, self.H, device=device)
 
 
 def as_task(params: Sequence[Tensor]) -> list[Tensor]:
@@ -62,50 +60,37 @@ def as_task(params: Sequence[Tensor]) -> list[Tensor]:
     return [p.detach().T if p.dim() == 2 else p.detach() for p in params]
 
 
-class TorchRNN:
+class TorchRNN(Networks):
     def __init__(self, task: Task, fused: bool) -> None:
-        self._batches = batches_of(task)
-        self._net, self._fixed = CharRNN(task), CharRNN(task)
-        self._params = self._net.trained()
+        super().__init__(task, "cpu", lambda: CharRNN(task))
         self._sgd = torch.optim.SGD(
-            self._params, LEARNING_RATE, fused=fused, foreach=None if fused else True
+            self._net.params, LEARNING_RATE, fused=fused, foreach=None if fused else True
         )
 
     def train(self, steps: int) -> float:
-        state = self._net.begin_state(len(self._batches[0][0]))
+        state = self._net.begin_state(len(self._batches[0][0]), "cpu")
         losses = []
         for X, Y in self._batches[:steps]:
             logits, state = self._net(X, state.detach())
             loss = nn.functional.cross_entropy(logits, Y.T.reshape(-1))
             self._sgd.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(self._params, CLIP)
+            nn.utils.clip_grad_norm_(self._net.params, CLIP)
             self._sgd.step()
             losses.append(loss.detach())
         return torch.stack(losses).mean().item()
 
     def params(self) -> list[Tensor]:
-        return as_task(self._params)
-
-    def reset(self) -> None:
-        copy(self._fixed.parameters(), self._net.parameters())
-
-    @torch.no_grad()
-    def forward(self) -> float:
-        X, Y = self._batches[0]
-        logits, _ = self._fixed(X, self._fixed.begin_state(len(X)))
-        return nn.functional.cross_entropy(logits, Y.T.reshape(-1)).item()
+        return as_task(super().params())
 
     @torch.no_grad()
     def states(self) -> Tensor:
         X, _ = self._batches[0]
-        hs: Tensor = self._fixed.rnn(self._fixed.one_hot(X), self._fixed.begin_state(len(X)))[0]
+        hs: Tensor = self._fixed.rnn(
+            self._fixed.one_hot(X), self._fixed.begin_state(len(X), "cpu")
+        )[0]
         return hs
 
     @torch.no_grad()
     def generate(self) -> list[int]:
-        ids, state = [FIRST], self._fixed.begin_state(1)
-        for _ in range(GENERATED):
-            logits, state = self._fixed(torch.tensor([[ids[-1]]]), state)
-            ids.append(int(logits.argmax(1)))
-        return ids[1:]
+        return super().generate()

@@ -11,6 +11,7 @@ from bench.harness.probe import Probe, Reading
 from bench.suites import Entry, Prober, Suite
 
 _LONG = ("T512_H256",)  # unrolling 512 steps into one graph takes the compiler many minutes
+_INFERENCE, _SMALL = ("forward", "generate"), ("H64", "one_step")
 _BF16 = 0.05  # relative error
 
 
@@ -56,19 +57,11 @@ SUITE = Suite(
         Entry("jax_unroll5", "jax_scan", "5", python=_JAX, install="jax, and BENCH_JAX_PYTHON"),
         Entry("onnxruntime", "ort", python=_ORT, install="onnx onnxruntime, and BENCH_ORT_PYTHON"),
         Entry("onednn", "onednn", environment=_onednn(), install="onednn-devel, and BENCH_ONEDNN"),
-        Entry("ours_loop", "ours", "loop", ours=True),
-        Entry("ours_loss", "ours", "loss", ours=True),
+        Entry("ours_loop", "ours", "loop", ours=True, ops=("train",)),
+        Entry("ours_loss", "ours", "loss", ours=True, ops=("train", "forward")),
         Entry("ours", "ours", "step", ours=True),
         Entry("ours_avx2", "ours", "step", ours=True, environment={"RNNFAST_CPU_ISA": "avx2"}),
-        Entry(
-            "ours_bf16",
-            "ours",
-            "step+medium",
-            ours=True,
-            tolerance=_BF16,
-            ops=("forward", "generate"),
-            skip=("H64", "one_step"),
-        ),
+        Entry("ours_bf16", "ours", "step+medium", True, _BF16, ops=_INFERENCE, skip=_SMALL),
     ),
     yardstick="scratch",
     probe=probe,

@@ -1,7 +1,7 @@
 """The recurrence and the book's model on a GPU, an H100 or an H200, against cuDNN and its graphs.
 
-The most wanted cases come first: what comes late is left out when time is short. `rehearse` makes
-the same suite of tiny cases on the CPU, whose kernels then stand in for the GPU's.
+The most wanted cases come first: what comes late is left out when time is short. `REHEARSAL` has
+tiny cases for the CPU, whose kernels then stand in for the GPU's, however long it takes.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench.cases import Case
-from bench.suites import Entry, Suite
+from bench.suites import Entry, Part, Suite
 
 _TF32 = 0.05  # relative error; TF32 has 10 bits, and errors grow along the sequence
 # cuDNN's own float32: up to H = 256 its error is 1.1e-5 on an H100, where torch's loop has 1e-6.
 _CUDNN = 3e-5
 _LAYER, _MODEL = ("states", "gradients"), ("states", "gradients", "train", "clip")
+_VARIANTS = ("-m", "bench.tools.variants", "--out", "FOLDER/NAME-variants.json")
 _PROVEN = 50  # ids: TF32 soon takes another path through a random net
 
 
@@ -63,22 +64,30 @@ SUITE = Suite(
     answer=60,
     seconds=285,
     reserve=50,
+    before=(
+        Part("kernels", ("-m", "rnnfast", "build"), 60),
+        Part("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests"), 90),
+    ),
+    after=(Part("variants", _VARIANTS, 60),),
 )
 
+_TINY = (
+    Case("H8", 8, batch=3, steps=4, epoch=2, ops=(*_MODEL, "generate")),
+    Case("H12", 12, batch=1, steps=5, ops=_LAYER),
+)
 
-def rehearse() -> Suite:
-    """Every operation on tiny cases, on the CPU, however long it takes: no time of a GPU."""
-    cases = (
-        Case("H8", 8, batch=3, steps=4, epoch=2, ops=(*_MODEL, "generate")),
-        Case("H12", 12, batch=1, steps=5, ops=_LAYER),
-    )
-    return replace(
-        SUITE,
-        cases={case.name: case for case in cases},
-        entries=tuple(entry for entry in SUITE.entries if "triton" not in entry.name),
-        device="cpu",
-        rounds=1,
-        budget=0.001,
-        answer=600,
-        seconds=0,
-    )
+REHEARSAL = replace(
+    SUITE,
+    name="gpu-rehearsal",
+    note="REHEARSAL WITHOUT A GPU: every time in here was taken on a CPU with tiny shapes and "
+    "other kernels in the GPU's place. It is no GPU figure and says nothing about one.",
+    cases={case.name: case for case in _TINY},
+    entries=tuple(entry for entry in SUITE.entries if "triton" not in entry.name),
+    device="cpu",
+    rounds=1,
+    budget=0.001,
+    answer=600,
+    seconds=float("inf"),
+    before=(),
+    after=(Part("variants", (*_VARIANTS, "--dry"), 3600),),
+)

@@ -1,10 +1,14 @@
 """rnnfast.nn.RNN against torch.nn.RNN, as it is and compiled: stacks, directions, packed lengths.
 
+On a GPU torch's is cuDNN, with TF32 as torch's default has it.
 A name says what differs from one layer of one direction over sequences of 35 steps: L2 two layers,
 bi both directions, packed lengths uniform in 1..35.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
 
 from bench.cases import AnyCase, Stack
 from bench.suites import Entry, Suite
@@ -19,17 +23,12 @@ def _cases() -> list[AnyCase]:
         Stack("overhead", 4, batch=1, steps=1, inputs=4),
         *(Stack(f"H{H}_N32", H) for H in (128, 512)),
     ]
-    for B in _BATCHES:
-        for H in _HIDDENS:
-            for layers, directions, packed in (
-                *((1, 1, False), (1, 1, True), (1, 2, False), (1, 2, True)),
-                *((2, 1, False), (2, 1, True), (2, 2, False), (2, 2, True)),
-            ):
-                if B * H > _LARGEST and layers * directions > 1:
-                    continue
-                parts = [f"H{H}", f"N{B}", *["L2"] * (layers == 2), *["bi"] * (directions == 2)]
-                name = "_".join([*parts, *["packed"] * packed])
-                found.append(Stack(name, H, B, layers=layers, directions=directions, packed=packed))
+    kinds = product((1, 2), (1, 2), (False, True))
+    for B, H, (layers, directions, packed) in product(_BATCHES, _HIDDENS, list(kinds)):
+        if B * H <= _LARGEST or layers * directions == 1:
+            name = f"H{H}_N{B}" + "_L2" * (layers == 2) + "_bi" * (directions == 2)
+            name += "_packed" * packed
+            found.append(Stack(name, H, B, layers=layers, directions=directions, packed=packed))
     return found
 
 
@@ -47,4 +46,8 @@ SUITE = Suite(
     settle=0.02,
     rounds=5,
     budget=0.1,
+)
+
+ON_GPU = replace(
+    SUITE, name="nn_gpu", device="cuda", probe=None, settle=0.0, budget=0.004, answer=60
 )

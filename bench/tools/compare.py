@@ -8,54 +8,51 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.cases import CASES, OPS
-from bench.harness import machine
-from bench.harness.measure import Bench, Plan, Timed, Workers, YardstickError
+from bench.harness.measure import Bench, Timed, Workers, YardstickError
 from bench.harness.protocol import ROOT
-from bench.harness.summary import quantiles
-from bench.suites import Entry
+from bench.harness.summary import quantiles, ratios
+from bench.suites import Entry, Suite, cpu
 
-YARDSTICK = Entry("scratch", "scratch", "onehot")
 LEVELS = ("step", "loss", "loop")
 
 
 def main() -> None:
-    options = _options()
-    plan = Plan(
-        tuple(options.ops),
-        options.rounds,
-        options.budget,
-        options.threads,
-        options.limit,
-        settle=0.05,
-    )
-    entries = [
-        Entry(name, "ours", options.level, ours=True, checkout=str(_checkout(commit)))
-        for name, commit in (("base", options.base), ("new", options.new))
-    ]
+    suite = _suite(_options())
     log = ROOT / "build" / "compare.log"
     with log.open("wb") as file:
-        for name in options.cases:
-            with Workers(plan, file) as workers:
-                bench = Bench(CASES[name], plan, workers)
-                bench.admit([YARDSTICK, *entries], YARDSTICK.name)
-                del bench.runners[YARDSTICK.name]  # it has set the bounds of the error
-                timed = bench.time(plan.ops, None)
+        for case in suite.cases.values():
+            with Workers(suite, file) as workers:
+                bench = Bench(case, suite, workers)
+                bench.admit()
+                del bench.runners[suite.yardstick]  # it has set the bounds of the error
+                timed = bench.time()
             if bench.failures:
                 sys.exit(f"compare: error: {log} has what the workers said")
-            _print(name, timed)
+            _print(case.name, timed)
+
+
+def _suite(options: argparse.Namespace) -> Suite:
+    """The yardstick, and rnnfast of both commits."""
+    suite = replace(cpu.SUITE, rounds=options.rounds, budget=options.budget)
+    suite = suite.only(options.cases, [suite.yardstick], options.ops)
+    both = (
+        Entry(name, "ours", options.level, ours=True, checkout=str(_checkout(commit)))
+        for name, commit in (("base", options.base), ("new", options.new))
+    )
+    return replace(suite, entries=(*suite.entries, *both))
 
 
 def _print(case: str, timed: Timed) -> None:
     """Per operation: the time of a call at both commits, and their ratio in the same rounds."""
-    for op in dict.fromkeys(op for op, _ in timed):
-        base, new = timed[op, "base"].seconds, timed[op, "new"].seconds
-        a, b = (quantiles([1e3 * seconds for seconds in each]) for each in (base, new))
-        ratio = quantiles([x / y for x, y in zip(base, new, strict=True)])
+    for op, samples in timed.items():
+        base, new = samples["base"], samples["new"]
+        a, b = (quantiles([1e3 * seconds for seconds in each.seconds]) for each in (base, new))
+        ratio = quantiles(ratios(base, new))
         print(
             f"{case:10} {op:9} base {a['median']:9.4g} ms   new {b['median']:9.4g} ms   "
             f"{ratio['median']:.3f} times as fast ({ratio['q10']:.3f} to {ratio['q90']:.3f})",
@@ -87,21 +84,18 @@ def _run(command: list[str], folder: Path) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add, cases = parser.add_argument, ["H64", "H256", "N1_H512"]
-    ops = list(dict.fromkeys([*OPS, *(op for case in CASES.values() for op in case.ops)]))
     add("base", help="a commit, branch or tag")
     add("new", nargs="?", default=".", help="another one; default: this checkout as it stands")
-    add("--cases", nargs="+", choices=CASES, default=cases, metavar="CASE", help=" ".join(CASES))
-    add("--ops", nargs="+", choices=ops, default=ops, metavar="OP", help=" ".join(ops))
-    add("--level", choices=LEVELS, default="step", help="see README.md")
+    add("--cases", nargs="+", default=cases, help=f"patterns of {' '.join(cpu.SUITE.cases)}")
+    add("--ops", nargs="+", default=["*"], help=f"patterns of {' '.join(cpu.SUITE.ops)}")
+    add("--level", choices=LEVELS, default="step", help="of rnnfast: see bench/peers/ours.py")
     add("--rounds", type=int, default=9)
     add("--budget", type=float, default=0.3, help="seconds of each turn (default %(default)s)")
-    add("--threads", type=int, default=machine.processors(), help="default: all, %(default)s here")
-    add("--limit", type=float, default=600.0, help="seconds until a worker is given up")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     try:
         main()
-    except YardstickError as error:
+    except (ValueError, YardstickError) as error:
         sys.exit(f"compare: error: {error}")
