@@ -1,4 +1,4 @@
-"""The shapes that benchmarks and tests share, with data and parameters from a fixed seed."""
+"""What is measured: shapes, with their data and parameters from a fixed seed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ FIRST = 2  # the id that generation starts from
 GENERATED = 1000  # how many follow it
 OPS = ("train", "forward", "generate")
 PARAMETERS = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")
-
-# Products of H by H that one character takes in a cell, by the cell's name in rnnfast.cells.
-PRODUCTS = {"tanh": 1, "relu": 1}
-# How many times an operation multiplies by each weight matrix: forward, for the gradient of the
-# state, and for the gradient of the weights.
-_PASSES = {"train": 3, "gradients": 3, "clip": 0}
 
 
 @dataclass(frozen=True)
@@ -49,39 +43,20 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What the shapes of all suites have. `units` and `weights` are a subclass's own."""
+class Case:
+    """One shape of the book's model: ids, one recurrent layer, a readout.
+
+    epoch: minibatches; the notebook's 10,000 characters make 8.
+    ops: what is measured. Generation runs one sequence, so only `hidden` matters to it.
+    proven: how many generated ids are compared.
+    """
 
     name: str
     hidden: int
     batch: int = 32
     steps: int = 35
-
-    def flops(self, op: str) -> int:
-        """Floating-point operations of one call of `op` that no implementation can avoid."""
-        return 2 * self.weights(op) * self.units(op) * _PASSES.get(op, 1)
-
-    def units(self, op: str) -> int:
-        """What one call of `op` handles, in characters or in vectors of the input."""
-        raise NotImplementedError
-
-    def weights(self, op: str = "forward") -> int:
-        """Multiply-adds for each of them."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Case(Shape):
-    """One shape of the book's model: ids, one recurrent layer, a readout.
-
-    cell: a name of rnnfast.cells. epoch: minibatches; the notebook's 10,000 characters make 8.
-    ops: what is measured. Generation runs one sequence, so only `hidden` matters to it.
-    proven: how many generated ids are compared.
-    """
-
     vocab: int = 28
     epoch: int = 8
-    cell: str = "tanh"
     ops: tuple[str, ...] = OPS
     proven: int = GENERATED
 
@@ -93,11 +68,11 @@ class Case(Shape):
     def weights(self, op: str = "forward") -> int:
         """Multiply-adds per character: the recurrence and the readout. The input is a gather."""
         readout = 0 if op in ("states", "gradients") else self.vocab
-        return self.hidden * (PRODUCTS[self.cell] * self.hidden + readout)
+        return self.hidden * (self.hidden + readout)
 
-    def task(self, seed: int = 0) -> Task:
+    def task(self) -> Task:
         """The data of this case. The scales give a gradient norm above 1, so that clipping acts."""
-        random = np.random.RandomState(seed)  # a stream that numpy promises never to change
+        random = np.random.RandomState(0)  # a stream that numpy promises never to change
         V, H = self.vocab, self.hidden
         params = (
             _uniform(random, 1, V, H),
@@ -106,12 +81,10 @@ class Case(Shape):
             _uniform(random, 8 * H**-0.5, H, V),
             _uniform(random, 0.1, V),
         )
-        corpus = random.randint(0, V, size=(self.batch, self.epoch * self.steps + 1)).astype(
-            np.int64
-        )
-        starts = range(0, self.epoch * self.steps, self.steps)
+        T, characters = self.steps, self.epoch * self.steps
+        corpus = random.randint(0, V, size=(self.batch, characters + 1)).astype(np.int64)
         windows = (
-            (corpus[:, t : t + self.steps], corpus[:, t + 1 : t + 1 + self.steps]) for t in starts
+            (corpus[:, t : t + T], corpus[:, t + 1 : t + 1 + T]) for t in range(0, characters, T)
         )
         return Task(params, tuple(windows))
 
@@ -133,18 +106,21 @@ class Sequences:
 
 
 @dataclass(frozen=True)
-class Stack(Shape):
+class Stack:
     """One shape of torch.nn.RNN, whose own initialisation from seed 0 gives the parameters.
 
     packed: the lengths of the sequences are uniform in 1..T, the longest first; one alone has their
     mean.
     """
 
+    name: str
+    hidden: int
+    batch: int = 32
+    steps: int = 35
     inputs: int = 64
     layers: int = 1
     directions: int = 1
     packed: bool = False
-    cell: str = "tanh"
     ops: tuple[str, ...] = ("forward", "gradients")
 
     @cached_property
@@ -164,10 +140,10 @@ class Stack(Shape):
         """Multiply-adds per vector, in all layers and directions."""
         first = self.directions * self.hidden * (self.inputs + self.hidden)
         other = self.directions * self.hidden * (self.directions * self.hidden + self.hidden)
-        return PRODUCTS[self.cell] * (first + (self.layers - 1) * other)
+        return first + (self.layers - 1) * other
 
-    def task(self, seed: int = 0) -> Sequences:
-        random = np.random.RandomState(seed)
+    def task(self) -> Sequences:
+        random = np.random.RandomState(0)
         T, B, H = self.steps, self.batch, self.hidden
         states, width = self.layers * self.directions, self.directions * H
         lengths = self.lengths
@@ -197,18 +173,3 @@ class CharVocab:
 
     def __getitem__(self, token: str) -> int:
         return self.token_to_idx.get(token, 0)
-
-
-CASES = {
-    case.name: case
-    for case in (
-        Case("H64", 64),
-        Case("H256", 256),
-        Case("H512", 512),
-        Case("H1024", 1024),
-        Case("N1_H512", 512, batch=1, ops=OPS[:2]),
-        Case("N256_H256", 256, batch=256, epoch=4, ops=OPS[:2]),
-        Case("T512_H256", 256, steps=512, epoch=2, ops=OPS[:2]),
-        Case("one_step", 4, batch=1, steps=1, vocab=4, ops=("states",)),
-    )
-}

@@ -13,13 +13,13 @@ from functools import cache
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.cases import CASES
 from bench.harness.agree import DisagreementError, Judge
 from bench.harness.machine import processors
 from bench.harness.worker import Host
 from bench.suites.cpu import SUITE
 
 ENTRIES = {entry.name: entry for entry in SUITE.entries}
+CASES = SUITE.cases
 CHOSEN = os.environ.get("BENCH_CASES", "H64 N1_H512").split()
 PEERS = (SUITE.yardstick, "torch_rnn", "ours_loop", "ours_loss", "ours")
 TURNS = [(case, op, peer) for case in CHOSEN for op in CASES[case].ops for peer in PEERS]

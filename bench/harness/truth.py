@@ -1,11 +1,11 @@
 """The truth that every peer is held against, in float64: for the book's model by numpy alone.
 
-h_t = act(W_xh[x_t] + h_{t-1} W_hh + b_h),  logits_t = h_t W_hq + b_q,  mean cross-entropy.
+h_t = tanh(W_xh[x_t] + h_{t-1} W_hh + b_h),  logits_t = h_t W_hq + b_q,  mean cross-entropy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,15 +25,6 @@ from bench.cases import (
     Stack,
 )
 
-_ACT: dict[str, Callable[[Floats], Floats]] = {
-    "tanh": np.tanh,
-    "relu": lambda z: np.maximum(z, 0),
-}
-_SLOPE: dict[str, Callable[[Floats], Floats]] = {  # at h = act(z)
-    "tanh": lambda h: 1 - h**2,
-    "relu": lambda h: (h > 0).astype(h.dtype),
-}
-
 Named = dict[str, Floats]
 
 
@@ -49,9 +40,8 @@ class BookTruth:
     """Results of every operation but generation by name; `generated` has the rest."""
 
     def __init__(self, case: Case) -> None:
-        self._case, self.task = case, case.task()
+        self.task = case.task()
         self._params = [p.astype(np.float64) for p in self.task.params]
-        self._act, self._slope = _ACT[case.cell], _SLOPE[case.cell]
 
     def of(self, op: str) -> Named:
         """train: the loss, and what clipping and SGD subtract from each parameter."""
@@ -74,7 +64,7 @@ class BookTruth:
         h = np.zeros(W_hh.shape[0])
         ids, leads = [FIRST], []
         for _ in range(GENERATED):
-            h = self._act(W_xh[ids[-1]] + h @ W_hh + b_h)
+            h = np.tanh(W_xh[ids[-1]] + h @ W_hh + b_h)
             logits = h @ W_hq + b_q
             second, best = np.sort(logits)[-2:]
             ids.append(int(logits.argmax()))
@@ -111,7 +101,7 @@ class BookTruth:
         T, B = X.shape
         hs = np.zeros((T + 1, B, W_hh.shape[0]))
         for t in range(T):
-            hs[t + 1] = self._act(W_xh[X[t]] + hs[t] @ W_hh + b_h)
+            hs[t + 1] = np.tanh(W_xh[X[t]] + hs[t] @ W_hh + b_h)
         return hs
 
     def _through_time(self, X: Ints, hs: Floats, d_hs: Floats) -> list[Floats]:
@@ -120,7 +110,7 @@ class BookTruth:
         dz = np.zeros_like(d_hs)
         carried = np.zeros_like(d_hs[0])
         for t in reversed(range(len(dz))):
-            dz[t] = (d_hs[t] + carried) * self._slope(hs[t + 1])
+            dz[t] = (d_hs[t] + carried) * (1 - hs[t + 1] ** 2)
             carried = dz[t] @ W_hh.T
         d_table = np.zeros_like(W_xh)
         np.add.at(d_table, X, dz)

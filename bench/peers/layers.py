@@ -86,6 +86,5 @@ def _stack(task: Sequences, module: type[nn.RNN]) -> nn.RNN:
         case.inputs,
         case.hidden,
         case.layers,
-        nonlinearity=case.cell,
         bidirectional=case.directions == 2,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import torch
@@ -73,7 +73,12 @@ class Level(Networks):
 
 
 class Step(Level):
-    """`train_epoch_ch8` with torch.optim.SGD."""
+    """`train_epoch_ch8` with torch.optim.SGD. States are those of ids that lie ready."""
+
+    def __init__(self, task: Task, device: str) -> None:
+        super().__init__(task, device)
+        self._ids = self._batches[0][0].T
+        (self._h0,) = self._fixed.begin_state(self._ids.shape[1], device)
 
     def train(self, steps: int) -> float:
         return self._epoch(steps, self._sgd)
@@ -83,15 +88,6 @@ class Step(Level):
         W_xh, W_hh, b_h, *_ = self._fixed.params
         hs, _ = functional.rnn(self._ids, self._h0, W_xh, W_hh, b_h)
         return hs
-
-    @cached_property
-    def _ids(self) -> Tensor:
-        return self._batches[0][0].T
-
-    @cached_property
-    def _h0(self) -> Tensor:
-        (h0,) = self._fixed.begin_state(self._ids.shape[1], self._device)
-        return h0
 
 
 class Loss(Level):

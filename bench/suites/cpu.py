@@ -6,10 +6,23 @@ import os
 import sys
 from pathlib import Path
 
-from bench.cases import CASES, AnyCase
+from bench.cases import OPS, AnyCase, Case
 from bench.harness.probe import Probe, Reading
 from bench.suites import Entry, Prober, Suite
 
+_CASES = (
+    Case("H64", 64),
+    Case("H256", 256),
+    Case("H512", 512),
+    Case("H1024", 1024),
+    Case("N1_H512", 512, batch=1, ops=OPS[:2]),
+    Case("N256_H256", 256, batch=256, epoch=4, ops=OPS[:2]),
+    Case("T512_H256", 256, steps=512, epoch=2, ops=OPS[:2]),
+    Case("one_step", 4, batch=1, steps=1, vocab=4, ops=("states",)),
+)
+# How many times an operation multiplies by each weight matrix: forward, for the gradient of the
+# state, and for the gradient of the weights.
+_PASSES = {"train": 3, "gradients": 3}
 _LONG = ("T512_H256",)  # unrolling 512 steps into one graph takes the compiler many minutes
 _INFERENCE, _SMALL = ("forward", "generate"), ("H64", "one_step")
 _BF16 = 0.05  # relative error
@@ -22,7 +35,8 @@ def probe(threads: int) -> Prober:
 
 def limit(case: AnyCase, op: str, machine: Reading) -> float:
     """All arithmetic at the probed rate; generation must also read every weight at each step."""
-    seconds = case.flops(op) / (machine.gflops * 1e9)
+    arithmetic = 2 * case.weights(op) * case.units(op) * _PASSES.get(op, 1)
+    seconds = arithmetic / (machine.gflops * 1e9)
     if op == "generate":
         read = case.units(op) * 4 * case.weights()
         seconds = max(seconds, read / (machine.gbytes * 1e9))
@@ -45,7 +59,7 @@ _ORT = os.environ.get("BENCH_ORT_PYTHON", sys.executable)
 
 SUITE = Suite(
     "cpu",
-    dict(CASES),
+    {case.name: case for case in _CASES},
     (
         Entry("scratch", "scratch", "onehot"),
         Entry("scratch_ids", "scratch", "ids"),
