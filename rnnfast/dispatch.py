@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from rnnfast.backends import Backend, Call, library
 from rnnfast.backends.compiled import native
@@ -252,9 +254,9 @@ def active_transform() -> str:
 
     The kernels are opaque to both; the reference's plain torch operations are not.
     """
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if peek_interpreter_stack() is not None:
         return "a torch.func transform (grad, vmap, jvp, ...)"
-    if torch.autograd.forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0:
         return "forward-mode differentiation"
     return ""
 

@@ -7,6 +7,7 @@ Functions that make it differentiable.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -72,14 +73,8 @@ def rnn(
     """
     if resets is None and leak is None and noise == 0:
         return _run_layer(autograd.recur, inputs, h0, W_xh, W_hh, b_h, nonlinearity)
-
-    def run(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
-        r = r._replace(resets=resets, resets_to_h0=resets_to_h0)
-        if leak is not None:
-            r = _leaky(r, leak)
-        return autograd.recur(backend, _noisy(r, noise, generator) if noise else r)
-
     arguments.check_extras(inputs, W_hh, resets, leak, noise, generator)
+    run = partial(_recur_with, resets, resets_to_h0, leak, noise, generator)
     asked = ("resets",) * (resets is not None) + ("leak",) * (leak is not None)
     return _run_layer(run, inputs, h0, W_xh, W_hh, b_h, nonlinearity, asked)
 
@@ -322,8 +317,10 @@ def _run_layer(
         backend = dispatch.backend_for(x, asked)
         if not backend.checks_arguments:
             arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
-        h0_of_batch = _for_batch(h0, inputs.shape[1])
-        return run(backend, Recurrence(nonlinearity, x, ids, W_hh, bias, h0_of_batch))
+        B = inputs.size(1)
+        if h0.size(0) != B:
+            h0 = _for_batch(h0, B)
+        return run(backend, Recurrence(nonlinearity, x, ids, W_hh, bias, h0))
     except Exception:
         arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
         raise
@@ -346,7 +343,7 @@ def _run_checked(
 
 def _for_batch(h0: Tensor, B: int) -> Tensor:
     """Broadcast a state [1, H] over the batch; any other stays as it is, and checks refuse it."""
-    return h0 if h0.shape[0] == B or h0.dim() != 2 else h0.expand(B, -1)
+    return h0 if h0.size(0) == B or h0.dim() != 2 else h0.expand(B, -1)
 
 
 def _recur_and_read_out(
@@ -365,6 +362,21 @@ def _recur_and_read_out(
     return readout(hs, W_hq, b_q), h_last
 
 
+def _recur_with(
+    resets: Tensor | None,
+    resets_to_h0: bool,
+    leak: Tensor | float | None,
+    noise: float,
+    generator: torch.Generator | None,
+    backend: Backend,
+    r: Recurrence,
+) -> tuple[Tensor, Tensor]:
+    r = r._replace(resets=resets, resets_to_h0=resets_to_h0)
+    if leak is not None:
+        r = _leaky(r, leak)
+    return autograd.recur(backend, _noisy(r, noise, generator) if noise else r)
+
+
 def _leaky(r: Recurrence, leak: Tensor | float) -> Recurrence:
     leak = torch.as_tensor(leak, dtype=r.W_hh.dtype, device=r.W_hh.device)
     return r._replace(cell=f"leaky_{r.cell}", leak=leak.expand(r.W_hh.shape[0]))
@@ -381,12 +393,13 @@ def _project(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """(x, ids, bias) for the operator: a table with ids, or the inputs' projection without."""
     ready = b_h is None or b_h.shape == W_xh.shape[1:]
-    if not inputs.dtype.is_floating_point:
-        arguments.check_ids("inputs", inputs)
+    if inputs.dtype is torch.int64:
         if ready:
             return W_xh, inputs, b_h
         x = torch.nn.functional.embedding(inputs, W_xh)
     else:
+        if not inputs.dtype.is_floating_point:
+            arguments.check_ids("inputs", inputs)
         x = inputs @ W_xh
         x = x if x.dtype == W_xh.dtype else x.to(W_xh.dtype)  # under autocast it is bfloat16
     if ready or b_h is None:
