@@ -6,6 +6,7 @@ import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cases import AnyCase
 from bench.harness import compiler
 
 
@@ -31,8 +32,9 @@ class Probe:
         self._library.probe_gbytes.argtypes = (ctypes.c_int, ctypes.c_long)
         self._library.probe_round_trip.restype = ctypes.c_double
 
-    def read(self, weight_bytes: int) -> Reading:
-        """One sample, about 20 ms. The weights are shared out among the threads."""
+    def __call__(self, case: AnyCase) -> Reading:
+        """One sample, about 20 ms. The case's weights are shared out among the threads."""
+        weight_bytes = 4 * case.weights()
         round_trip = self._library.probe_round_trip()
         return Reading(
             gflops=self._library.probe_gflops(self._threads),

@@ -2,55 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from bench.cases import CLIP, FIRST, GENERATED, LEARNING_RATE, Task
-from bench.peers.shared import batches_of, copy, params_of
+from bench.peers.shared import Networks, params_of
 from rnnfast.book import textbook
-
-Forward = Callable[[Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
 
 VERSIONS = {"torch": torch.__version__}
 
 
 def make(variant: str, task: Task, threads: int, device: str) -> Compiled:
     torch.set_num_threads(threads)
-    return Compiled(task, {"scratch": _scratch, "hoisted": _hoisted}[variant])
+    return Compiled(task, {"scratch": textbook.Model, "hoisted": Hoisted}[variant])
 
 
-def _scratch(X: Tensor, h: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    logits, (h,) = textbook.Model(params)(X, (h,))
-    return logits, h
-
-
-def _hoisted(X: Tensor, h: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+class Hoisted(textbook.Model):
     """Gather for all steps before the loop, readout for all steps after it."""
-    W_xh, W_hh, b_h, W_hq, b_q = params
-    hs = []
-    for u in (nn.functional.embedding(X.T, W_xh) + b_h).unbind(0):
-        h = torch.tanh(torch.addmm(u, h, W_hh))
-        hs.append(h)
-    return torch.addmm(b_q, torch.cat(hs, 0), W_hq), h
+
+    def __call__(self, X: Tensor, state: textbook.State) -> tuple[Tensor, textbook.State]:
+        W_xh, W_hh, b_h, W_hq, b_q = self.params
+        (h,), hs = state, []
+        for u in (nn.functional.embedding(X.T, W_xh) + b_h).unbind(0):
+            h = torch.tanh(torch.addmm(u, h, W_hh))
+            hs.append(h)
+        return torch.addmm(b_q, torch.cat(hs, 0), W_hq), (h,)
 
 
-class Compiled:
+class Compiled(Networks):
     """The loss, the update (clipping and SGD in one) and the generation step are each compiled."""
 
-    def __init__(self, task: Task, forward: Forward) -> None:
-        self._batches = batches_of(task)
-        self._trained, self._fixed = params_of(task, grad=True), params_of(task, grad=False)
+    def __init__(self, task: Task, model: type[textbook.Model]) -> None:
+        super().__init__(task, "cpu", lambda: model(params_of(task, grad=True)))
 
         def loss(
             X: Tensor, Y: Tensor, h: Tensor, params: Sequence[Tensor]
         ) -> tuple[Tensor, Tensor]:
-            logits, h = forward(X, h, params)
+            logits, (h,) = model(params)(X, (h,))
             return nn.functional.cross_entropy(logits, Y.T.reshape(-1)), h
 
         def pick(id_: Tensor, h: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-            logits, h = forward(id_, h, params)
+            logits, (h,) = model(params)(id_, (h,))
             return logits.argmax(1).reshape(1, 1), h
 
         self._loss = torch.compile(loss, dynamic=False)
@@ -58,38 +52,29 @@ class Compiled:
         self._update = torch.compile(_clip_and_sgd, dynamic=False)
 
     def train(self, steps: int) -> float:
-        h, losses = self._zeros(len(self._batches[0][0])), []
+        (h,), losses = self._net.begin_state(len(self._batches[0][0])), []
         for X, Y in self._batches[:steps]:
-            loss, h = self._loss(X, Y, h.detach(), self._trained)
-            for p in self._trained:
+            loss, h = self._loss(X, Y, h.detach(), self._net.params)
+            for p in self._net.params:
                 p.grad = None
             loss.backward()
-            self._update(self._trained)
+            self._update(self._net.params)
             losses.append(loss.detach())
         return torch.stack(losses).mean().item()
-
-    def params(self) -> list[Tensor]:
-        return self._trained
-
-    def reset(self) -> None:
-        copy(self._fixed, self._trained)
 
     @torch.no_grad()
     def forward(self) -> float:
         X, Y = self._batches[0]
-        loss, _ = self._loss(X, Y, self._zeros(len(X)), self._fixed)
+        loss, _ = self._loss(X, Y, *self._fixed.begin_state(len(X)), self._fixed.params)
         return float(loss)
 
     @torch.no_grad()
     def generate(self) -> list[int]:
-        id_, h, ids = torch.tensor([[FIRST]]), self._zeros(1), []
+        id_, (h,), ids = torch.tensor([[FIRST]]), self._fixed.begin_state(1), []
         for _ in range(GENERATED):
-            id_, h = self._pick(id_, h, self._fixed)
+            id_, h = self._pick(id_, h, self._fixed.params)
             ids.append(int(id_))
         return ids
-
-    def _zeros(self, batch: int) -> Tensor:
-        return torch.zeros(batch, len(self._trained[1]))
 
 
 @torch.no_grad()

@@ -29,17 +29,18 @@ def _load() -> ctypes.CDLL:
         flags += [f"-I{prefix}/include", f"-L{prefix}/lib", f"-Wl,-rpath,{prefix}/lib"]
     library = compiler.load(Path(__file__).with_suffix(".cpp"), flags)
     pointer, long, real = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
-    library.network_failure.restype = ctypes.c_char_p
-    library.network_create.restype = pointer
-    library.network_create.argtypes = (long, long, long, long, pointer)
-    library.network_params.argtypes = (pointer, pointer)
-    library.network_reset.argtypes = (pointer,)
-    library.network_begin.argtypes = (pointer,)
-    library.network_train.argtypes = (pointer, pointer, pointer, real, real)
-    library.network_forward.argtypes = (pointer, pointer, pointer)
-    library.network_generate.argtypes = (pointer, ctypes.c_int64, long, pointer)
-    for name in ("train", "forward", "generate"):
-        getattr(library, f"network_{name}").restype = ctypes.c_double
+    for name, result, *arguments in (
+        ("failure", ctypes.c_char_p),
+        ("create", pointer, long, long, long, long, pointer),
+        ("params", None, pointer, pointer),
+        ("reset", None, pointer),
+        ("begin", None, pointer),
+        ("train", ctypes.c_double, pointer, pointer, pointer, real, real),
+        ("forward", ctypes.c_double, pointer, pointer, pointer),
+        ("generate", ctypes.c_double, pointer, ctypes.c_int64, long, pointer),
+    ):
+        function = getattr(library, f"network_{name}")
+        function.restype, function.argtypes = result, arguments
     return library
 
 

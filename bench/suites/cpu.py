@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.cases import OPS, AnyCase, Case
 from bench.harness.probe import Probe, Reading
-from bench.suites import Entry, Prober, Suite
+from bench.suites import Entry, Suite
 
 _CASES = (
     Case("H64", 64),
@@ -26,11 +26,6 @@ _PASSES = {"train": 3, "gradients": 3}
 _LONG = ("T512_H256",)  # unrolling 512 steps into one graph takes the compiler many minutes
 _INFERENCE, _SMALL = ("forward", "generate"), ("H64", "one_step")
 _BF16 = 0.05  # relative error
-
-
-def probe(threads: int) -> Prober:
-    made = Probe(threads)
-    return lambda case: made.read(4 * case.weights())
 
 
 def limit(case: AnyCase, op: str, machine: Reading) -> float:
@@ -78,7 +73,7 @@ SUITE = Suite(
         Entry("ours_bf16", "ours", "step+medium", True, _BF16, ops=_INFERENCE, skip=_SMALL),
     ),
     yardstick="scratch",
-    probe=probe,
+    probe=Probe,
     limit=limit,
     fresh=True,
     settle=0.05,

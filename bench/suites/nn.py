@@ -11,8 +11,9 @@ from dataclasses import replace
 from itertools import product
 
 from bench.cases import AnyCase, Stack
+from bench.harness.probe import Probe
 from bench.suites import Entry, Suite
-from bench.suites.cpu import limit, probe
+from bench.suites.cpu import limit
 
 _HIDDENS, _BATCHES = (64, 256, 1024), (1, 32, 256)
 _LARGEST = 256 * 512  # batch times hidden units of a stack: beyond, a call takes seconds
@@ -41,7 +42,7 @@ SUITE = Suite(
         Entry("ours", "layers", "ours", ours=True),
     ),
     yardstick="torch",
-    probe=probe,
+    probe=Probe,
     limit=limit,
     settle=0.02,
     rounds=5,
