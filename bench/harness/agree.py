@@ -79,8 +79,8 @@ class Judge:
         """How many characters are wrong, up to the first near tie."""
         assert isinstance(self._case, Case)
         assert isinstance(self._truth, BookTruth)
-        true = self._truth.generated
-        near = np.flatnonzero(true.leads < _NEAR_TIE)
+        true, leads = self._truth.generated
+        near = np.flatnonzero(leads < _NEAR_TIE)
         sure = min([*near[:1], self._case.proven])
-        wrong = int((ids[:sure] != true.ids[:sure]).sum())
+        wrong = int((ids[:sure] != true[:sure]).sum())
         return [("characters", float(wrong), 0.0, 0.0)]

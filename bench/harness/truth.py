@@ -6,7 +6,6 @@ h_t = tanh(W_xh[x_t] + h_{t-1} W_hh + b_h),  logits_t = h_t W_hq + b_q,  mean cr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -26,14 +25,6 @@ from bench.cases import (
 )
 
 Named = dict[str, Floats]
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Greedy characters, and for each the lead of its logit over the second best."""
-
-    ids: Ints
-    leads: Floats
 
 
 class BookTruth:
@@ -59,7 +50,8 @@ class BookTruth:
         return {"hs": hs[1:], **dict(zip(PARAMETERS[:3], grads, strict=True))}
 
     @cached_property
-    def generated(self) -> Generated:
+    def generated(self) -> tuple[Ints, Floats]:
+        """Greedy characters, and for each the lead of its logit over the second best."""
         W_xh, W_hh, b_h, W_hq, b_q = self._params
         h = np.zeros(W_hh.shape[0])
         ids, leads = [FIRST], []
@@ -69,7 +61,7 @@ class BookTruth:
             second, best = np.sort(logits)[-2:]
             ids.append(int(logits.argmax()))
             leads.append(float(best - second))
-        return Generated(np.array(ids[1:]), np.array(leads))
+        return np.array(ids[1:]), np.array(leads)
 
     @cached_property
     def _ids(self) -> tuple[Ints, Ints]:

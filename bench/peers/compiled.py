@@ -65,7 +65,8 @@ class Compiled(Networks):
     @torch.no_grad()
     def forward(self) -> float:
         X, Y = self._batches[0]
-        loss, _ = self._loss(X, Y, *self._fixed.begin_state(len(X)), self._fixed.params)
+        (h,) = self._fixed.begin_state(len(X))
+        loss, _ = self._loss(X, Y, h, self._fixed.params)
         return float(loss)
 
     @torch.no_grad()
