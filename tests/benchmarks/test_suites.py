@@ -64,7 +64,7 @@ def rehearsed(tmp_path_factory):
     """A rehearsal of the GPU suite, by its command: its output, its result and its folder."""
     out = tmp_path_factory.mktemp("gpu")
     command = [sys.executable, "bench/run.py", "--suite", "gpu-rehearsal", "--out", str(out)]
-    command += ["--threads", "1", "--peers", "ours"]
+    command += ["--threads", "1", "--peers", "ours", "--only", "H12"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     log = (out / "gpu-rehearsal.log").read_text()
     assert done.returncode == 0, done.stdout + done.stderr + log
@@ -78,7 +78,7 @@ def test_a_rehearsal_says_so_everywhere(rehearsed):
     assert not (out / "gpu.json").exists()
     assert (out / "gpu-rehearsal.png").stat().st_size > 10_000
     assert (out / "gpu-rehearsal-variants.json").exists()
-    assert {*result["cases"]} == {"H8", "H12"}
+    assert list(result["cases"]) == ["H12"]
 
 
 def test_a_rehearsal_times_every_operation_of_ours(tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_the_report_is_made_anew_from_the_file(rehearsed, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert report.summary(result) in output
     assert report.summary(result) in text
-    assert "| H8, train | us | tokens/s |" in text
+    assert "| H12, states | us | tokens/s |" in text
 
 
 RESULTS = [ROOT / "bench" / "results" / f"{name}.json" for name in ("cpu", "gpu", "nn")]
