@@ -3,9 +3,10 @@
     python -m bench.tools.variants --out FILE [--dry]
 
 `regenerate` is all that the GPU suite asks for. Every variant is first held against float64. A step
-takes waves * max(groups * issue, issue + latency) cycles (choose_recurrence): one group of rows
-gives issue + latency, as many as fit give issue. A variant's row is changed only where it was
-measured. --dry: two rows, by the CPU's kernels in the GPU's place; the times say nothing.
+takes waves * max(blocks * issue, issue + latency) cycles (choose_recurrence): one block on each
+multiprocessor gives issue + latency, as many as fit give issue. A variant's row is changed only
+where it was measured. --dry: two rows, by the CPU's kernels in the GPU's place; the times say
+nothing.
 """
 
 from __future__ import annotations
@@ -29,14 +30,13 @@ from bench.harness.clock import clock_for
 from rnnfast import FallbackWarning, dispatch
 from rnnfast.backends import Adjoint, Needs, Recurrence
 from rnnfast.backends.cuda import bridge, choose_recurrence, kernel_table
-from rnnfast.backends.cuda.bridge import Limits, Question
+from rnnfast.backends.cuda.bridge import Limits, Plan, Question
 from rnnfast.backends.cuda.choose_recurrence import CYCLES_PER_US, Choice
 from rnnfast.backends.cuda.kernel_table import OPERATIONS, Variant
 
 _BOUNDS = {"TF32": 0.02}  # the largest relative error of products that round more than float32
 _BOUNDED = "2xFP16"  # a product for states that tanh bounds alone
 _T = (64, 192)  # the difference leaves out what a launch costs
-_MOST_GROUPS = 8
 _CHECKED_CLUSTERS = 3
 _ROUNDS, _TURN = 5, 0.003
 
@@ -48,6 +48,12 @@ class Device:
         self.name = "cpu" if dry else "cuda"
         self.limits = Limits(90, 4, 232448) if dry else bridge.limits(0)
         self.clock = clock_for(self.name)
+
+    def resident(self, plan: Plan) -> int:
+        """How many clusters of a plan, or blocks where it has none, run at once."""
+        if self.name == "cuda":
+            return bridge.resident(plan, 0)
+        return self.limits.multiprocessors // plan.geometry.cluster
 
     def force(self, choice: Choice) -> None:
         """Make the library run this plan for its operation."""
@@ -72,12 +78,12 @@ def regenerate(file: Path, dry: bool) -> tuple[int, list[str]]:
     return len(measured), wrong
 
 
-def cycles_of(us_by_groups: dict[int, float]) -> list[float] | None:
-    """[issue, latency] of a group of rows from microseconds per step by the number of groups."""
-    if 1 not in us_by_groups or min(us_by_groups.values()) <= 0:  # the latter is only noise
+def cycles_of(us_by_blocks: dict[int, float]) -> list[float] | None:
+    """[issue, latency] of a block from microseconds per step by the blocks on a multiprocessor."""
+    if 1 not in us_by_blocks or min(us_by_blocks.values()) <= 0:  # the latter is only noise
         return None
-    alone, most = us_by_groups[1] * CYCLES_PER_US, max(us_by_groups)
-    issue = min(us_by_groups[most] * CYCLES_PER_US / most, alone)
+    alone, most = us_by_blocks[1] * CYCLES_PER_US, max(us_by_blocks)
+    issue = min(us_by_blocks[most] * CYCLES_PER_US / most, alone)
     return [round(issue, 1), round(alone - issue, 1)]
 
 
@@ -87,10 +93,10 @@ def write_table(
     """The rows of today's table, with the measured cycles of this kind of device."""
     lines = []
     for variant in kernel_table.table():
-        new = {str(capability): measured[variant]} if variant in measured else {}
-        others = {"cycles": {**variant.cycles, **new}, "predicted": variant.predicted}
-        filled = {name: value for name, value in others.items() if value}
-        lines.append(json.dumps(as_row(variant) | filled))
+        cycles = dict(variant.cycles)
+        if variant in measured:  # before all others: predictions come last
+            cycles = {str(capability): measured[variant], **cycles}
+        lines.append(json.dumps(as_row(variant) | ({"cycles": cycles} if cycles else {})))
     file.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 
@@ -101,7 +107,7 @@ def as_row(variant: Variant) -> dict[str, Any]:
     row: dict[str, Any] = {"unit": variant.unit, **macros}
     for each in dataclasses.fields(variant):
         value = getattr(variant, each.name)
-        if each.name not in ("unit", "macros", "cycles", "predicted") and value != each.default:
+        if each.name not in ("unit", "macros", "cycles") and value != each.default:
             row[each.name] = value
     return row
 
@@ -137,18 +143,22 @@ def _why_wrong(device: Device, variant: Variant, operation: str) -> str:
 
 
 def _times(device: Device, variant: Variant, operation: str) -> dict[int, float]:
-    """Microseconds per step by the groups of rows that each cluster has: one, and several."""
-    found = {}
-    clusters = max(1, int(device.limits.multiprocessors * 0.8 / variant.cluster))
-    for groups in (1, *range(_MOST_GROUPS, 1, -1)):
-        B = clusters * groups * variant["ROWS"]
+    """Microseconds per step by the blocks that share a multiprocessor: one, and as many as fit."""
+
+    def choice_of(B: int, resident: int | None = None) -> Choice | None:
         question = _question(operation, B, variant.hp)
-        choice = choose_recurrence.fit(variant, question, device.limits, clusters)
-        if choice is not None and choice.plan.rows == groups * variant["ROWS"]:
+        return choose_recurrence.fit(variant, question, device.limits, resident)
+
+    found: dict[int, float] = {}
+    multiprocessors = device.limits.multiprocessors
+    one = choice_of(variant["ROWS"])
+    most = device.resident(one.plan) if one else 0
+    for count in {min(most, multiprocessors), most} - {0}:
+        B = count * variant["ROWS"]
+        if choice := choice_of(B, most):
             device.force(choice)
-            found[groups] = _step_us(device, operation, B, variant.hp)
-            if groups > 1:
-                break
+            blocks = -(-count * variant.cluster // multiprocessors)
+            found[blocks] = _step_us(device, operation, B, variant.hp)
     return found
 
 

@@ -12,7 +12,7 @@ from rnnfast.backends.cuda.choose_recurrence import CYCLES_PER_US
 @pytest.mark.parametrize(("issue", "latency"), [(300, 500), (900, 260), (80, 0)])
 def test_cycles_are_those_that_the_model_would_turn_into_the_times(issue, latency):
     unit = CYCLES_PER_US
-    times = {g: max(g * issue, issue + latency) / unit for g in (1, 8)}
+    times = {n: max(n * issue, issue + latency) / unit for n in (1, 8)}
     assert variants.cycles_of(times) == pytest.approx([issue, latency], abs=0.2)
     assert variants.cycles_of({8: 1.0}) is None
     assert variants.cycles_of({1: 1.0, 8: 0.0}) is None

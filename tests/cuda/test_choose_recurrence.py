@@ -8,7 +8,7 @@ import pytest
 from rnnfast.backends import library
 from rnnfast.backends.cuda import choose_recurrence, kernel_table
 from rnnfast.backends.cuda.bridge import Limits, Question
-from rnnfast.backends.cuda.kernel_table import OPERATIONS
+from rnnfast.backends.cuda.kernel_table import OPERATIONS, Cycles
 from rnnfast.backends.cuda.precision import EXACTNESS
 
 H100 = Limits(90, 132, 227 * 1024)
@@ -36,7 +36,7 @@ def test_every_row_of_the_table_is_a_shape_of_its_kernel():
         for operation in OPERATIONS:
             needs = variant.needs(operation == "rnn_backward", False)
             assert needs is not None, variant
-            assert needs.fixed_bytes + needs.group_bytes <= H100.shared_bytes, variant
+            assert needs.shared_bytes <= H100.shared_bytes, variant
         assert variant.least_capability >= (90 if variant.cluster > 1 else 80)
     assert len(set(recurrences())) == len(recurrences())
 
@@ -154,21 +154,31 @@ def test_blocks_that_share_a_multiprocessor_share_its_time():
 def test_what_was_measured_where_is_told():
     row = {"unit": "single_block", "HP": 64, "LANES": 4, "ROWS": 1}
     measured = kernel_table.from_row({**row, "cycles": {"90": {"rnn_forward": [1.0, 2.0]}}})
-    predicted = kernel_table.from_row({**row, "predicted": {"rnn_forward": [1.0, 2.0]}})
+    prototype = {"prototype": {"rnn_forward": [3.0, 4.0], "rnn_backward": [5.0, 6.0]}}
+    predicted = kernel_table.from_row({**row, "cycles": prototype})
+    both = kernel_table.from_row({**row, "cycles": measured.cycles | prototype})
+    sizes = kernel_table.from_row({**row, "cycles": {"other sizes": {"rnn_forward": [1.0, 2.0]}}})
     assert measured.cycles_of("rnn_forward", 90).source == "measured"
     elsewhere = "not measured on this device; on one of 9.0"
     assert measured.cycles_of("rnn_forward", 80).source == elsewhere
-    assert predicted.cycles_of("rnn_forward", 90).source.startswith("predicted, from a prototype")
+    source = "predicted, from a prototype on an H100"
+    assert predicted.cycles_of("rnn_forward", 90).source == source
+    assert both.cycles_of("rnn_forward", 100).source == elsewhere
+    assert both.cycles_of("rnn_backward", 90) == Cycles(source, 5.0, 6.0)
     assert measured.cycles_of("rnn_backward", 90) is None
-    for variant, source in ((measured, "measured"), (predicted, "predicted")):
+    for variant, told in (
+        (measured, "measured)"),
+        (predicted, f"{source})"),
+        (sizes, "predicted, from other sizes of a prototype on an H100)"),
+    ):
         choice = choose_recurrence.fit(variant, question(64, 1), H100)
-        assert f"us a step ({source}" in str(choice)
+        assert f"us a step ({told}" in str(choice)
 
 
 def test_measured_cycles_decide(monkeypatch):
     slow = choose_recurrence.decide(question(512, 32), H100)
     cycles = {"90": {"rnn_forward": [1.0, 1.0]}}
-    fastest = dataclasses.replace(slow.variant, cycles=cycles, predicted={})
+    fastest = dataclasses.replace(slow.variant, cycles=cycles)
     others = [variant for variant in recurrences() if variant != slow.variant]
     monkeypatch.setattr(choose_recurrence, "table", lambda: (fastest, *others))
     fast = choose_recurrence.decide(question(512, 32), H100)

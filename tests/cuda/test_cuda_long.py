@@ -10,7 +10,7 @@ from torch import Tensor
 
 from support.emulator import build
 from support.emulator.checks import check, run
-from support.emulator.recurrence import Launch, name_of, recurrence, single_block
+from support.emulator.recurrence import Launch, cluster, name_of, single_block
 from support.problems import Problem, make
 
 pytestmark = [
@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-CLUSTER, BLOCK = recurrence(128, 2, 2, 1), single_block(32, 2)
+CLUSTER, BLOCK = cluster(128, 2, 2), single_block(32, 2)
 
 
 # A step of a cluster takes the emulator twenty times as long.
@@ -84,19 +84,15 @@ def check_last_of_very_many(launch: Launch) -> None:
         assert torch.equal(value, want[name]), name
 
 
-# Where 64 bits are needed, in what file, and the same with 32.
-STEPS, INPUTS = "recurrence_steps.cuh", "recurrence_inputs.cuh"
-ROWS = "sequence.cuh"
+# Where 64 bits are needed, and the same with 32.
 CUT = {
-    "a row of inputs and results": (ROWS, "static_cast<long long>(row) * p.row", "row * p.row"),
-    "a row of the first and last states": (ROWS, "static_cast<long long>(row) * p.H", "row * p.H"),
-    "a step of the results": (STEPS, "out += p.step", "out += static_cast<int>(p.step)"),
-    "the last state": (STEPS, "(p.T - 1) * p.step", "static_cast<int>((p.T - 1) * p.step)"),
-    "a step of the inputs": (INPUTS, "next_ += p_.step", "next_ += static_cast<int>(p_.step)"),
+    "a row of inputs and results": ("static_cast<long long>(row) * p.row", "row * p.row"),
+    "a row of the first and last states": ("static_cast<long long>(row) * p.H", "row * p.H"),
+    "a step of inputs and results": ("s * p.step", "s * static_cast<int>(p.step)"),
 }
 
 
 @pytest.mark.parametrize("place", CUT)
 def test_finds_an_offset_of_32_bits(place):
     with pytest.raises(AssertionError):
-        check_last_of_very_many(Launch(CLUSTER, rows=2, patch=CUT[place]))
+        check_last_of_very_many(Launch(CLUSTER, patch=("sequence.cuh", *CUT[place])))

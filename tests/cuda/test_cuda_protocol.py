@@ -20,13 +20,12 @@ def is_near(got, want):
 
 def is_found(protocol, patch=(), seeds=None):
     """Whether some order of threads, stores, copies and products gives a wrong result or error."""
-    rows = protocol.groups * protocol.variant["ROWS"]
     for p in protocol.problems():
         want = plain(p)
         for seed in range(seeds or protocol.seeds):
             options = {"seed": seed, "patch": patch, "wait_limit": 10_000_000}
             try:
-                got = run(Launch(protocol.variant, rows=rows, **options), p)
+                got = run(Launch(protocol.variant, **options), p)
             except (build.EmulationError, AssertionError):
                 return True
             if not all(is_near(value, want[name]) for name, value in got.items()):
@@ -59,13 +58,12 @@ def test_the_last_barrier_is_not_needed_by_the_proof(unit):
 
 def races(protocol, patch=(), has_options=False):
     variant = protocol.variant
-    needs, groups = needs_of(variant, False), protocol.groups
     launch = {
         "STEPS": protocol.steps,
         "CLUSTERS": 2,
         "CLUSTER": variant.cluster,
-        "ROWS": groups * variant["ROWS"],
-        "SHARED_BYTES": needs.fixed_bytes + groups * needs.group_bytes,
+        "ROWS": variant["ROWS"],
+        "SHARED_BYTES": needs_of(variant, False).shared_bytes,
     }
     options = [f"-D{name}={value}" for name, value in launch.items()]
     options.append(variant.recurrence_options("rnn_forward", 0, has_options)[-1])

@@ -18,23 +18,16 @@ from support.emulator.recurrence import (
     cluster,
     large_batch,
     name_of,
-    recurrence,
     single_block,
 )
 from support.problems import make
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 
-# Groups of rows in a cluster, one row and two of a cluster, one and two in a block; tensor cores.
-CLUSTERS = [recurrence(128, 4, 2, 2), cluster(128, 4, 1), cluster(128, 2, 2), large_batch(256, 3)]
+# One, two and four rows of a cluster; tensor cores; one and two rows of a block.
+CLUSTERS = [cluster(128, 4, 1), cluster(128, 2, 2), cluster(128, 4, 4), large_batch(256, 3)]
 KERNELS = [*CLUSTERS, single_block(64, 4), single_block(64, 4, rows=2)]
 every_kernel = pytest.mark.parametrize("variant", KERNELS, ids=name_of)
-
-
-def launch_of(variant, **options):
-    """With two groups of rows where a cluster can have them."""
-    groups = 2 if variant.unit == "recurrence" else 1
-    return Launch(variant, rows=groups * variant["ROWS"], **options)
 
 
 def test_the_reference_here_is_the_reference():
@@ -51,7 +44,7 @@ def test_the_reference_here_is_the_reference():
 
 @every_kernel
 def test_dense_inputs(variant):
-    launch = launch_of(variant)
+    launch = Launch(variant)
     check(launch, make(4, launch.rows + 1, variant.hp), seeds=2)
 
 
@@ -62,7 +55,7 @@ def test_dense_inputs(variant):
 @every_kernel
 def test_odd_sizes(variant, T, B, odd, V):
     """Inputs and ids are on their way for up to 16 steps: less than that, and more."""
-    check(launch_of(variant, resident=2), make(T, B, variant.hp - odd, V=V), seeds=2)
+    check(Launch(variant, resident=2), make(T, B, variant.hp - odd, V=V), seeds=2)
 
 
 @pytest.mark.parametrize("V", [None, 5])
@@ -70,7 +63,7 @@ def test_odd_sizes(variant, T, B, odd, V):
 def test_time_that_runs_backwards(variant, V):
     """The same bits as of the sequence turned round."""
     p = make(5, 3, variant.hp - 1, V=V)
-    got, want = run(launch_of(variant, reverse=True), p), run(launch_of(variant), backwards(p))
+    got, want = run(Launch(variant, reverse=True), p), run(Launch(variant), backwards(p))
     for name in ("hs", "dz"):
         assert torch.equal(got[name], want[name].flip(0)), name
     for name in ("h_last", "grad_h0"):
@@ -84,8 +77,7 @@ def test_time_that_runs_backwards(variant, V):
 def test_half_of_each_row(variant, T, B, odd, half):
     """The same bits as of rows that have nothing else, and the other half stays as it is."""
     p = make(T, B, variant.hp - odd)
-    rows = B if variant.unit == "recurrence" else 0  # in groups, more than are fetched at once
-    got, want = (run(Launch(variant, rows, half=each), p) for each in (half, None))
+    got, want = (run(Launch(variant, half=each), p) for each in (half, None))
     for name, value in want.items():
         assert torch.equal(got[name], value), name
     for name in ("hs", "dz"):
@@ -94,29 +86,29 @@ def test_half_of_each_row(variant, T, B, odd, half):
 
 @every_kernel
 def test_relu(variant):
-    check(launch_of(variant), make(4, 3, variant.hp - 3, V=5, relu=True), seeds=2)
+    check(Launch(variant), make(4, 3, variant.hp - 3, V=5, relu=True), seeds=2)
 
 
 @every_kernel
 def test_many_steps_near_spectral_radius_1(variant):
-    check(launch_of(variant), make(60, 1, variant.hp - 4, radius=1.0), seeds=1)
+    check(Launch(variant), make(60, 1, variant.hp - 4, radius=1.0), seeds=1)
 
 
 @pytest.mark.full
 @every_kernel
 def test_more_seeds(variant):
     """The orders of all threads and stores are many; some more of them."""
-    launch = launch_of(variant)
+    launch = Launch(variant)
     check(launch, make(10, launch.rows, variant.hp, V=4), seeds=8)
 
 
 @every_kernel
 def test_what_may_be_absent(variant):
     p = replace(make(4, 3, variant.hp), b_h=None, grad_hs=None)
-    check(launch_of(variant), p, seeds=1)
+    check(Launch(variant), p, seeds=1)
     p = replace(p, grad_hs=torch.randn_like(p.hs), grad_h_last=None)
-    check(launch_of(variant), p, seeds=1)
-    dz, _ = launch_of(variant).backward(p.grad_hs, None, p.hs, p.W_hh, need_h0=False)
+    check(Launch(variant), p, seeds=1)
+    dz, _ = Launch(variant).backward(p.grad_hs, None, p.hs, p.W_hh, need_h0=False)
     assert_close_to_f64("dz", dz, plain(p)["dz"], plain(p.to(torch.float64))["dz"])
 
 
@@ -128,7 +120,7 @@ def test_storage_that_is_aligned_to_nothing(variant):
     p = make(3, 3, variant.hp)
     values = {k: shifted(v) for k, v in vars(p).items() if isinstance(v, Tensor)}
     assert values["x"].data_ptr() % 16 == 4
-    check(launch_of(variant), replace(p, **values), seeds=1)
+    check(Launch(variant), replace(p, **values), seeds=1)
 
 
 @pytest.mark.parametrize(("t", "bad"), [(0, -1), (5, 4), (13, 1 << 40)])
@@ -137,10 +129,10 @@ def test_an_id_out_of_range_is_reported_and_taken_as_0(variant, t, bad):
     p = make(14, 2, variant.hp, V=4)
     wrong, right = p.ids.clone(), p.ids.clone()
     wrong[t, 1], right[t, 1] = bad, 0
-    launch = launch_of(variant)
+    launch = Launch(variant)
     hs, _ = launch.forward(p.x, wrong, p.W_hh, p.b_h, p.h0)
     assert launch.error.item() == BAD_ID
-    assert torch.equal(hs, run(launch_of(variant), replace(p, ids=right))["hs"])
+    assert torch.equal(hs, run(Launch(variant), replace(p, ids=right))["hs"])
 
 
 @every_kernel
@@ -148,7 +140,7 @@ def test_infinity_and_nan_stay_in_their_row(variant):
     """H is padded: infinity times a weight of 0 must not spread from there."""
     p = make(6, 3, variant.hp - 3, relu=True)
     p.x[1, 0, 5], p.x[1, 1, 7] = torch.inf, torch.nan
-    got, want = run(launch_of(variant), p)["hs"], plain(p)["hs"]
+    got, want = run(Launch(variant), p)["hs"], plain(p)["hs"]
     assert got[:, 2].isfinite().all()
     assert torch.equal(got.isnan(), want.isnan())
     assert torch.equal(got.isinf(), want.isinf())
@@ -156,7 +148,7 @@ def test_infinity_and_nan_stay_in_their_row(variant):
 
 @pytest.mark.parametrize("variant", CLUSTERS, ids=name_of)
 def test_a_wait_that_takes_too_long_ends_the_kernel(variant):
-    launch = launch_of(variant, seed=1, wait_limit=0)
+    launch = Launch(variant, seed=1, wait_limit=0)
     p = make(20, launch.rows, variant.hp)
     launch.forward(p.x, p.ids, p.W_hh, p.b_h, p.h0)
     assert launch.error.item() == TIMEOUT
@@ -165,12 +157,7 @@ def test_a_wait_that_takes_too_long_ends_the_kernel(variant):
 @pytest.mark.parametrize(
     "wrong",
     [
-        recurrence(96, 2, 2, 1),  # H is padded to a multiple of 128
-        recurrence(512, 1, 8, 1),
-        recurrence(512, 3, 8, 1),
-        recurrence(512, 16, 16, 1),  # two columns per warp
-        recurrence(128, 2, 4, 1, smem_chunks=2),  # has one chunk
-        cluster(448, 8, 1),
+        cluster(448, 8, 1),  # H is padded to a multiple of 128
         cluster(512, 3, 1),
         cluster(128, 32, 1),
         cluster(512, 8, 3),

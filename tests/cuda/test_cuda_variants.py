@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rnnfast.backends.cuda import kernel_table
 from support.emulator import build
 from support.emulator.checks import check
 from support.emulator.recurrence import (
@@ -11,7 +12,6 @@ from support.emulator.recurrence import (
     cluster,
     large_batch,
     name_of,
-    recurrence,
     single_block,
 )
 from support.problems import make
@@ -19,20 +19,9 @@ from support.sweep import sweep
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 
-# Each number of outputs per lane (1, 2, 4) and of lanes that hold the same output; weights in
-# registers and shared memory.
-GROUPS = [
-    recurrence(128, 2, 4, 8),
-    recurrence(128, 4, 2, 4),
-    recurrence(128, 4, 4, 1),
-    recurrence(128, 8, 2, 4),
-    recurrence(128, 16, 1, 2),
-    recurrence(256, 4, 4, 2, smem_chunks=1),
-    recurrence(384, 4, 6, 1, smem_chunks=3),
-]
 # Weights in shared memory, several turns of sending, blocks of 2 to 12 warps; and the table's.
-FEW_ROWS = [cluster(256, 8, 2, 1), cluster(256, 16, 2), cluster(384, 4, 1, 3), cluster(384, 8, 2)]
-LARGE = [cluster(512, 16, 1), cluster(512, 8, 2), cluster(1024, 16, 2, 3)]
+CLUSTERS = [cluster(256, 8, 2, 1), cluster(256, 16, 4), cluster(384, 4, 1, 3), cluster(384, 8, 2)]
+LARGE = [v for v in kernel_table.table() if v.unit == "cluster" and v.hp >= 384]
 # Two and four blocks' parts of h for each group of warps, low halves in shared memory, every tile.
 TENSOR_CORES = [
     large_batch(256, 16, product=1),
@@ -52,8 +41,8 @@ ONE_BLOCK = [
     single_block(256, 16, smem_slots=5),
     single_block(256, 8, rows=2, smem_slots=2),
 ]
-ALL = [*GROUPS, *FEW_ROWS, *LARGE, *TENSOR_CORES, *ONE_BLOCK]
-QUICK = [GROUPS[0], *FEW_ROWS, *ONE_BLOCK]
+ALL = [*CLUSTERS, *LARGE, *TENSOR_CORES, *ONE_BLOCK]
+QUICK = [*CLUSTERS, *ONE_BLOCK]
 
 
 @pytest.mark.parametrize("V", [None, 7])

@@ -81,31 +81,12 @@ def test_nvcc_accepts_the_kernels():
 
 
 def test_the_gate_names_what_got_worse():
-    table = {"a": {"registers": 100, "shared_bytes": 0, "loop": 50}}
-    more = {"a": {"registers": 101, "shared_bytes": 16, "loop": 51}}
+    table = {"a": {"registers": 100, "shared_bytes": 0}}
+    more = {"a": {"registers": 101, "shared_bytes": 16}}
     assert cuda_resources.worse(table, table) == []
     assert cuda_resources.worse({"a": {"registers": 90, "shared_bytes": 0}}, table) == []
     assert cuda_resources.worse(more, table) == [
         "a: registers 101, at most 100",
         "a: shared_bytes 16, at most 0",
-        "a: loop 51, at most 50",
     ]
     assert "not in cuda_resources.json" in cuda_resources.worse(more, {})[0]
-
-
-def test_loops_are_counted():
-    assembly = """
-.text.k:
-        /*0000*/                   LDC R1, c[0x0][0x28] ;
-.L_x_1:
-        /*0010*/                   LDS.128 R4, [R2] ;
-.L_x_2:
-        /*0020*/                   FFMA R8, R4, R5, R8 ;
-        /*0030*/              @!P0 BRA `(.L_x_2) ;
-        /*0040*/              @P1  BRA `(.L_x_1) ;
-        /*0050*/                   EXIT ;
-.L_x_3:
-        /*0060*/                   BRA `(.L_x_3);
-"""
-    assert cuda_resources.smallest_loop(assembly) == 2
-    assert cuda_resources.smallest_loop(assembly.replace("FFMA", "IADD3")) == 0

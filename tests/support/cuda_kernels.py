@@ -315,7 +315,7 @@ def decode(
         grid=-(-B // rows) * cluster,
         cluster=cluster,
         block=32 * warps,
-        shared_bytes=needs.fixed_bytes,
+        shared_bytes=needs.shared_bytes,
         seed=seed,
         resident=resident,
     )

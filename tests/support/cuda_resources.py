@@ -2,11 +2,9 @@
 
     python tests/support/cuda_resources.py [--compiler nvcc] [--arch 90a] [--every 4 | --write]
 
-Compiles every kernel that kernel_table.py lists and compares its registers, its shared memory and
-the instructions of its loop over groups of rows with the table in cuda_resources.json. Fails
-where one takes more, or spills a register; --write makes the present figures the table, --every 4
-takes a fourth of the kernels. The loop is counted where there is an nvdisasm: on the PATH or in
-Triton's package.
+Compiles every kernel that kernel_table.py lists and compares its registers and its shared memory
+with the table in cuda_resources.json. Fails where one takes more, or spills a register; --write
+makes the present figures the table, --every 4 takes a fourth of the kernels.
 """
 
 from __future__ import annotations
@@ -14,13 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 
 from rnnfast.backends import library
@@ -30,7 +26,7 @@ from rnnfast.backends.cuda.nvrtc import Compiled
 TABLE = Path(__file__).parent / "cuda_resources.json"
 ARCHS = ("80", "90a", "100", "120")
 
-Figures = dict[str, int]  # registers, shared_bytes, loop
+Figures = dict[str, int]  # registers, shared_bytes
 
 
 def kernels(arch: str) -> list[kernel_table.Kernels]:
@@ -85,56 +81,7 @@ def measure(
             "registers": resources.registers,
             "shared_bytes": resources.shared_bytes + each.shared_bytes,
         }
-        if each.unit == "recurrence" and (loop := loop_of(made.image)):
-            figures["loop"] = loop
         yield f"sm_{arch} {name} {options}", figures, resources.spill_bytes
-
-
-def loop_of(image: bytes) -> int:
-    """Instructions of the smallest loop that multiplies; 0 where they cannot be counted."""
-    program = disassembler()
-    if program is None:
-        return 0
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(image)
-        file.flush()
-        done = subprocess.run(
-            [program, "-c", file.name], capture_output=True, text=True, check=False
-        )
-    if done.returncode:  # of an older CUDA than the image
-        return 0
-    return smallest_loop(done.stdout)
-
-
-_LINE = re.compile(r"^(?:\.(\w+):|\s+/\*\w+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*))", re.MULTILINE)
-
-
-def smallest_loop(assembly: str) -> int:
-    labels: dict[str, int] = {}
-    instructions: list[str] = []
-    loops = []
-    for label, opcode, rest in _LINE.findall(assembly):
-        if label:
-            labels[label] = len(instructions)
-            continue
-        instructions.append(opcode)
-        target = re.search(r"`\(\.(\w+)\)", rest)
-        if opcode.startswith("BRA") and target and target[1] in labels:
-            loop = instructions[labels[target[1]] :]
-            if any(each.startswith(("FFMA", "HMMA", "FFMA2")) for each in loop):
-                loops.append(len(loop))
-    return min(loops, default=0)
-
-
-def disassembler() -> str | None:
-    if found := shutil.which("nvdisasm"):
-        return found
-    spec = find_spec("triton")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder, "backends", "nvidia", "bin", "nvdisasm")
-        if path.exists():
-            return str(path)
-    return None
 
 
 def worse(got: dict[str, Figures], table: dict[str, Figures]) -> list[str]:

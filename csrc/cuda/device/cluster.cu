@@ -1,12 +1,12 @@
-// The recurrence over all steps in one launch for few rows of the batch, one or two in each cluster
-// of blocks, W_hh held on the chip: rnn_forward, rnn_backward.
+// The recurrence over all steps in one launch by clusters of blocks, each with up to four rows of
+// the batch, W_hh held on the chip: rnn_forward, rnn_backward.
 //
 // Macros, given with -D (cluster_shape.h says what a valid variant is):
 //   RF_BACKWARD     0: rnn_forward(RnnForwardParams), 1: rnn_backward(RnnBackwardParams)
 //   RF_HP           H rounded up to a multiple of 128
 //   RF_CLUSTER      blocks per cluster: 2, 4, 8, 16 (16 needs the attribute for sizes that are not
 //                   portable)
-//   RF_ROWS         batch rows of a cluster: 1 or 2
+//   RF_ROWS         batch rows of a cluster: 1, 2 or 4
 //   RF_SMEM_CHUNKS  of each thread's RF_HP / 128 chunks of weights, how many lie in shared memory;
 //                   the others lie in registers
 //   RF_CELL         a code of csrc/cells/cells.h

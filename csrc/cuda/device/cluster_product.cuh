@@ -19,8 +19,8 @@ using Math = BranchFreeMath;
 using CourseHere = Course<kRows, kBackward>;
 using UnitHere = Unit<Activation, Math, kBackward>;
 
-// The output that a lane ends up with: a column of the warp's 8 and a row. Lanes 8 or 16 apart have
-// copies of it; the first of them is its owner.
+// The output that a lane ends up with: a column of the warp's 8 and a row. With fewer than four
+// rows several lanes have copies of it; the first of them is its owner.
 struct Output {
   int row, column, warp_column;  // in the cluster; of H; where the warp's columns begin
   bool is_owner;
@@ -81,10 +81,14 @@ class Product {
   // what a lane keeps then lies in slot 0 and what it gives away in the others, on every lane, and
   // the exchange needs no selects. Each turn halves the sums of a lane.
   RF_DEVICE static float reduced(float (&sums)[kRows][kWarpColumns]) {
-    if constexpr (kRows == 2) {
 #pragma unroll
-      for (int c = 0; c < kWarpColumns; ++c) {
-        sums[0][c] += __shfl_xor_sync(kAllLanes, sums[1][c], kWarpColumns);
+    for (int half = kRows / 2; half >= 1; half /= 2) {
+#pragma unroll
+      for (int r = 0; r < half; ++r) {
+#pragma unroll
+        for (int c = 0; c < kWarpColumns; ++c) {
+          sums[r][c] += __shfl_xor_sync(kAllLanes, sums[r + half][c], half * kWarpColumns);
+        }
       }
     }
 #pragma unroll

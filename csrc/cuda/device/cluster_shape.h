@@ -34,8 +34,8 @@ struct ClusterShape {
   constexpr bool is_valid() const {
     return hp > 0 && hp % kChunk == 0 &&
            (cluster == 2 || cluster == 4 || cluster == 8 || cluster == 16) &&
-           columns() % kWarpColumns == 0 && threads() <= 512 && (rows == 1 || rows == 2) &&
-           smem_chunks >= 0 && smem_chunks <= chunks();
+           columns() % kWarpColumns == 0 && threads() <= 512 &&
+           (rows == 1 || rows == 2 || rows == 4) && smem_chunks >= 0 && smem_chunks <= chunks();
   }
 };
 

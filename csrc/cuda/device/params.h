@@ -17,7 +17,7 @@ enum Error : int {
   kErrorUniform = 4   // a uniform number outside [0, 1)
 };
 
-// ---- the recurrence: recurrence.cu, cluster.cu, large_batch.cu, single_block.cu
+// ---- the recurrence: cluster.cu, large_batch.cu, single_block.cu
 
 // What a call may have beyond the plain recurrence, for kernels that are compiled with RF_OPTIONS.
 // With it ids, x, hs and the gradients point to time 0, and from one step to the next time goes by

@@ -6,7 +6,6 @@
 #include "cuda/device/cluster_shape.h"
 #include "cuda/device/decode_shape.h"
 #include "cuda/device/large_batch_shape.h"
-#include "cuda/device/recurrence_shape.h"
 #include "cuda/device/single_block_shape.h"
 
 namespace rnnfast::cuda {
@@ -14,26 +13,16 @@ namespace rnnfast::cuda {
 namespace {
 
 struct Needs {
-  int64_t threads;      // of a block
-  int64_t fixed_bytes;  // of shared memory
-  int64_t group_bytes;  // of shared memory for each group of rows; 0: a block has one
+  int64_t threads;       // of a block
+  int64_t shared_bytes;  // ... dynamic
 };
-
-// `m` has the macros in the order of the shape's members, then whether the pass is backward.
-bool needs_of_recurrence(const int* m, Needs* needs) {
-  const RecurrenceShape shape{m[0], m[1], m[2], m[3], m[4], m[5] != 0};
-  if (!shape.is_valid()) return false;
-  const int64_t fixed = shape.shared_bytes(0);
-  *needs = {shape.threads(), fixed, shape.shared_bytes(1) - fixed};
-  return true;
-}
 
 // `m` has the macros in the order of the shape's members, then whether the pass is backward and the
 // cell leaky.
 bool needs_of_cluster(const int* m, Needs* needs) {
   const ClusterShape shape{m[0], m[1], m[2], m[3], m[4] != 0, m[5] != 0};
   if (!shape.is_valid()) return false;
-  *needs = {shape.threads(), shape.shared_bytes(), 0};
+  *needs = {shape.threads(), shape.shared_bytes()};
   return true;
 }
 
@@ -41,7 +30,7 @@ bool needs_of_cluster(const int* m, Needs* needs) {
 bool needs_of_large_batch(const int* m, Needs* needs) {
   const LargeBatchShape shape{m[0], m[1], m[2], m[3]};
   if (!shape.is_valid()) return false;
-  *needs = {shape.kThreads, shape.shared_bytes(), 0};
+  *needs = {shape.kThreads, shape.shared_bytes()};
   return true;
 }
 
@@ -50,7 +39,7 @@ bool needs_of_large_batch(const int* m, Needs* needs) {
 bool needs_of_single_block(const int* m, Needs* needs) {
   const SingleBlockShape shape{m[0], m[1], m[2], m[3], m[4] != 0, m[5] != 0};
   if (!shape.is_valid()) return false;
-  *needs = {shape.threads(), shape.shared_bytes(), 0};
+  *needs = {shape.threads(), shape.shared_bytes()};
   return true;
 }
 
@@ -58,7 +47,7 @@ bool needs_of_single_block(const int* m, Needs* needs) {
 bool needs_of_decode(const int* m, int64_t H, int64_t V, Needs* needs) {
   const DecodeShape shape{m[0], m[1], m[2], m[3], m[4]};
   if (!shape.is_valid()) return false;
-  *needs = {shape.threads(), DecodeLayout(shape, H, V, m[5] != 0).bytes, 0};
+  *needs = {shape.threads(), DecodeLayout(shape, H, V, m[5] != 0).bytes};
   return true;
 }
 
@@ -70,7 +59,6 @@ bool needs_of_decode(const int* m, int64_t H, int64_t V, Needs* needs) {
 extern "C" __attribute__((visibility("default"))) int rnnfast_cuda_needs(
     const char* unit, const int* macros, int64_t H, int64_t V, rnnfast::cuda::Needs* needs) {
   using namespace rnnfast::cuda;
-  if (std::strcmp(unit, "recurrence") == 0) return needs_of_recurrence(macros, needs);
   if (std::strcmp(unit, "cluster") == 0) return needs_of_cluster(macros, needs);
   if (std::strcmp(unit, "large_batch") == 0) return needs_of_large_batch(macros, needs);
   if (std::strcmp(unit, "single_block") == 0) return needs_of_single_block(macros, needs);

@@ -38,14 +38,14 @@ def decide(question: Question, limits: Limits, resident: Callable[[Plan], int]) 
 def _fit(variant: Variant, question: Question, limits: Limits) -> Plan | None:
     for holds_tables in (True, False):  # W_xh and W_hq in shared memory, where there is room
         needs = variant.needs(holds_tables, H=question.H, V=question.V)
-        if needs is None or needs.fixed_bytes > limits.shared_bytes:
+        if needs is None or needs.shared_bytes > limits.shared_bytes:
             continue
         rows = variant["ROWS"]
         geometry = Geometry(
             -(-question.B // rows) * variant.cluster,
             variant.cluster,
             needs.threads,
-            needs.fixed_bytes,
+            needs.shared_bytes,
         )
         options = variant.options(HOLDS_TABLES=holds_tables, CELL=question.cell)
         return Plan("decode", "decode", options, geometry, rows)

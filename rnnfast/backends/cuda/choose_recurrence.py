@@ -1,14 +1,13 @@
 """Which variant of a recurrence's kernel runs: by H, batch, products and what the device has.
 
-For a call, each row of the table that fits the device gets as many sequences per cluster as the
-clusters that run at once leave it, and a time per step from the cycles in the table:
+For a call, each row of the table that fits the device has a time per step from its cycles, the
+blocks on one multiprocessor, and how often as many as run at once must run:
 
-    step = waves * max(groups * issue, issue + latency)
+    step = waves * max(blocks * issue, issue + latency)
 
-Every group of rows takes `issue` cycles of the busiest unit of a multiprocessor, and `latency` more
-until its next step can begin; what one group waits for, the other groups on the multiprocessor
-hide, those of other blocks included. The smallest time wins, also against a matrix product and a
-kernel for every step.
+A block takes `issue` cycles of the busiest unit of a multiprocessor, and `latency` more until its
+next step can begin; what one block waits for, the others on the multiprocessor hide. The smallest
+time wins, also against a matrix product and a kernel for every step.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 
 from rnnfast.backends.cuda import bridge, precision
 from rnnfast.backends.cuda.bridge import Geometry, Limits, Plan, Question
-from rnnfast.backends.cuda.kernel_table import LEAKY_CELLS, TANH, Needs, Variant, padded, table
+from rnnfast.backends.cuda.kernel_table import LEAKY_CELLS, TANH, Variant, table
 
 CYCLES_PER_US = 1.9e3  # of the table, whatever the device's clock is
 # How many clusters an H100 runs at once, by their size, of 132 multiprocessors [measured]. Until
@@ -105,7 +104,7 @@ def candidates(question: Question, limits: Limits, known: dict[Variant, int]) ->
         if (
             variant.unit != "decode"
             and variant.runs_on(limits.compute_capability, question.has_options)
-            and variant.hp == padded(question.H, variant.unit)
+            and variant.hp >= question.H
             and precision.is_allowed(variant.product, _least_exact(question))
             and (choice := fit(variant, question, limits, known.get(variant)))
         ):
@@ -135,37 +134,27 @@ def fit(
         return None
     if resident is None:
         resident = _assumed(variant, limits)
-    room = _groups(needs, limits)
-    if resident < 1 or room < 1:
+    if resident < 1 or needs.shared_bytes > limits.shared_bytes:
         return None
-    of_group = variant["ROWS"]
-    share = -(-question.B // resident)  # rows per cluster if all are to run at once
-    groups = min(room, -(-share // of_group))
-    used = -(-question.B // (groups * of_group))
+    used = -(-question.B // variant["ROWS"])
     if variant.cluster > 1:  # fewer rows each, where that takes no further wave
         used = min(-(-used // resident) * resident, question.B)
     rows = -(-question.B // used)  # as even as it goes
     used = -(-question.B // rows)
-    groups, waves = -(-rows // of_group), -(-used // resident)
-    sharing = -(-min(used, resident) * variant.cluster // limits.multiprocessors)
+    waves = -(-used // resident)
+    blocks = -(-min(used, resident) * variant.cluster // limits.multiprocessors)
     geometry = Geometry(
         grid=used * variant.cluster,
         cluster=variant.cluster,
         block=needs.threads,
-        shared_bytes=needs.fixed_bytes + groups * needs.group_bytes,
+        shared_bytes=needs.shared_bytes,
     )
     options = variant.recurrence_options(question.operation, question.cell, question.has_options)
     by_ids = options[-1 if question.V > 0 else 0]
     plan = Plan(variant.unit, question.operation, by_ids, geometry, rows)
-    step = waves * max(sharing * groups * cycles.issue, cycles.issue + cycles.latency)
+    step = waves * max(blocks * cycles.issue, cycles.issue + cycles.latency)
     source = cycles.source + ", of the kernel without options" * question.has_options
     return Choice(variant, plan, resident, waves, step / CYCLES_PER_US, source)
-
-
-def _groups(needs: Needs, limits: Limits) -> int:
-    """For how many groups of rows a block has room."""
-    room = limits.shared_bytes - needs.fixed_bytes
-    return room // needs.group_bytes if needs.group_bytes else int(room >= 0)
 
 
 def _assumed(variant: Variant, limits: Limits) -> int:

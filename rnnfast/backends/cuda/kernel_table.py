@@ -1,8 +1,14 @@
 """The table of the kernels' variants, what each of them needs, and all kernels that may run.
 
 A row of kernel_table.json is a unit of csrc/cuda/device/ with its macros (RF_...), where it can
-run, and what a step of it takes. `cycles` were measured on a device of that compute capability;
-`predicted` are those of a prototype of the kernel, which was measured on an H100.
+run, and what a step of it takes. `cycles` were measured on a device of the compute capability that
+they stand under, or are predictions for an H100: those of a "prototype" of the kernel, which was
+measured there, or follow from its "other sizes". For `rows` of a cluster of C blocks these are
+
+    325 + 15 C + 2.5 f + (rows - 1) (290 + 1.12 f),  f = HP^2 / C / 128,
+
+with f FFMAs of a row for each lane of a multiprocessor; 13 sizes of the prototype are within 9 % of
+it. A backward step is taken to be 10 % longer.
 """
 
 from __future__ import annotations
@@ -20,7 +26,6 @@ from rnnfast.backends.cuda import bridge
 
 # Of the variants in the table, in the order of the members of the unit's shape.
 MACROS = {
-    "recurrence": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS"),
     "cluster": ("HP", "CLUSTER", "ROWS", "SMEM_CHUNKS"),
     "large_batch": ("HP", "CLUSTER", "ROWS", "PRODUCT"),
     "single_block": ("HP", "LANES", "ROWS", "SMEM_SLOTS"),
@@ -54,7 +59,7 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Cycles:
-    """What a step takes: max(groups * issue, issue + latency), for so many groups of rows."""
+    """What a step takes: max(n * issue, issue + latency), with n blocks on a multiprocessor."""
 
     source: str  # which measurement this is
     issue: float
@@ -66,8 +71,7 @@ class Needs:
     """What the launch of a variant takes of a multiprocessor."""
 
     threads: int
-    fixed_bytes: int  # of shared memory
-    group_bytes: int  # ... and for each group of rows; 0: a block has one
+    shared_bytes: int
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,8 @@ class Variant:
     macros: tuple[int, ...]
     least_capability: int = 80
     most_capability: int = 999
-    # {"90": {"rnn_forward": [issue, latency], ...}}
+    # {"90": {"rnn_forward": [issue, latency], ...}}, the most trustworthy first
     cycles: dict[str, dict[str, list[float]]] = field(default_factory=dict, hash=False)
-    predicted: dict[str, list[float]] = field(default_factory=dict, hash=False)
     # Above it the kernels that know lengths, resets and leaky cells (RF_OPTIONS) spill registers.
     most_capability_with_options: int = 999
 
@@ -134,15 +137,20 @@ class Variant:
 
     def cycles_of(self, operation: str, capability: int) -> Cycles | None:
         """None: the variant is not for this operation."""
-        if here := self.cycles.get(str(capability), {}).get(operation):
-            return Cycles("measured", *here)
-        if prototype := self.predicted.get(operation):
-            return Cycles("predicted, from a prototype on an H100", *prototype)
-        for other, measured in self.cycles.items():
-            if there := measured.get(operation):
-                source = f"not measured on this device; on one of {int(other) / 10}"
-                return Cycles(source, *there)
+        here = str(capability)
+        for origin in (here, *self.cycles):
+            if found := self.cycles.get(origin, {}).get(operation):
+                return Cycles("measured" if origin == here else _elsewhere(origin), *found)
         return None
+
+
+def _elsewhere(origin: str) -> str:
+    """Where cycles come from that were not measured on this kind of device."""
+    if origin == "prototype":
+        return "predicted, from a prototype on an H100"
+    if origin == "other sizes":
+        return "predicted, from other sizes of a prototype on an H100"
+    return f"not measured on this device; on one of {int(origin) / 10}"
 
 
 @functools.cache
@@ -156,11 +164,6 @@ def from_row(row: dict[str, Any]) -> Variant:
     names = MACROS[row["unit"]]
     others = {name: value for name, value in row.items() if name not in names}
     return Variant(macros=tuple(row.get(name, 0) for name in names), **others)
-
-
-def padded(H: int, unit: str) -> int:
-    """The least H from H on that the table has for a unit; 0: none."""
-    return min((v.hp for v in table() if v.unit == unit and v.hp >= H), default=0)
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,7 @@ def _recurrences(variant: Variant, capability: int) -> Iterator[Kernels]:
         for cell, has_options in calls:
             if needs := variant.needs(backward, cell in LEAKY_CELLS):
                 for options in variant.recurrence_options(operation, cell, has_options):
-                    yield Kernels(variant.unit, options, needs.fixed_bytes + needs.group_bytes)
+                    yield Kernels(variant.unit, options, needs.shared_bytes)
 
 
 def _decodes(variant: Variant, _capability: int) -> Iterator[Kernels]:
@@ -209,12 +212,12 @@ def _decodes(variant: Variant, _capability: int) -> Iterator[Kernels]:
 
 
 _OF_UNIT = {
-    **dict.fromkeys(("recurrence", "cluster", "large_batch", "single_block"), _recurrences),
+    **dict.fromkeys(("cluster", "large_batch", "single_block"), _recurrences),
     "decode": _decodes,
 }
 
 
 @functools.cache
 def _needs(unit: str, macros: tuple[int, ...], H: int, V: int) -> Needs | None:
-    needs = (ctypes.c_int64 * 3)()
+    needs = (ctypes.c_int64 * 2)()
     return Needs(*needs) if bridge.needs(unit, macros, H, V, needs) else None

@@ -4,7 +4,7 @@
 // How to use it. build.py compiles one unit (a .cu file with its -D options) to a shared object:
 //
 //   from emulator import build
-//   unit = build.Unit("recurrence", "-DRF_HP=64 -DRF_CLUSTER=2 ...", "rnn_forward")
+//   unit = build.Unit("cluster", "-DRF_HP=128 -DRF_CLUSTER=2 ...", "rnn_forward")
 //   unit.launch("rnn_forward", params, grid=4, cluster=2, block=64, shared_bytes=4096, seed=3)
 //
 // where params is a ctypes.Structure like the kernel's; what was compiled stays in build/emulator.

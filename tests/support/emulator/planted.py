@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from rnnfast.backends.cuda.kernel_table import Variant
-from support.emulator.recurrence import cluster, large_batch, recurrence, single_block
+from support.emulator.recurrence import cluster, large_batch, single_block
 from support.problems import Problem, make
 
 Patch = tuple[str, str, str]  # a file of the device code, its text, and other text
@@ -25,7 +25,6 @@ class Protocol:
     quick: tuple[str, ...]  # those of every test run
     races: tuple[str, ...]  # those that ThreadSanitizer names
     steps: int  # under ThreadSanitizer
-    groups: int = 1  # of rows, in a cluster
     harmless: Patch | None = None  # the last barrier, which the proof does not need
 
 
@@ -45,49 +44,9 @@ def _with_infinity() -> Problem:
 LAST_BARRIER = "cluster_barrier();  // no block leaves", "// no block leaves"
 
 
-def _groups() -> Protocol:
-    steps, exchange, inputs = (f"recurrence_{x}.cuh" for x in ("steps", "exchange", "inputs"))
-    announce, wait = (
-        "mbarrier_expect(arrived_, kGroupBytes);",
-        "    wait_copies();\n    __syncwarp();",
-    )
-    target = "const int block = first_target(lane) + i * kLanesPerValue"
-    fewer, more = (announce.replace("Bytes", f"Bytes {by} 16") for by in "-+")
-    bugs = {
-        "h is kept once": (exchange, "keep_in_register(R * kHp)", "0"),
-        "nothing is announced after the first": (exchange, announce, ";"),
-        "16 bytes too few are announced": (exchange, announce, fewer),
-        "16 bytes too many are announced": (exchange, announce, more),
-        "mbarriers are used too early": (
-            steps,
-            "cluster_barrier();\n  In",
-            "__syncthreads();\n  In",
-        ),
-        "nobody waits for h": (exchange, "running_ && !ends_in_time(", "false && !ends_in_time("),
-        "waits for the wrong parity": (exchange, "parity_ = (s - 1)", "parity_ = s"),
-        "a warp of padding does not send": (
-            exchange,
-            "if (!sends_)",
-            "if (!sends_ || to_ % kHp >= 96)",
-        ),
-        "a block sends to all but itself": (exchange, target, f"{target} + !first_target(lane)"),
-        "inputs are read before they have come": (inputs, f"{wait}\n    if (s", "    if (s"),
-    }
-    return Protocol(
-        variant=recurrence(128, 4, 2, 2),
-        problems=lambda: [make(9, 4, 96)],
-        seeds=40,
-        bugs=bugs,
-        quick=("nobody waits for h",),
-        races=("nobody waits for h", "h is kept once"),
-        steps=6,
-        groups=2,
-        harmless=(steps, *LAST_BARRIER),
-    )
-
-
 def _cluster() -> Protocol:
-    unit, exchange, inputs = "cluster.cu", "cluster_exchange.cuh", "cluster_inputs.cuh"
+    unit = "cluster.cu"
+    exchange, inputs, product = (f"cluster_{x}.cuh" for x in ("exchange", "inputs", "product"))
     announce = "threadIdx.x == 0 && s + 2 <= last_) mbarrier_expect(full(s & 1), kBytes)"
     half = announce.replace("kBytes", "kBytes / 2")
     came, later = "wait_copies_but<kAhead - 1>();", "wait_copies_but<kAhead>();"
@@ -108,11 +67,13 @@ def _cluster() -> Protocol:
         ),
         "inputs are read before they have come": (inputs, came, ""),
         "ids are read before they have come": (inputs, came, later),
-        "a slot holds another column": ("cluster_product.cuh", "c ^ (output", "c + 0 * (output"),
+        "a slot holds another column": (product, "c ^ (output", "c + 0 * (output"),
+        "a row's sum goes to another": (product, "sums[r + half][c]", "sums[half][c]"),
+        "a lane has the row of another": (product, "lane / 8 % kRows", "lane / 8 % 2"),
     }
     return Protocol(
-        variant=cluster(128, 4, 2),
-        problems=lambda: [make(12, 2, 120, V=5)],
+        variant=cluster(128, 4, 4),
+        problems=lambda: [make(12, 4, 120, V=5)],
         seeds=30,
         bugs=bugs,
         quick=("nobody waits for h", "a part is sent before it is written"),
@@ -189,6 +150,4 @@ def _single_block() -> Protocol:
     )
 
 
-PROTOCOLS = {
-    each.variant.unit: each for each in (_groups(), _cluster(), _large_batch(), _single_block())
-}
+PROTOCOLS = {each.variant.unit: each for each in (_cluster(), _large_batch(), _single_block())}

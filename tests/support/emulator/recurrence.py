@@ -16,10 +16,6 @@ from support.emulator.params import params
 NONE, BAD_ID, BAD_TARGET, TIMEOUT = range(4)  # the error word
 
 
-def recurrence(hp: int, cluster: int, warps: int, rows: int, smem_chunks: int = 0) -> Variant:
-    return Variant("recurrence", (hp, cluster, warps, rows, smem_chunks))
-
-
 def cluster(hp: int, cluster: int, rows: int, smem_chunks: int = 0) -> Variant:
     return Variant("cluster", (hp, cluster, rows, smem_chunks))
 
@@ -68,7 +64,7 @@ class Launch:
     """A variant and how it is to run."""
 
     variant: Variant
-    rows: int = 0  # of the batch per cluster; 0: as many as the variant has at once
+    rows: int = 0  # of the batch per cluster; 0: as many as the variant has
     seed: int = 0
     resident: int = 1
     first: int = 0  # the clusters before this one are not run
@@ -113,7 +109,6 @@ class Launch:
         needs = needs_of(self.variant, backward, cell)
         kernel = "Backward" if backward else "Forward"
         given = {key: value for key, value in values.items() if value is not None}
-        groups = -(-self.rows // self.variant["ROWS"])
         has_options = "options" in given
         unit(self.variant, backward, cell, "ids" in given, has_options, self.patch).launch(
             f"rnn_{kernel.lower()}",
@@ -125,7 +120,7 @@ class Launch:
             grid=-(-B // self.rows) * self.variant.cluster,
             cluster=self.variant.cluster,
             block=needs.threads,
-            shared_bytes=needs.fixed_bytes + groups * needs.group_bytes,
+            shared_bytes=needs.shared_bytes,
             seed=self.seed,
             resident=self.resident,
             first=self.first,
