@@ -213,9 +213,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward_plain(std::optional<Tens
                                                               std::optional<Tensor> grad_h_last,
                                                               Tensor hs, std::optional<Tensor> ids,
                                                               int64_t V, Tensor W_hh, Tensor h0,
-                                                              int64_t cell, Needs needs) {
-  LayerGradients out = run_backward({std::move(grad_hs), std::move(grad_h_last)}, std::move(hs),
-                                    ids, V, std::move(W_hh), std::move(h0), cell, needs, {});
+                                                              int64_t cell, Needs needs,
+                                                              bool transposed) {
+  LayerGradients out =
+      run_backward({std::move(grad_hs), std::move(grad_h_last)}, std::move(hs), ids, V,
+                   std::move(W_hh), std::move(h0), cell, needs, {.transposed = transposed});
   return {std::move(out.x), std::move(out.W_hh.tensor), std::move(out.b_h.tensor),
           std::move(out.h0.tensor)};
 }

@@ -155,8 +155,8 @@ Library define_operators(const char* name_space) {
           "Tensor? resets=None, bool resets_to_h0=False, Tensor? leak=None, "
           "Tensor(a!)? saved=None) -> (Tensor hs, Tensor h_last)")
       .def(
-          "rnn.plain(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, int cell) "
-          "-> (Tensor hs, Tensor h_last)")
+          "rnn.plain(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, int cell, "
+          "bool transposed=False) -> (Tensor hs, Tensor h_last)")
       .def(
           "rnn_backward(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
           "Tensor W_hh, Tensor h0, int cell, bool need_W_hh, bool need_b_h, bool need_h0, "
@@ -166,7 +166,8 @@ Library define_operators(const char* name_space) {
           "Tensor grad_leak)")
       .def(
           "rnn_backward.plain(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
-          "Tensor W_hh, Tensor h0, int cell, bool need_W_hh, bool need_b_h, bool need_h0) "
+          "Tensor W_hh, Tensor h0, int cell, bool need_W_hh, bool need_b_h, bool need_h0, "
+          "bool transposed=False) "
           "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0)")
       .def(
           "rnn_logits(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor W_hq, Tensor b_q, "

@@ -42,6 +42,9 @@ class Compiled(Backend):
             op = self.plain_layer(r, saves)
             hs, h_last = op(r.x, r.ids, r.W_hh, r.b_h, r.h0, code)
             return hs, h_last, None
+        if r[7:] == _NO_OPTIONS[1:]:
+            hs, h_last = self.ops(r.x).rnn.plain(*r[1:6], code, r.transposed)
+            return hs, h_last, None
         saved = None
         if saves and r.leak is not None:
             saved = r.x.new_empty(r.x.shape if r.ids is None else (*r.ids.shape, r.x.shape[-1]))
@@ -49,15 +52,15 @@ class Compiled(Backend):
         return hs, h_last, saved
 
     def plain_layer(self, r: Recurrence, saves: bool) -> Any:
-        """The operator for a call without options: its overload for those takes 0.8 us less."""
+        """The operator for a call without options: its overload for those takes 1.5 us less."""
         return self.ops(r.x).rnn.plain
 
     def rnn_backward(self, a: Adjoint) -> Gradients:
         """As `Reference.rnn_backward`, by one operator."""
         r, op = a.call, self.ops(a.hs).rnn_backward
         args = (a.grad_hs, a.grad_h_last, a.hs, r.ids, a.V, r.W_hh, r.h0, CELLS[r.cell].code)
-        if r[6:] == _NO_OPTIONS:
-            return Gradients(*op.plain(*args, *a.needs))
+        if r[7:] == _NO_OPTIONS[1:]:
+            return Gradients(*op.plain(*args, *a.needs, r.transposed))
         x, W_hh, b_h, h0, leak = op.default(*args, *a.needs, *r[6:], a.saved)
         return Gradients(x, W_hh, b_h, h0, leak if r.leak is not None else None)
 

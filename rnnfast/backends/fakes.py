@@ -43,7 +43,7 @@ def register() -> None:
 
     @fake("rnnfast::rnn_backward.plain")
     def backward_shapes(  # type: ignore[no-untyped-def]
-        grad_hs, grad_h_last, hs, ids, V, W_hh, h0, cell, need_W_hh, need_b_h, need_h0
+        grad_hs, grad_h_last, hs, ids, V, W_hh, h0, cell, need_W_hh, need_b_h, need_h0, *_options
     ):
         return (
             hs.new_empty(hs.shape if ids is None else (V, hs.shape[-1])),

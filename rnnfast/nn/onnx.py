@@ -64,8 +64,9 @@ def _check(rnn: RNN, input: Any, resets: Tensor | None) -> None:
 def _layer(rnn: RNN, layer: int, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
     """x [T, B, I] and h0 [D, B, H] to hs [T, B, D * H] and h_last [D, B, H]."""
     D, H = h0.shape[0], rnn.hidden_size
-    kinds = zip(*(rnn._read(D * layer + direction) for direction in range(D)), strict=True)
-    W_ih, W_hh, *b = [torch.stack(kind) for kind in kinds]
+    weights = rnn._read(D * layer, D * (layer + 1))
+    k = len(weights) // D
+    W_ih, W_hh, *b = [torch.stack(weights[i::k]) for i in range(k)]
     hs, h_last = torch.onnx.ops.symbolic_multi_out(
         "RNN",
         (x, W_ih, W_hh, torch.cat(b, 1) if b else None, None, h0),

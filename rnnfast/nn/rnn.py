@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnfast import dispatch
 from rnnfast.backends import Backend
 from rnnfast.backends.arguments import check_number, described
-from rnnfast.nn import dynamo, layer, onnx
+from rnnfast.nn import dynamo, layer, onnx, stack
 
 
 class RNN(torch.nn.RNN):
@@ -222,41 +222,39 @@ class RNN(torch.nn.RNN):
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         """All layers: hs [T, B, directions * H] (packed [N, ...]), and their last states."""
-        rows = self._rows()
         if hx is not None:
-            self.check_hidden_size(hx, (rows, B, self.hidden_size))
+            self.check_hidden_size(hx, (self._rows(), B, self.hidden_size))
         elif self.learns_h0:
             hx = self._start(B)
-        D, last = 2 if self.bidirectional else 1, []
-        axes = (self.hidden_size,) if D == 1 else (D, self.hidden_size)
-        leak = self.leak.expand(axes) if self.is_leaky else None
+        D, H, last = 2 if self.bidirectional else 1, self.hidden_size, []
+        # The layers between two dropouts are one node of autograd.
+        drops = self.dropout > 0 and self.training
+        at_once = 1 if drops else self.num_layers
         if hx is None:
-            states: Any = [self.example.new_zeros((*axes[:-1], B, axes[-1]))] * self.num_layers
-        else:
-            states = hx.unbind() if D == 1 else hx.chunk(self.num_layers)
-        call = layer.Call(backend, self.cell, D, batch_sizes, resets)
-        for i, h0 in enumerate(states):
-            if i > 0 and self.dropout > 0:
-                x = functional.dropout(x, self.dropout, self.training)
-            weights = self._read(i) if D == 1 else self._read(2 * i) + self._read(2 * i + 1)
+            shape = (self._rows(), B, H) if drops else (B, H) if D == 1 else (D, B, H)
+            hx = self.example.new_zeros(shape)
+        leak = self.leak.expand((H,) if D == 1 else (D, H)) if self.is_leaky else None
+        for first, h0 in enumerate(hx.split(D) if drops else (hx,)):
+            x = functional.dropout(x, self.dropout) if first > 0 else x
+            calls = [layer.Call(backend, self.cell, D, batch_sizes, resets)] * at_once
             if self.noise:
-                call = call._replace(noise=self._noise(x, h0, D, generator))
-            x, h_last = layer.run(call, x, h0, leak, weights)
-            last.append(h_last)
-        if D == 1:
-            return x, torch.stack(last)
-        return x, last[0] if len(last) == 1 else torch.cat(last)
+                calls = [call._replace(noise=self._noise(x, D, generator)) for call in calls]
+            weights = self._read(D * first, D * (first + at_once))
+            x, h_n = stack.run(calls, x, h0, leak, weights)
+            last.append(h_n)
+        return x, torch.cat(last) if drops else last[0]
 
-    def _read(self, index: int) -> list[Any]:
-        """The weights of a layer and direction; what is a parameter needs no search by torch."""
+    def _read(self, begin: int, end: int) -> list[Any]:
+        """The weights of layers and directions; what is a parameter needs no search by torch."""
         stored = self._parameters
         return [
             stored[name] if name in stored else getattr(self, name)
-            for name in self._all_weights[index]
+            for names in self._all_weights[begin:end]
+            for name in names
         ]
 
-    def _noise(self, x: Tensor, like: Tensor, D: int, generator: torch.Generator | None) -> Tensor:
-        rows = x.shape if x.dtype == torch.int64 else x.shape[:-1]
+    def _noise(self, x: Tensor, D: int, generator: torch.Generator | None) -> Tensor:
+        like, rows = self.example, x.shape if x.dtype == torch.int64 else x.shape[:-1]
         shape = (*rows, D * self.hidden_size)
         drawn = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
         return self.noise * drawn
