@@ -28,7 +28,7 @@ def _grads(layer, leaves, wanted):
 @pytest.mark.parametrize(
     "options", [{}, {"bias": False}, {"leak": 0.5, "learn_leak": True}], ids=str
 )
-@pytest.mark.parametrize("H", [6, 256])  # of 256 units few steps take one direction by turns
+@pytest.mark.parametrize("H", [6, 448])  # of 448 units six rows take the directions by turns
 def test_a_gradient_that_is_wanted_alone_is_that_of_all(bidirectional, options, H):
     layer = nn.RNN(V, H, 2, bidirectional=bidirectional, **options)
     leaves = _leaves(layer, H)

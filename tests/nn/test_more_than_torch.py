@@ -110,7 +110,7 @@ def test_in_both_directions_each_episode_is_a_sequence_of_its_own(form):
 
 def test_a_short_call_of_a_wide_layer_is_that_of_a_long_one():
     """Few steps in both directions take a call for each, without joining their weights."""
-    layer = nn.RNN(V, 256, bidirectional=True, leak=0.4)
+    layer = nn.RNN(V, 512, bidirectional=True, leak=0.4)
     x = torch.randn(8, 2, V)
     results = []
     for rows in (x, x[:, :1]):

@@ -83,7 +83,7 @@ def test_export_and_reload(twins, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes")
 def test_an_exported_layer_takes_sequences_of_any_length():
-    layer = nn.RNN(V, 256, bidirectional=True)
+    layer = nn.RNN(V, 512, bidirectional=True)
     length = torch.export.Dim("length", min=2, max=100)
     x = torch.randn(20, 1, V)
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: length},), strict=False).module()
