@@ -279,7 +279,7 @@ def _variants(
 ) -> list[str]:
     """Those of a net like ours, of one matrix W_hh, or some usual ones."""
     if isinstance(example, Tensor) and example.dim() == 2 and len({*example.shape}) == 1:
-        return backend.layer_variants(device, dtype, len(example), "tanh", has_options=False)
+        return backend.layer_variants(device, dtype, len(example))
     sizes = _sizes(example)
     if sizes is None and isinstance(example, torch.nn.Module):
         return []  # its layers are explained one by one

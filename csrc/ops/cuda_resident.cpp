@@ -9,20 +9,21 @@ namespace rnnfast::cuda {
 
 namespace {
 
-// The kernel for a pass, or null where there is none: float64, large H.
+// The kernel for a pass, of which there are `launches` at the same time; null where there is none:
+// float64, large H.
 template <class Pass>
 std::shared_ptr<const Plan> plan_of(const Call& call, const char* operation, const Pass& pass,
-                                    int64_t V) {
+                                    int64_t V, int launches) {
   const int bits = 8 * real_bytes(pass.hs.dtype());
-  return plan_for(
-      {operation, pass.B, pass.H, V, bits, pass.cell, has_options(pass.options), call.device()},
-      call.stream());
+  return plan_for({operation, pass.B, pass.H, V, bits, pass.cell, has_options(pass.options),
+                   call.device(), launches},
+                  call.stream());
 }
-std::shared_ptr<const Plan> plan_of(const Call& call, const Forward& f) {
-  return plan_of(call, "rnn_forward", f, f.ids ? f.V : 0);
+std::shared_ptr<const Plan> plan_of(const Call& call, const Forward& f, int launches) {
+  return plan_of(call, "rnn_forward", f, f.ids ? f.V : 0, launches);
 }
-std::shared_ptr<const Plan> plan_of(const Call& call, const Backward& b) {
-  return plan_of(call, "rnn_backward", b, 0);
+std::shared_ptr<const Plan> plan_of(const Call& call, const Backward& b, int launches) {
+  return plan_of(call, "rnn_backward", b, 0, launches);
 }
 
 float* floats(const std::optional<Tensor>& tensor, int64_t first) {
@@ -110,7 +111,7 @@ void run_by_steps(const Call& call, const Backward& b) { backward_by_steps(call,
 
 template <class Pass>
 void run_one(const Call& call, const Pass& pass) {
-  if (const auto plan = plan_of(call, pass)) {
+  if (const auto plan = plan_of(call, pass, 1)) {
     Launch{call, *plan, call.stream()}(pass);
   } else {
     run_by_steps(call, pass);
@@ -119,7 +120,7 @@ void run_one(const Call& call, const Pass& pass) {
 
 template <class Pass>
 void run_both(const Call& call, const Pass& first, const Pass& second) {
-  if (const auto plan = plan_of(call, first)) {
+  if (const auto plan = plan_of(call, first, 2)) {
     const SideStream side(call.device(), call.stream());
     Launch{call, *plan, call.stream()}(first);
     Launch{call, *plan, side.stream()}(second);

@@ -179,7 +179,13 @@ class Backend:
         return []
 
     def layer_variants(
-        self, device: torch.device, dtype: torch.dtype, H: int, cell: str, has_options: bool
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        H: int,
+        cell: str = "tanh",
+        has_options: bool = False,
+        directions: int = 1,
     ) -> list[str]:
         """Which kernels run the two passes of a layer, for some usual batches, a line each.
 

@@ -45,6 +45,8 @@ def _how(rnn: RNN, packed: bool) -> tuple[str, list[str]]:
 
 
 def _kernels(backend: Backend, rnn: RNN, packed: bool) -> list[str]:
-    like = rnn.example
-    lines = backend.layer_variants(like.device, like.dtype, rnn.hidden_size, rnn.cell, packed)
+    like, directions = rnn.example, 1 + rnn.bidirectional
+    lines = backend.layer_variants(
+        like.device, like.dtype, rnn.hidden_size, rnn.cell, packed, directions
+    )
     return [f"  {line}" for line in lines]

@@ -140,6 +140,19 @@ def test_the_device_decides_how_many_clusters_run():
     assert many.microseconds < (one.microseconds if one else slowest)
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(("H", "B"), [(64, 128), (512, 16), (512, 64), (1024, 8), (1024, 64)])
+def test_two_directions_share_the_device(H, B, operation):
+    """They take what twice the batch does, of which a launch has half."""
+    both = choose_recurrence.decide(question(H, B, operation, launches=2), H100)
+    double = choose_recurrence.decide(question(H, 2 * B, operation), H100)
+    one = choose_recurrence.decide(question(H, B, operation), H100)
+    assert both.variant is double.variant
+    assert both.microseconds == double.microseconds > one.microseconds
+    clusters = 2 * both.plan.geometry.grid // both.variant.cluster
+    assert clusters <= both.waves * both.resident
+
+
 def test_blocks_that_share_a_multiprocessor_share_its_time():
     """1024 blocks are 8 on each multiprocessor."""
     row = {"unit": "single_block", "HP": 64, "LANES": 4, "ROWS": 1}

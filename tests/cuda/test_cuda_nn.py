@@ -112,8 +112,8 @@ def results(layer, x, h0):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("leak", [None, 0.5])
-def test_explain_names_the_kernels_that_a_layer_asks_for(leak, packed, monkeypatch):
+@pytest.mark.parametrize(("leak", "bidirectional"), [(None, False), (0.5, False), (None, True)])
+def test_explain_names_the_kernels_that_a_layer_asks_for(leak, bidirectional, packed, monkeypatch):
     """By the question that the launches of a forward and a backward pass ask."""
     launched, explained = [], []
     chosen = choose_recurrence.chosen
@@ -126,7 +126,7 @@ def test_explain_names_the_kernels_that_a_layer_asks_for(leak, packed, monkeypat
         launched.append(question)
         return plan_for(question)
 
-    layer = rnnfast.RNN(5, 12, nonlinearity="relu", leak=leak)
+    layer = rnnfast.RNN(5, 12, nonlinearity="relu", leak=leak, bidirectional=bidirectional)
     x = torch.randn(2, 1, 5)
     bridge.start(answered)
     bridge.forget_plans()
@@ -140,7 +140,7 @@ def test_explain_names_the_kernels_that_a_layer_asks_for(leak, packed, monkeypat
     assert [each.operation for each in launched] == ["rnn_forward", "rnn_backward"]
     assert set(launched) <= set(explained)
     assert {each.has_options for each in launched} == {packed or leak is not None}
-    whose = "the model, packed sequences:" if packed and leak is None else "the model, layer 0:"
+    whose = "the model, packed sequences:" if packed and leak is None else "the model, layer 0"
     first = next(i for i, line in enumerate(lines) if line.startswith(whose)) + 1
     for line, operation, B in zip(
         lines[first:], ["forward"] * 3 + ["backward"] * 3, [1, 32, 256] * 2, strict=False

@@ -76,8 +76,9 @@ def test_threads_of_one_stream():
 
 
 def test_a_second_stream_may_be_needed_first_inside_a_capture():
-    """Its kernels may not; those of one direction are the same."""
+    """Its kernels may not: here they are known from a call that got no second stream."""
     code = """
+import pytest
 import torch
 from rnnfast.backends import library
 from support import recurrences
@@ -86,8 +87,10 @@ from rnnfast.backends.cuda import cuda
 assert library.load_error() == ""
 emulated.start()
 assert cuda.load_error() == ""
-one, both = (recurrences.make(3, 2, 12, both=both).call for both in (False, True))
-cuda.rnn_forward(one, True)
+both = recurrences.make(3, 2, 12, both=True).call
+emulated.driver().emulated_driver_next_stream(2)
+with pytest.raises(RuntimeError, match="no second stream on cuda:0"):
+    cuda.rnn_forward(both, True)
 emulated.driver().emulated_driver_capturing(1)
 inside = cuda.rnn_forward(both, True)
 emulated.driver().emulated_driver_capturing(0)

@@ -27,7 +27,8 @@ struct Answer {
 using AskForImage = void (*)(void* answer, const char* unit, const char* options,
                              int compute_capability);
 using AskForPlan = void (*)(void* answer, const char* operation, int64_t B, int64_t H, int64_t V,
-                            int dtype_bits, int cell, int has_options, int device, int least_exact);
+                            int dtype_bits, int cell, int has_options, int device, int launches,
+                            int least_exact);
 
 std::atomic<AskForImage> image_callback{nullptr};
 std::atomic<AskForPlan> plan_callback{nullptr};
@@ -48,7 +49,7 @@ void require_good(const Answer& answer) {
   throw std::runtime_error("rnnfast: " + (answer.given ? answer.bytes : "Python did not answer"));
 }
 
-using Key = std::tuple<std::string, int64_t, int64_t, int64_t, int, int, bool, int, int>;
+using Key = std::tuple<std::string, int64_t, int64_t, int64_t, int, int, bool, int, int, int>;
 
 struct Plans {
   std::mutex mutex;
@@ -72,7 +73,8 @@ std::string ask_for_image(const std::string& unit, const std::string& options,
 
 std::shared_ptr<const Plan> plan_for(const Question& q, void* stream) {
   const int product = least_exact;
-  const Key key{q.operation, q.B, q.H, q.V, q.dtype_bits, q.cell, q.has_options, q.device, product};
+  const Key key{q.operation, q.B,           q.H,      q.V,        q.dtype_bits,
+                q.cell,      q.has_options, q.device, q.launches, product};
   {
     const std::lock_guard lock(plans().mutex);
     const auto it = plans().known.find(key);
@@ -81,7 +83,7 @@ std::shared_ptr<const Plan> plan_for(const Question& q, void* stream) {
   require_not_capturing(std::string("a kernel for ") + q.operation, stream);
   Answer answer;  // unlocked: Python asks back for the device's limits
   installed(plan_callback)(&answer, q.operation, q.B, q.H, q.V, q.dtype_bits, q.cell, q.has_options,
-                           q.device, product);
+                           q.device, q.launches, product);
   require_good(answer);
   const std::lock_guard lock(plans().mutex);
   return plans().known.try_emplace(key, std::move(answer.plan)).first->second;

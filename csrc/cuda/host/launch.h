@@ -52,6 +52,7 @@ struct Question {
   int cell;               // its code in csrc/cells/cells.h
   bool has_options;       // of a recurrence: lengths, resets or a leak
   int device;
+  int launches = 1;  // at the same time: 2 for the directions of a layer with both
 };
 struct Plan {
   std::string unit, name, options;

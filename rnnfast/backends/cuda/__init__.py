@@ -109,7 +109,12 @@ def explain(device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | N
 
 
 def explain_layer(
-    device: torch.device, dtype: torch.dtype, H: int, cell: str, has_options: bool
+    device: torch.device,
+    dtype: torch.dtype,
+    H: int,
+    cell: str,
+    has_options: bool,
+    directions: int,
 ) -> list[str]:
     """What serves the passes of a layer of H units, in lines; see `Backend.layer_variants`."""
     from rnnfast.backends.cuda import choose_recurrence
@@ -120,7 +125,7 @@ def explain_layer(
     lines = []
     for operation in OPERATIONS:
         for B in USUAL_B:
-            question = _question(operation, B, H, 0, device, dtype, code, has_options)
+            question = _question(operation, B, H, 0, device, dtype, code, has_options, directions)
             how = choose_recurrence.explain(question)
             lines.append(f"{operation.removeprefix('rnn_')} H={H} B={B}: {how}")
     return lines
@@ -135,12 +140,14 @@ def _question(
     dtype: torch.dtype,
     cell: int = 0,
     has_options: bool = False,
+    launches: int = 1,
 ) -> Question:
     """As the launcher asks it, under torch's precision of now."""
     from rnnfast.backends.cuda.bridge import Question
 
     bits, least_exact = torch.finfo(dtype).bits, precision.least_exact()
-    return Question(operation, B, H, V, bits, cell, has_options, _index(device), least_exact)
+    call = operation, B, H, V, bits, cell, has_options, _index(device)
+    return Question(*call, least_exact, launches)
 
 
 def _index(device: torch.device) -> int:
@@ -164,9 +171,15 @@ class Cuda(Compiled):
         return explain(device, dtype, sizes)
 
     def layer_variants(
-        self, device: torch.device, dtype: torch.dtype, H: int, cell: str, has_options: bool
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        H: int,
+        cell: str = "tanh",
+        has_options: bool = False,
+        directions: int = 1,
     ) -> list[str]:
-        return explain_layer(device, dtype, H, cell, has_options)
+        return explain_layer(device, dtype, H, cell, has_options, directions)
 
     def check_errors(self, device: torch.device) -> None:
         check_errors(device)

@@ -50,6 +50,7 @@ class Question:
     has_options: bool  # of a recurrence: lengths, resets or a leak
     device: int
     least_exact: str  # of the products that are allowed; see precision.py
+    launches: int = 1  # at the same time: 2 for the directions of a layer with both
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,11 @@ def start(choose: Callable[[Question], Plan | None]) -> None:
             _answer(answer, good=True, data=made)
 
     def plan(answer: int, operation: bytes, *rest: int) -> None:
-        B, H, V, dtype_bits, cell, has_options, device, product = rest
+        B, H, V, dtype_bits, cell, has_options, device, launches, product = rest
         with _errors_answered(answer):
             least_exact = precision.EXACTNESS[product]
             call = operation.decode(), B, H, V, dtype_bits, cell, bool(has_options)
-            chosen = choose(Question(*call, device, least_exact))
+            chosen = choose(Question(*call, device, least_exact, launches))
             if chosen is None:
                 _answer(answer, good=True, data=b"")
             else:
@@ -188,7 +189,7 @@ _PLAN_CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_void_p,
     ctypes.c_char_p,
     *[ctypes.c_int64] * 3,
-    *[ctypes.c_int] * 5,
+    *[ctypes.c_int] * 6,
 )
 _kept: list[object] = []
 

@@ -118,9 +118,10 @@ def _least_exact(question: Question) -> str:
 
 
 def by_steps(question: Question, limits: Limits) -> float:
-    """Microseconds per step with a product and a kernel for each."""
+    """Microseconds per step with a product and a kernel for each, one launch after the other."""
     peak = limits.multiprocessors * 128 * CYCLES_PER_US
-    return _LAUNCHES + question.B * question.H**2 / (_OF_PEAK * peak)
+    product = question.B * question.H**2 / (_OF_PEAK * peak)
+    return question.launches * (_LAUNCHES + product)
 
 
 def fit(
@@ -136,13 +137,15 @@ def fit(
         resident = _assumed(variant, limits)
     if resident < 1 or needs.shared_bytes > limits.shared_bytes:
         return None
+    launches = question.launches  # which share what runs at once
     used = -(-question.B // variant["ROWS"])
     if variant.cluster > 1:  # fewer rows each, where that takes no further wave
-        used = min(-(-used // resident) * resident, question.B)
+        share = -(-used * launches // resident) * resident // launches
+        used = min(max(used, share), question.B)
     rows = -(-question.B // used)  # as even as it goes
     used = -(-question.B // rows)
-    waves = -(-used // resident)
-    blocks = -(-min(used, resident) * variant.cluster // limits.multiprocessors)
+    waves = -(-used * launches // resident)
+    blocks = -(-min(used * launches, resident) * variant.cluster // limits.multiprocessors)
     geometry = Geometry(
         grid=used * variant.cluster,
         cluster=variant.cluster,

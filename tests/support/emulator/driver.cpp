@@ -53,7 +53,7 @@ constexpr int kDeviceSize = 132;  // multiprocessors
 constexpr unsigned kSharedBytes = 227 * 1024;
 
 // What tests choose.
-std::atomic<int> capability{90}, capturing{0}, next_launch{0};
+std::atomic<int> capability{90}, capturing{0}, next_launch{0}, next_stream{0};
 std::atomic<unsigned> seed{0};
 std::atomic<unsigned long long> launches{0};
 
@@ -268,6 +268,7 @@ Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function, int bl
 Result cuStreamCreate(Stream* stream, unsigned flags) {
   if (flags != kNonBlocking) return kInvalidValue;
   if (is_unsafe()) return kCaptureUnsupported;
+  if (const int chosen = next_stream.exchange(0)) return chosen;
   *stream = streams.create();
   return kSuccess;
 }
@@ -306,6 +307,7 @@ Result cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
 void emulated_driver_capability(int value) { capability = value; }
 void emulated_driver_capturing(int value) { capturing = value; }
 void emulated_driver_next_launch(int result) { next_launch = result; }
+void emulated_driver_next_stream(int result) { next_stream = result; }
 void emulated_driver_seed(unsigned value) { seed = value; }
 unsigned long long emulated_driver_launches() { return launches; }
 void emulated_driver_log(int wanted) { streams.log(wanted != 0); }
