@@ -6,7 +6,7 @@
 namespace rnnfast::cuda {
 
 struct Source {
-  const char* name;  // "recurrence.cu"
+  const char* name;  // "cluster.cu"
   const char* text;
 };
 extern const Source kSources[];
