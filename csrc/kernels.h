@@ -202,7 +202,8 @@ struct Kernels {
   KernelsOf<double> f64;
   void (*clip_grads)(const ClipGradsArgs&);
   void (*sgd)(const SgdArgs&);
-  // With h and W_hh rounded to bfloat16 for their product, which is summed in float32.
+  // With h and W_hh rounded to bfloat16 for their product, which is summed in float32, where that
+  // is faster; exact elsewhere.
   void (*rnn_forward_bf16)(const RnnForwardArgs<float>&);
   void (*decode_bf16)(const DecodeArgs<float>&);
 };

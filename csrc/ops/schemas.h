@@ -50,7 +50,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_backward_plain(std::optional<Tens
                                                               int64_t cell, Needs needs,
                                                               bool transposed);
 
-// Products of bfloat16; the tensors are float32.
+// Products of bfloat16 where the CPU multiplies them; the tensors are float32.
 std::tuple<Tensor, Tensor> rnn_bf16(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                     std::optional<Tensor> b_h, Tensor h0, int64_t cell);
 

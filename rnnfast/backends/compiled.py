@@ -110,13 +110,9 @@ class Native(Compiled):
     # Beyond this W_hq would leave the L2 cache between two steps, each of which reads all of it.
     fused_readout = 2**17
     trains_in_groups = True
-    plain: Any  # torch.ops.rnnfast.rnn.plain, which takes 0.7 us to look up
 
     def load_error(self) -> str:
-        error = library.load_error()
-        if not error:
-            self.plain = torch.ops.rnnfast.rnn.plain
-        return error
+        return library.load_error()
 
     def plain_layer(self, r: Recurrence, saves: bool) -> Any:
         """The operator for a call without options, which may round its products.
@@ -127,7 +123,7 @@ class Native(Compiled):
         """
         if not saves and _allows_bf16() and _rounds(r):
             return torch.ops.rnnfast.rnn_bf16.default
-        return self.plain
+        return library.plain_rnn
 
     def rnn_logits(
         self, r: Recurrence, W_hq: Tensor, b_q: Tensor, saves: bool
@@ -176,7 +172,7 @@ class Native(Compiled):
         torch.autograd.graph.increment_version((*params, *grads))
 
     def decoder(self, h0: Tensor) -> Any:
-        """The operator that rounds h and W_hh where that is allowed, on any CPU.
+        """The operator that rounds h and W_hh where that is allowed and the CPU has AVX2.
 
         A step waits for its weights, and rounded ones are half as much to read: at H = 512 it is
         twice as fast with the instruction, and 1.7 times as fast without.

@@ -16,6 +16,7 @@ assert library.load_error() == ""
 
 rnn_bf16, decode_bf16 = torch.ops.rnnfast.rnn_bf16, torch.ops.rnnfast.decode_bf16
 HAS_INSTRUCTION = library.build_info().endswith("avx512_bf16")
+DECODE_ROUNDS = not library.build_info().endswith("baseline")
 
 # B and H: tiles that are not full, odd sums, splits by rows and by columns
 SIZES = [(1, 1), (1, 3), (2, 17), (5, 33), (9, 70), (33, 65), (1, 301), (3, 200), (0, 8)]
@@ -67,10 +68,11 @@ def test_forward_is_as_exact_as_rounded_operands_allow(threads, B, H, T, relu, k
     want, want_last = untyped.rnn_forward(reference, *wide(args))
     assert_close_to_f64("hs", hs, same, want)
     assert_close_to_f64("h_last", h_last, same_last, want_last)
-    if B and T == 1:  # not only as exact, but rounded alike
+    if B and T == 1 and HAS_INSTRUCTION:  # not only as exact, but rounded alike
         assert (hs - same).abs().max() < 1e-5
 
 
+@pytest.mark.skipif(not HAS_INSTRUCTION, reason="products are exact on a CPU that rounds slowly")
 def test_operands_round_to_the_nearest_even():
     """Each product is exact in float32, so that the sums show how their operands were rounded."""
     ties = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-8, 3e38, 1e-30])
@@ -124,9 +126,8 @@ def test_only_medium_rounds(medium, precision):
     """Above medium, in float64, and where a gradient is recorded: the same bits as ever."""
     args = (*make(4, 9, 70), False)
     exact, short = torch.ops.rnnfast.rnn(*args), rnn_bf16(*args)
-    assert not torch.equal(short[0], exact[0])
-    inference = short if HAS_INSTRUCTION else exact
-    assert torch.equal(untyped.rnn_forward(native, *args, saves=False)[0], inference[0])
+    assert torch.equal(short[0], exact[0]) != HAS_INSTRUCTION
+    assert torch.equal(untyped.rnn_forward(native, *args, saves=False)[0], short[0])
     rounded = untyped.rnn_forward(native, *wide(args), saves=False)
     for got, want in zip(rounded, torch.ops.rnnfast.rnn(*wide(args)), strict=True):
         assert torch.equal(got, want)
@@ -135,9 +136,9 @@ def test_only_medium_rounds(medium, precision):
     call = Recurrence("tanh", x, ids, W_hh.clone().requires_grad_(), b_h, h0)
     assert torch.equal(recur(call)[0], exact[0])
     with torch.no_grad():
-        assert torch.equal(recur(call)[0], inference[0])
+        assert torch.equal(recur(call)[0], short[0])
         compiled = torch.compile(recur, fullgraph=True, backend="aot_eager")
-        assert torch.equal(compiled(call)[0], inference[0])
+        assert torch.equal(compiled(call)[0], short[0])
     torch.set_float32_matmul_precision(precision)
     for got, want in zip(untyped.rnn_forward(native, *args, saves=False), exact, strict=True):
         assert torch.equal(got, want)
@@ -149,7 +150,7 @@ def test_only_medium_rounds_in_decode(medium, precision):
     readout = (torch.randn(70, 11), torch.zeros(11))
     args = (torch.tensor([0, 1]), W_xh, W_hh, b_h, *readout, h0, 5, 1.0, None, False)
     exact = torch.ops.rnnfast.decode(*args)
-    assert not torch.equal(untyped.decode(native, *args)[1], exact[1])
+    assert torch.equal(untyped.decode(native, *args)[1], exact[1]) != DECODE_ROUNDS
     torch.set_float32_matmul_precision(precision)
     for got, want in zip(untyped.decode(native, *args), exact, strict=True):
         assert torch.equal(got, want)
