@@ -21,6 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::rnnfast.FallbackWarning")
+    # For the workers of xdist, before they load libgomp: with one on every core, threads that spin
+    # for their next task keep others from theirs, and tests of two threads take 4 times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if not wants_gpu(config):
         # The CPU's tests would choose the GPU, and the emulated driver's would meet the real one.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
