@@ -228,8 +228,8 @@ def train_step_(
 
     def run(backend: Backend, params: Params) -> Tensor:
         arguments.check_not_recorded("train_step_", (*params, h), "h")
-        batch, state = ([ids.T], [targets.T]), _for_batch(h, ids.shape[1])
-        steps = TrainSteps(nonlinearity, *batch, params, grads, state, lr, max_norm, keep_grads)
+        batch, model, state = ([ids.T], [targets.T]), list(params), _for_batch(h, ids.shape[1])
+        steps = TrainSteps(nonlinearity, *batch, model, grads, state, lr, max_norm, keep_grads)
         return backend.train_steps_(steps)[0]
 
     def check() -> None:

@@ -228,7 +228,7 @@ class Backend:
         raise NotImplementedError
 
     def rnn_cross_entropy(self, c: CrossEntropy) -> tuple[Tensor, ...]:
-        """The mean loss, h_last [B, H], the gradients of the params and of h0."""
+        """The mean loss, h_last [B, H], the gradients of the params and, without `grads`, of h0."""
         raise NotImplementedError
 
     def train_steps_(self, s: TrainSteps) -> Tensor:

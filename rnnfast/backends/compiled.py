@@ -152,16 +152,17 @@ class Native(Compiled):
     def rnn_cross_entropy(self, c: CrossEntropy) -> tuple[Tensor, ...]:
         """As `Reference.rnn_cross_entropy`, by one operator that keeps no logits.
 
-        It adds to `grads` in place, which saves 5 % of a small step.
+        It adds to `grads` in place, which saves 5 % of a small step, and gives none of h0 then. A
+        list of tensors takes torch 1 us less to read than a named tuple.
         """
         grads = c.grads
         if grads is None:
             return super().rnn_cross_entropy(c)
         loss, h_last = torch.ops.rnnfast.rnn_cross_entropy_grads_.default(
-            c.ids, c.targets, c.params, grads, c.h0, CELLS[c.cell].code
+            c.ids, c.targets, list(c.params), grads, c.h0, CELLS[c.cell].code
         )
         torch.autograd.graph.increment_version(grads)
-        return loss, h_last, *grads, c.h0.new_empty(0)
+        return loss, h_last, *grads
 
     def sgd_(self, params: Sequence[Tensor], grads: Sequence[Tensor], rate: float) -> None:
         """As `Backend.sgd_`, in one pass where all tensors are contiguous."""

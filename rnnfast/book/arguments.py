@@ -33,11 +33,10 @@ class Kind(NamedTuple):
 
     def check(self, name: str, value: Any) -> None:
         """Raise TypeError, or `error`, where the value is of another kind."""
-        message = f"{name} is {described(value)}, must be {self.words}"
-        if not self.type_fits(value):
-            raise TypeError(message)
-        if not self.value_fits(value):
-            raise self.error(message)
+        is_of_type = self.type_fits(value)
+        if not is_of_type or not self.value_fits(value):
+            error = self.error if is_of_type else TypeError
+            raise error(f"{name} is {described(value)}, must be {self.words}")
 
 
 def named(**kinds: Kind) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:

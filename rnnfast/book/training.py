@@ -217,8 +217,8 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
         count = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
         message = f"train_iter gives {described(batch)}{count}, must give pairs (X, Y) of tensors"
         raise type(error)(message) from error
-    for name, each in (("X", X), ("Y", Y)):
-        TENSOR.check(f"{name} of a minibatch of train_iter", each)
+    TENSOR.check("X of a minibatch of train_iter", X)
+    TENSOR.check("Y of a minibatch of train_iter", Y)
     return X, Y
 
 
