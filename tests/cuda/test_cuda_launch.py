@@ -69,7 +69,7 @@ def test_clusters(V, seed, driver):
 @pytest.mark.full
 def test_products_differ_as_their_names_say(driver):
     """One process, one size: each setting of torch's has plans of its own."""
-    p, errors = make(2, 64, 512), {}
+    p, errors = make(2, 32, 700), {}
     truth = truth_of(p)
     for setting, product in (("highest", "2xFP16"), ("high", "TF32"), ("highest", "2xFP16")):
         torch.set_float32_matmul_precision(setting)
@@ -99,7 +99,7 @@ def question(p: Problem) -> Question:
 
 @pytest.mark.full
 def test_a_large_batch():
-    p = make(2, 32, 300, 5)
+    p = make(2, 64, 300, 5)
     assert choose_recurrence.chosen(question(p)).variant.unit == "large_batch"
     check(p)
 
