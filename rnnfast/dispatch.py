@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
-from rnnfast.backends import Backend, Call, library
+from rnnfast.backends import Backend, Call, Layer, library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.cuda import cuda
 from rnnfast.backends.reference import reference
@@ -279,7 +279,7 @@ def _variants(
 ) -> list[str]:
     """Those of a net like ours, of one matrix W_hh, or some usual ones."""
     if isinstance(example, Tensor) and example.dim() == 2 and len({*example.shape}) == 1:
-        return backend.layer_variants(device, dtype, len(example))
+        return backend.layer_variants(device, dtype, Layer(len(example)))
     sizes = _sizes(example)
     if sizes is None and isinstance(example, torch.nn.Module):
         return []  # its layers are explained one by one

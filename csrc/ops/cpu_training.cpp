@@ -83,11 +83,11 @@ struct Minibatch {
   Sizes n;
   Classes ids, targets;
 
-  Minibatch(const Tensor& ids, const Tensor& targets, const Training& training)
-      : n(sizes_of(ids, *training.w[0], Axes::kBatchFirst)) {
+  Minibatch(const Tensor& ids, const Tensor& targets, Axes axes, const Training& training)
+      : n(sizes_of(ids, *training.w[0], axes)) {
     require(training.h, "h", n.dtype, "[B, H]", {n.B, n.H});
-    this->ids = Classes(ids, "ids", n.T, n.B, n.V, Axes::kBatchFirst);
-    this->targets = Classes(targets, "targets", n.T, n.B, n.V, Axes::kBatchFirst);
+    this->ids = Classes(ids, "ids", n.T, n.B, n.V, axes);
+    this->targets = Classes(targets, "targets", n.T, n.B, n.V, axes);
   }
 };
 
@@ -178,12 +178,14 @@ std::tuple<Tensor, Tensor> rnn_cross_entropy_grads(Tensor ids, Tensor targets,
 
 Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
                    std::vector<Tensor> grads, Tensor h, double lr, double max_norm, int64_t cell,
-                   bool keep_grads) {
+                   bool keep_grads, bool steps_first) {
   require_pairs(ids, targets);
   // Whatever is refused is refused before the first step.
   const Training training(params, grads, h, lr, max_norm, cell);
+  const Axes axes = steps_first ? Axes::kStepsFirst : Axes::kBatchFirst;
   std::vector<Minibatch> minibatches;
-  for (size_t i = 0; i < ids.size(); ++i) minibatches.emplace_back(ids[i], targets[i], training);
+  for (size_t i = 0; i < ids.size(); ++i)
+    minibatches.emplace_back(ids[i], targets[i], axes, training);
   training.require_fit(minibatches[0].n);
 
   Tensor losses = empty({static_cast<int64_t>(ids.size())}, params[0].dtype());

@@ -66,7 +66,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
     Tensor h0, int64_t cell, bool need_grads, bool need_h0);
 Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
                    std::vector<Tensor> grads, Tensor h, double lr, double max_norm, int64_t cell,
-                   bool keep_grads);
+                   bool keep_grads, bool steps_first);
 Tensor clip_grads(std::vector<Tensor> grads, double max_norm, bool d2l);
 
 // cuda_decode.cpp

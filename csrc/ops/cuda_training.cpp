@@ -248,16 +248,21 @@ void take_step(const Call& call, Tensor ids, const Tensor& targets, const Params
 // keep_grads is of no use here: the clip takes the gradients from memory anyway.
 Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
                    std::vector<Tensor> grads, Tensor h, double lr, double max_norm, int64_t cell,
-                   bool /* keep_grads */) {
+                   bool /* keep_grads */, bool steps_first) {
   require_pairs(ids, targets);
   const Call call(h, "h");
   const Params w = five_of(params, "params"), g = five_of(grads, "grads");
+  const char* shape = steps_first ? "[T, B]" : "[B, T]";
   Tensor losses = call.empty({static_cast<int64_t>(ids.size())}, h.dtype());
   for (size_t i = 0; i < ids.size(); ++i) {
-    require_rank(ids[i], "ids", 2, "[B, T]");
-    require_rank(targets[i], "targets", 2, "[B, T]");
-    take_step(call, transposed(ids[i]), transposed(targets[i]), w, g, h, lr, max_norm,
-              cell_of(cell), view(losses, {}, {}, static_cast<int64_t>(i)));
+    require_rank(ids[i], "ids", 2, shape);
+    require_rank(targets[i], "targets", 2, shape);
+    if (!steps_first) {
+      ids[i] = transposed(ids[i]);
+      targets[i] = transposed(targets[i]);
+    }
+    take_step(call, std::move(ids[i]), targets[i], w, g, h, lr, max_norm, cell_of(cell),
+              view(losses, {}, {}, static_cast<int64_t>(i)));
   }
   return losses;
 }

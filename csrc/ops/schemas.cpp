@@ -193,7 +193,8 @@ Library define_operators(const char* name_space) {
           "Tensor(a!)[] grads, Tensor h0, int cell) -> (Tensor loss, Tensor h_last)")
       .def(
           "train_steps_(Tensor[] ids, Tensor[] targets, Tensor(a!)[] params, Tensor(b!)[] grads, "
-          "Tensor(c!) h, float lr, float max_norm, int cell, bool keep_grads) -> Tensor")
+          "Tensor(c!) h, float lr, float max_norm, int cell, bool keep_grads, bool steps_first) "
+          "-> Tensor")
       .def(
           "rnn_bf16(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, int cell) "
           "-> (Tensor hs, Tensor h_last)")

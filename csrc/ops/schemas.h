@@ -80,6 +80,6 @@ std::tuple<Tensor, Tensor> rnn_cross_entropy_grads(Tensor ids, Tensor targets,
 
 Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::vector<Tensor> params,
                    std::vector<Tensor> grads, Tensor h, double lr, double max_norm, int64_t cell,
-                   bool keep_grads);
+                   bool keep_grads, bool steps_first);
 
 }  // namespace rnnfast

@@ -6,7 +6,7 @@ What a call consists of is one typed value, defined here once. `reference` is th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -110,6 +110,12 @@ class TrainSteps(NamedTuple):
     max_norm: float
     # Whether `grads` ends with the last minibatch's gradients; otherwise it may hold anything.
     keep_grads: bool = True
+    steps_first: bool = False  # whether ids and targets are [T, B] instead
+
+    def minibatches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """ids and targets of each, [T, B]."""
+        for X, Y in zip(self.ids, self.targets, strict=True):
+            yield (X, Y) if self.steps_first else (X.T, Y.T)
 
 
 class Decoding(NamedTuple):
@@ -131,6 +137,15 @@ class Call(NamedTuple):
     dtype: torch.dtype
     transform: str = ""  # torch.func transform or forward-mode AD around the call, if any
     features: tuple[str, ...] = ()  # which of Backend.features it asks for
+
+
+class Layer(NamedTuple):
+    """What the choice of a layer's kernels depends on, besides device, dtype and batch."""
+
+    H: int
+    cell: str = "tanh"
+    has_options: bool = False  # whether calls have lengths or resets
+    directions: int = 1
 
 
 class Backend:
@@ -178,19 +193,8 @@ class Backend:
         """Which kernels serve a net of these H and V (None: some usual ones), a line each."""
         return []
 
-    def layer_variants(
-        self,
-        device: torch.device,
-        dtype: torch.dtype,
-        H: int,
-        cell: str = "tanh",
-        has_options: bool = False,
-        directions: int = 1,
-    ) -> list[str]:
-        """Which kernels run the two passes of a layer, for some usual batches, a line each.
-
-        has_options: the call has lengths or resets.
-        """
+    def layer_variants(self, device: torch.device, dtype: torch.dtype, layer: Layer) -> list[str]:
+        """Which kernels run the two passes of a layer, for some usual batches, a line each."""
         return []
 
     def check_errors(self, device: torch.device) -> None:

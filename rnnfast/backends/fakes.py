@@ -77,7 +77,7 @@ def register() -> None:
 
     @fake("rnnfast::train_steps_")
     def _(  # type: ignore[no-untyped-def]
-        ids, targets, params, grads, h, lr, max_norm, cell, keep_grads
+        ids, targets, params, grads, h, lr, max_norm, cell, keep_grads, steps_first
     ):
         return h.new_empty((len(ids),))
 

@@ -105,8 +105,8 @@ class Reference(Backend):
         first of the steps.
         """
         losses = []
-        for X, Y in zip(s.ids, s.targets, strict=True):
-            call = CrossEntropy(s.cell, X.T, Y.T, Params(*s.params), s.h)
+        for ids, targets in s.minibatches():
+            call = CrossEntropy(s.cell, ids, targets, Params(*s.params), s.h)
             loss, h_last, *new, _ = self.rnn_cross_entropy(call)
             for grad, value in zip(s.grads, new, strict=True):
                 grad.copy_(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from rnnfast import dispatch
-from rnnfast.backends import Backend
+from rnnfast.backends import Backend, Layer
 from rnnfast.nn.rnn import RNN
 
 
@@ -45,8 +45,5 @@ def _how(rnn: RNN, packed: bool) -> tuple[str, list[str]]:
 
 
 def _kernels(backend: Backend, rnn: RNN, packed: bool) -> list[str]:
-    like, directions = rnn.example, 1 + rnn.bidirectional
-    lines = backend.layer_variants(
-        like.device, like.dtype, rnn.hidden_size, rnn.cell, packed, directions
-    )
-    return [f"  {line}" for line in lines]
+    like, layer = rnn.example, Layer(rnn.hidden_size, rnn.cell, packed, 1 + rnn.bidirectional)
+    return [f"  {line}" for line in backend.layer_variants(like.device, like.dtype, layer)]

@@ -97,7 +97,8 @@ def operator_calls():
     grads = [torch.zeros_like(p) for p in params]
     yield "rnn_cross_entropy_grads_", (ids, targets, params, grads, h0, False)
     rest = (params, grads, h0.clone(), 0.5, 1.0, False, True)
-    yield "train_steps_", ([ids.T, ids.T], [targets.T, targets.T], *rest)
+    yield "train_steps_", ([ids.T, ids.T], [targets.T, targets.T], *rest, False)
+    yield "train_steps_", ([ids], [targets], *rest, True)
 
 
 @pytest.mark.parametrize(("name", "arguments"), list(operator_calls()))

@@ -72,7 +72,7 @@ def train_step_(
 ) -> Tensor:
     """ids and targets [T, B], then params, grads, h, lr, max_norm, relu."""
     *rest, relu = rest
-    steps = TrainSteps(CELLS[relu], [ids.T], [targets.T], *rest, keep_grads)
+    steps = TrainSteps(CELLS[relu], [ids], [targets], *rest, keep_grads, steps_first=True)
     return backend.train_steps_(steps)[0]
 
 

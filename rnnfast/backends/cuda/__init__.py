@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rnnfast.backends import library
+from rnnfast.backends import Layer, library
 from rnnfast.backends.compiled import Compiled
 from rnnfast.backends.cuda import precision
 from rnnfast.cells import CELLS
@@ -108,18 +108,12 @@ def explain(device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | N
     return lines
 
 
-def explain_layer(
-    device: torch.device,
-    dtype: torch.dtype,
-    H: int,
-    cell: str,
-    has_options: bool,
-    directions: int,
-) -> list[str]:
-    """What serves the passes of a layer of H units, in lines; see `Backend.layer_variants`."""
+def explain_layer(device: torch.device, dtype: torch.dtype, layer: Layer) -> list[str]:
+    """What serves the passes of a layer, in lines; see `Backend.layer_variants`."""
     from rnnfast.backends.cuda import choose_recurrence
     from rnnfast.backends.cuda.kernel_table import LEAKY_CELLS, OPERATIONS
 
+    H, cell, has_options, directions = layer
     code = CELLS[cell].code
     has_options = has_options or code in LEAKY_CELLS
     lines = []
@@ -170,16 +164,8 @@ class Cuda(Compiled):
     ) -> list[str]:
         return explain(device, dtype, sizes)
 
-    def layer_variants(
-        self,
-        device: torch.device,
-        dtype: torch.dtype,
-        H: int,
-        cell: str = "tanh",
-        has_options: bool = False,
-        directions: int = 1,
-    ) -> list[str]:
-        return explain_layer(device, dtype, H, cell, has_options, directions)
+    def layer_variants(self, device: torch.device, dtype: torch.dtype, layer: Layer) -> list[str]:
+        return explain_layer(device, dtype, layer)
 
     def check_errors(self, device: torch.device) -> None:
         check_errors(device)

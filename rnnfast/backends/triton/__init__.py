@@ -134,7 +134,7 @@ class Triton(Backend):
         """
         from rnnfast.backends.triton import clip_norm
 
-        batches = [(X.T, Y.T) for X, Y in zip(s.ids, s.targets, strict=True)]
+        batches = list(s.minibatches())
         params, grads, h = s.params, s.grads, s.h
         for ids, targets in batches:
             checks.check_model(ids, targets, params, h)
