@@ -232,6 +232,7 @@ def train_step_(
 
     def check() -> None:
         arguments.check_loss(ids, targets, h, params, nonlinearity, "the state h")
+        arguments.check_written("the state h", h, ids.shape[1])
         arguments.check_grads(grads, params)
         arguments.check_number("lr", lr)
         arguments.check_number("max_norm", max_norm)
@@ -314,10 +315,8 @@ def _run_layer(
         backend = dispatch.backend_for(x, asked)
         if not backend.checks_arguments:
             arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
-        B = inputs.shape[1]
-        if h0.shape[0] != B:  # a call less for the usual state, 2 % of a small call of `rnn`
-            h0 = _for_batch(h0, B)
-        return run(backend, Recurrence(nonlinearity, x, ids, W_hh, bias, h0))
+        state = _for_batch(h0, inputs.shape[1])
+        return run(backend, Recurrence(nonlinearity, x, ids, W_hh, bias, state))
     except Exception:
         arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
         raise
@@ -339,8 +338,9 @@ def _run_checked(
 
 
 def _for_batch(h0: Tensor, B: int) -> Tensor:
-    """Broadcast a state [1, H] over the batch; any other stays as it is, and checks refuse it."""
-    return h0 if h0.shape[0] == B or h0.dim() != 2 else h0.expand(B, -1)
+    """Broadcast a state [1, H] over the batch; raises for others, of which checks say more."""
+    rows, H = h0.shape
+    return h0 if rows == B else h0.expand(B, H)
 
 
 def _recur_and_read_out(

@@ -321,3 +321,20 @@ def test_train_step_refuses_what_autograd_would_not_see(backend, recorded):
     with torch.no_grad():
         functional.train_step_(ids(), ids(), model, grads, h, 0.1, 1.0)
     assert not torch.equal(model[1], before[1])
+
+
+@pytest.mark.parametrize(
+    "h", [torch.zeros(1, H), torch.zeros(1, H).expand(B, H)], ids=["one row", "expanded"]
+)
+def test_train_step_refuses_a_state_that_it_cannot_overwrite(backend, h):
+    model, grads = params(), params()
+    before = [each.clone() for each in (*model, *grads)]
+    with pytest.raises(RuntimeError, match=rf"h has shape .* contiguous and have {B} rows"):
+        functional.train_step_(ids(), ids(), model, grads, h, 0.1, 1.0)
+    assert all(map(torch.equal, before, (*model, *grads)))
+
+
+def test_functions_refuse_the_state_of_a_layer_of_torch(backend):
+    """The operators beneath take [1, B, H]."""
+    with pytest.raises(RuntimeError, match=r"h0 has shape \(1, .* must be \[B, H\]"):
+        functional.rnn(ids(), torch.zeros(1, B, H), *params()[:3])

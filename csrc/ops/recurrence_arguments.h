@@ -63,6 +63,7 @@ struct RecurrenceSizes {
   int32_t dtype;
   int64_t directions, N;
   bool is_ragged;
+  bool states_have_axis;  // those of one direction are [1, B, H], as torch.nn.RNN has them
 
   Shape array() const {
     const int64_t width = directions * H;
@@ -71,7 +72,10 @@ struct RecurrenceSizes {
     return {both ? "[T, B, 2 H]" : "[T, B, H]", {T, B, width}};
   }
   Shape ids() const { return is_ragged ? Shape{"[N]", {N}} : Shape{"[T, B]", {T, B}}; }
-  Shape state() const { return of_each("[B, H]", "[2, B, H]", {B, H}); }
+  Shape state() const {
+    if (directions == 1 && states_have_axis) return {"[1, B, H]", {1, B, H}};
+    return of_each("[B, H]", "[2, B, H]", {B, H});
+  }
   Shape W_hh() const { return of_each("[H, H]", "[2, H, H]", {H, H}); }
   Shape b_h() const { return of_each("[H]", "[2, H]", {H}); }
 
@@ -107,9 +111,11 @@ inline void measure_steps(RecurrenceSizes& n, const Tensor& batch_sizes) {
 
 // `steps` has one row for each row of each step: x, hs or ids.
 inline RecurrenceSizes measure(const Tensor& steps, const char* name, bool has_columns,
-                               const Tensor& W_hh, bool has_ids, const RecurrenceOptions& options) {
+                               const Tensor& W_hh, const Tensor& h0, bool has_ids,
+                               const RecurrenceOptions& options) {
   RecurrenceSizes n{};
   n.directions = W_hh.dim() == 3 ? 2 : 1;
+  n.states_have_axis = h0.dim() == 3;
   if (has_ids && n.directions == 2) {
     fail("W_hh is ", describe(W_hh), "; it must be [H, H] where ids are given");
   }
@@ -161,8 +167,8 @@ inline RecurrenceSizes forward_sizes(const Tensor& x, const std::optional<Tensor
                                      const Tensor& W_hh, const std::optional<Tensor>& b_h,
                                      const Tensor& h0, int32_t dtype,
                                      const RecurrenceOptions& options = {}) {
-  RecurrenceSizes n = ids ? measure(*ids, "ids", false, W_hh, true, options)
-                          : measure(x, "x", true, W_hh, false, options);
+  RecurrenceSizes n = ids ? measure(*ids, "ids", false, W_hh, h0, true, options)
+                          : measure(x, "x", true, W_hh, h0, false, options);
   if (ids) require_rank(x, "x", 2, "[V, H]");
   n.H = x.size(x.dim() - 1) / n.directions;
   n.V = x.size(0);
@@ -184,7 +190,7 @@ inline RecurrenceSizes backward_sizes(const std::optional<Tensor>& grad_hs,
                                       const RecurrenceOptions& options = {}) {
   const int32_t dtype = require_real(hs, "hs");
   require_at_least(V, "V", 0);
-  RecurrenceSizes n = measure(hs, "hs", true, W_hh, ids.has_value(), options);
+  RecurrenceSizes n = measure(hs, "hs", true, W_hh, h0, ids.has_value(), options);
   n.H = hs.size(hs.dim() - 1) / n.directions;
   n.V = V;
   n.dtype = dtype;

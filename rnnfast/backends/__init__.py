@@ -26,7 +26,7 @@ class Recurrence(NamedTuple):
     ids: Tensor | None  # [T, B] int64
     W_hh: Tensor  # [H, H]
     b_h: Tensor | None  # [H]
-    h0: Tensor  # [B, H]
+    h0: Tensor  # [B, H], or [1, B, H] as torch.nn.RNN has it: then h_last is so, too
     transposed: bool = False  # the product is h @ W_hh.T, as torch.nn.RNN keeps its weights
     # Time runs backwards: step t follows step t + 1, and h_last is hs[0].
     reverse: bool = False

@@ -340,6 +340,15 @@ def _check_state(state: str, h0: Tensor, name: str, inputs: Tensor, H: int) -> N
     )
 
 
+def check_written(state: str, h: Tensor, B: int) -> None:
+    """A state that a call overwrites has memory for each row."""
+    if h.shape[0] != B or not h.is_contiguous():
+        raise RuntimeError(
+            f"{state} has shape {tuple(h.shape)} and strides {h.stride()}; since it is overwritten "
+            f"it must be contiguous and have {B} rows"
+        )
+
+
 def check_broadcasts(name: str, bias: Tensor, sizes: tuple[int, int]) -> None:
     rows, columns = sizes
     fits = all(got in (1, want) for got, want in zip(bias.shape[::-1], sizes[::-1], strict=False))

@@ -25,6 +25,9 @@ def forward(r: Recurrence) -> tuple[Tensor, Tensor, Tensor | None]:
     """
     if r.W_hh.dim() == 3:
         return _both_forward(r)
+    if r.h0.dim() == 3:
+        all_hs, h_last, saved = forward(r._replace(h0=r.h0[0]))
+        return all_hs, torch.stack((h_last,)), saved  # a copy, which may be changed in place
     cell, W = CELLS[r.cell], _weights(r)
     u = _steps(r.x if r.ids is None else gather(r.x, r.ids), r)
     h, hs, activities = r.h0, list(u), list(u)
@@ -55,6 +58,11 @@ def backward(
     """
     if r.W_hh.dim() == 3:
         return _both_backward(r, hs, saved, grad_hs, grad_h_last, needs, grad_saved)
+    if r.h0.dim() == 3:
+        grad_h_last = None if grad_h_last is None else grad_h_last[0]
+        args = (hs, saved, grad_hs, grad_h_last, needs, grad_saved)
+        made = backward(r._replace(h0=r.h0[0]), V, *args)
+        return made._replace(h0=made.h0[None]) if needs.h0 else made
     cell, W = CELLS[r.cell], _weights(r)
     states = _steps(hs, r)
     activities = states if saved is None else _steps(saved, r)

@@ -45,7 +45,7 @@ class Adjoint(NamedTuple):
     """One call of a layer's backward pass: what was saved, what arrives, and what is wanted."""
 
     x: Tensor  # [T, B, I], packed [N, I]; ids without I
-    h0: Tensor  # [B, H], of both directions [2, B, H]
+    h0: Tensor  # [D, B, H]
     leak: Tensor | None  # [H], of both directions [2, H]
     matrices: Sequence[Tensor]  # W_ih [H, I] and W_hh [H, H], D times
     hs: Tensor  # [T, B, D * H], packed [N, D * H]
@@ -64,7 +64,7 @@ def forward(
     call: Call,
     saves: bool,
     x: Tensor,  # [T, B, I], packed [N, I]; ids without I
-    h0: Tensor,  # [B, H], of both directions [2, B, H]
+    h0: Tensor,  # [D, B, H]; of a direction that has its turn [B, H]
     leak: Tensor | None,  # [H], of both directions [2, H]
     weights: Sequence[Tensor],  # W_ih [H, I], W_hh [H, H], b_ih [H] and b_hh [H] or none; D times
 ) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -231,8 +231,7 @@ class RNN(torch.nn.RNN):
         drops = self.dropout > 0 and self.training
         at_once = 1 if drops else self.num_layers
         if hx is None:
-            shape = (self._rows(), B, H) if drops else (B, H) if D == 1 else (D, B, H)
-            hx = self.example.new_zeros(shape)
+            hx = self.example.new_zeros((self._rows() if drops else D, B, H))
         leak = self.leak.expand((H,) if D == 1 else (D, H)) if self.is_leaky else None
         for first, h0 in enumerate(hx.split(D) if drops else (hx,)):
             x = functional.dropout(x, self.dropout) if first > 0 else x

@@ -19,7 +19,7 @@ from rnnfast.nn.layer import Adjoint, Call, Wanted
 def run(
     calls: Sequence[Call],  # one for each layer
     x: Tensor,  # [T, B, I], packed [N, I]; ids without I
-    hx: Tensor,  # [layers * D, B, H]; or [B, H] or [2, B, H], from which all layers start
+    hx: Tensor,  # [layers * D, B, H], or [D, B, H], from which all layers start
     leak: Tensor | None,  # [H], of both directions [2, H]
     weights: Sequence[Tensor],  # of each layer as `layer.forward` takes them
 ) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,7 @@ class _Stack(torch.autograd.Function):
             grad_leak = _sum(grad_leak, of_leak)
             if is_lowest:
                 break
-        grad_hx = _together(calls, grad_h0) if needed[2] else None
+        grad_hx = _together(grad_h0) if needed[2] else None
         return None, grad, grad_hx, grad_leak, *grad_weights
 
 
@@ -116,7 +116,7 @@ def _forward(
         all_hs.append(x)
         if activity is not None:
             activities.append(activity)
-    return _together(calls, last), all_hs, activities
+    return _together(last), all_hs, activities
 
 
 def _require_grad(*tensors: Tensor | None) -> bool:
@@ -131,16 +131,15 @@ def _wanted(x: bool, h0: bool, weights: tuple[bool, ...], D: int) -> Wanted:
 
 
 def _apart(calls: Sequence[Call], states: Tensor | None) -> Sequence[Any]:
-    """Of [layers * D, B, H] each layer's [B, H], or [2, B, H] of both directions."""
-    D = calls[0].D
-    if states is None or (states.dim() == 2 if D == 1 else len(states) == D):
+    """Of [layers * D, B, H] each layer's [D, B, H]."""
+    if states is None or len(states) == calls[0].D:
         return [states] * len(calls)
-    return states.unbind() if D == 1 else states.chunk(len(calls))
+    return states.chunk(len(calls))
 
 
-def _together(calls: Sequence[Call], states: list[Any]) -> Tensor:
-    """The inverse of `_apart`."""
-    return torch.stack(states) if calls[0].D == 1 else torch.cat(states)
+def _together(states: list[Any]) -> Tensor:
+    """The inverse of `_apart`. A single layer's are taken as they are, without a copy."""
+    return torch.cat(states) if len(states) > 1 else states[0]
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
