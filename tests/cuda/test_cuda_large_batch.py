@@ -37,13 +37,15 @@ def test_first_states_and_weights_of_any_size():
     assert_close_to_f64("hs", hs, plain(p)["hs"], plain(p.to(torch.float64))["hs"])
 
 
-def test_infinity_and_nan_are_where_float32_has_them():
+@pytest.mark.parametrize("buffers", [1, 2])
+def test_infinity_and_nan_are_where_float32_has_them(buffers):
     p = make(3, 6, 250)
     p.W_hh[3, 5], p.W_hh[7, 9], p.W_hh[4, 70] = torch.inf, -torch.inf, torch.nan
     p.h0[1, 2], p.h0[2, 3], p.h0[2, 9] = torch.inf, torch.inf, -torch.inf
     p.x[1, 3, 5], p.x[0, 4, 8] = torch.nan, torch.inf
     p.grad_hs[1, 3, 5], p.grad_hs[2, 4, 8] = torch.nan, torch.inf
-    got, same, truth = run(Launch(SMALL), p), plain(p), plain(p.to(torch.float64))
+    got = run(Launch(large_batch(256, rows=8, buffers=buffers)), p)
+    same, truth = plain(p), plain(p.to(torch.float64))
     for name, value in got.items():
         assert torch.equal(value.isnan(), same[name].isnan()), name
         assert torch.equal(value.isposinf(), same[name].isposinf()), name

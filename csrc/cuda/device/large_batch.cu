@@ -10,6 +10,7 @@
 //   RF_CLUSTER   blocks per cluster: RF_HP / 64
 //   RF_ROWS      batch rows of a cluster, at most
 //   RF_PRODUCT   1: as exact as TF32, 2: as exact as float32
+//   RF_BUFFERS   2: h is kept twice; 1: once, where more rows need the room
 //   RF_CELL      a code of csrc/cells/cells.h
 // Launch: grid ceil(B / rows) * RF_CLUSTER, block 512, dynamic shared memory of
 // LargeBatchShape::shared_bytes().
@@ -17,7 +18,8 @@
 // Predicted for an H100, in cycles a step, from what a prototype took there (this kernel has not
 // run): the products take 14.5 for each 16 k and half where a tile has up to 24 rows, 20 where it
 // has 40; 0.85 go to each 16 bytes sent to each block, of which a half hides behind products; 500
-// to the barriers, the partial sums and tanh.
+// to the barriers, the partial sums and tanh. Where h is kept once, up to 150 go to a barrier of
+// the cluster, a part of them behind tanh.
 #include "large_batch_inputs.cuh"
 #include "large_batch_product.cuh"
 
@@ -45,8 +47,8 @@ RF_DEVICE float2 product_of_row(const Sequence& p, const State& state, const Pro
   float2 sum = product.sum(own.row(pass));
   // Where a factor is infinite or NaN, or a product too large, halves do not add up to the whole.
   if (!is_finite(sum.x) || !is_finite(sum.y)) {
-    if (own.columns > 0) sum.x = state.product(p, s & 1, own.row(pass), own.column);
-    if (own.columns > 1) sum.y = state.product(p, s & 1, own.row(pass), own.column + 1);
+    if (own.columns > 0) sum.x = state.product(p, s, own.row(pass), own.column);
+    if (own.columns > 1) sum.y = state.product(p, s, own.row(pass), own.column + 1);
   }
   return sum;
 }
@@ -90,14 +92,22 @@ RF_DEVICE void run_sequence(const Sequence& p) {
     for (int i = 0; i < kPasses; ++i) {
       if (own.row(i) >= p.rows) continue;
       v[i] = product_of_row(p, state, product, own, s, i);
+    }
+    exchange.release(s);
+#pragma unroll
+    for (int i = 0; i < kPasses; ++i) {
       if (s < p.T) {
         v[i] = make_float2(result(v[i].x + inputs.in[i].x, inputs.saved[i].x),
                            result(v[i].y + inputs.in[i].y, inputs.saved[i].y));
       }
       v[i] = own.without_padding(v[i]);
-      if (s == last) continue;
+    }
+    exchange.wait_for_room(s);
+#pragma unroll
+    for (int i = 0; i < kPasses; ++i) {
+      if (own.row(i) >= p.rows || s == last) continue;
       const unsigned largest = kBounded ? finite_magnitude(1.f) : State::largest(v[i]);
-      state.put(state.slice(~s & 1, rank), own.row(i), v[i], largest);
+      state.put(state.slice(s + 1, rank), own.row(i), v[i], largest);
     }
     fence_async();
     __syncthreads();

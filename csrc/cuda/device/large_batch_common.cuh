@@ -8,11 +8,12 @@
 
 namespace rnnfast::cuda {
 
-constexpr LargeBatchShape kShape{RF_HP, RF_CLUSTER, RF_ROWS, RF_PRODUCT};
+constexpr LargeBatchShape kShape{RF_HP, RF_CLUSTER, RF_ROWS, RF_PRODUCT, RF_BUFFERS};
 static_assert(kShape.is_valid(), "no such variant: see large_batch_shape.h");
 
 constexpr bool kBackward = RF_BACKWARD != 0;
-constexpr int kHp = RF_HP, kCluster = RF_CLUSTER, kHalves = kShape.halves(), kTile = kShape.tile();
+constexpr int kHp = RF_HP, kCluster = RF_CLUSTER, kBuffers = RF_BUFFERS;
+constexpr int kHalves = kShape.halves(), kTile = kShape.tile();
 constexpr int kColumns = LargeBatchShape::kColumns;
 constexpr int kThreads = LargeBatchShape::kThreads, kWarps = LargeBatchShape::kWarps;
 constexpr int kLeastBlocks = 1;

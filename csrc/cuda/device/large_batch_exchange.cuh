@@ -1,10 +1,11 @@
 // How the blocks of a cluster give each other the new h, and wait for it.
 //
-// h is kept twice, for odd and for even steps; each block has the whole h of its rows. When a block
-// has its slice of h_{s+1} together, it sends it to each other block as one bulk copy. For each of
-// the two buffers and each other block there is one mbarrier, full[buffer][source], whose phase
-// ends when that slice has come. Of the four groups of warps each waits for the slices that it
-// multiplies. There is no other synchronisation between blocks from the first step to the last.
+// h is kept twice, for odd and for even steps, or once where that leaves room for more rows; each
+// block has the whole h of its rows. When a block has its slice of h_{s+1} together, it sends it to
+// each other block as one bulk copy. For each buffer and each other block there is one mbarrier,
+// full[buffer][source], whose phase ends when that slice has come. Of the four groups of warps each
+// waits for the slices that it multiplies. With two buffers there is no other synchronisation
+// between blocks from the first step to the last.
 //
 // Why two buffers suffice. A slice of h_{s+2} overwrites one of h_s in block c. Its sender has
 // waited for all slices of h_{s+1}, that of c among them, which c sends after the barrier of the
@@ -12,11 +13,16 @@
 // still copies from is not overwritten: the block writes its part of h_{s+2} when it has all of
 // h_{s+1}, and its senders had received h_s before they sent that.
 //
-// Why no phase is missed. No byte of h_{s+2} comes to c before each warp of c has passed that
-// barrier, and so has seen the phase of h_s end: the parity never flips twice under a warp that
-// waits.
+// Why one buffer suffices. In each step all threads of the cluster arrive at a barrier when they
+// have read all that they need of h_s, and wait there before they write h_{s+1}. What a block then
+// overwrites, its own slice of h_s, is not copied from any more, for who has multiplied h_s has
+// received it. Between the two halves of the barrier a thread computes tanh.
 //
-// One lane announces the bytes of h_{s+2} after its own wait for h_s. They may come earlier than
+// Why no phase is missed. No byte of the next state in the same buffer comes to c before each warp
+// of c has come to that barrier, and so has seen the phase of h_s end: the parity never flips twice
+// under a warp that waits.
+//
+// One lane announces the bytes of that state after its own wait for h_s. They may come earlier than
 // that: the phase stays open, for one arrival is missing.
 //
 // What threads write the copies read through another proxy: fence_async() of the writers and then a
@@ -38,7 +44,7 @@ class Exchange {
   RF_DEVICE Exchange(const Sequence& p, const State& state, int rank, int last)
       : state_(state), limit_(p.wait_limit), error_(p.error), rank_(rank), last_(last) {
     if (threadIdx.x == 0) {
-      for (int i = 0; i < 2 * kCluster; ++i) {
+      for (int i = 0; i < kBuffers * kCluster; ++i) {
         mbarrier_init(full(0, i), 1);
         mbarrier_expect(full(0, i), state.slice_bytes());
       }
@@ -49,10 +55,21 @@ class Exchange {
   // Until the slice of h_s from this block has come.
   RF_DEVICE void wait(int s, int source) {
     if (s == 0 || source == rank_) return;
-    Mbarrier* arrived = full(s & 1, source);
-    if (running_ && !ends_in_time(arrived, (s - 1) >> 1 & 1, limit_, error_)) running_ = false;
-    const bool announces = threadIdx.x % 128 == 0 && s + 2 <= last_;
+    Mbarrier* arrived = full(s, source);
+    if (running_ && !ends_in_time(arrived, (s - 1) >> (kBuffers - 1) & 1, limit_, error_))
+      running_ = false;
+    const bool announces = threadIdx.x % 128 == 0 && s + kBuffers <= last_;
     if (running_ && announces) mbarrier_expect(arrived, state_.slice_bytes());
+  }
+
+  // This thread reads nothing of h_s any more.
+  RF_DEVICE void release(int s) const {
+    if (kBuffers == 1 && s < last_) cluster_arrive();
+  }
+
+  // Until h_{s+1} may be written: with one buffer, where all threads of the cluster have read h_s.
+  RF_DEVICE void wait_for_room(int s) const {
+    if (kBuffers == 1 && s < last_) cluster_wait();
   }
 
   // The slice of h_{s+1}, when all of the block have written it and passed a barrier. Each of the
@@ -62,15 +79,14 @@ class Exchange {
     const int warp = keep_in_register(static_cast<int>(threadIdx.x >> 5));
     if (!running_ || s >= last_ || warp >= kCluster - 1 || threadIdx.x % 32 != 0) return;
     const unsigned block = (rank_ + 1 + warp) % kCluster;
-    const int buffer = ~s & 1;
-    const unsigned char* slice = state_.slice(buffer, rank_);
+    const unsigned char* slice = state_.slice(s + 1, rank_);
     copy_to_block(in_block(slice, block), slice, state_.slice_bytes(),
-                  in_block(full(buffer, rank_), block));
+                  in_block(full(s + 1, rank_), block));
   }
 
  private:
-  RF_DEVICE static Mbarrier* full(int buffer, int source) {
-    return reinterpret_cast<Mbarrier*>(dynamic_shared()) + buffer * kCluster + source;
+  RF_DEVICE static Mbarrier* full(int s, int source) {
+    return reinterpret_cast<Mbarrier*>(dynamic_shared()) + (s & (kBuffers - 1)) * kCluster + source;
   }
 
   const State& state_;

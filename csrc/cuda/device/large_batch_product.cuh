@@ -30,11 +30,13 @@ class Product {
     float sums[kSums][2] = {};
 #pragma unroll
     for (int j = 0; j < kSources; ++j) {
-      const int source = group_ * kSources + j;
+      int source = group_ * kSources + j;
+      // No address of low halves is kept from step to step: W_hh fills the registers.
+      if constexpr (kBuffers == 1) source = keep_in_register(source);
       exchange.wait(s, source);
-      const unsigned char* slice = state.slice(s & 1, source);
+      const unsigned char* slice = state.slice(s, source);
       float chain[kTile / 2] = {};
-      multiply_slice(state, slice, j, chain);
+      multiply_slice(state, slice, source, j, chain);
       add_slice(chain, state.factors(slice), sums);
     }
     write_partials(sums);
@@ -119,8 +121,8 @@ class Product {
     return w;
   }
 
-  // The products with slice j of this group's.
-  RF_DEVICE void multiply_slice(const State& state, const unsigned char* slice, int j,
+  // The products with a slice, the group's j-th.
+  RF_DEVICE void multiply_slice(const State& state, const unsigned char* slice, int source, int j,
                                 float (&chain)[kTile / 2]) const {
     multiply_fence();
     if constexpr (kHalves == 2) {
@@ -128,8 +130,7 @@ class Product {
       for (int i = 0; i < kStepsOfSource; ++i) {
         const CoreMatrices h = state.matrix(slice, i);
         if constexpr (kLowInShared) {
-          const int k = (group_ * kSteps + j * kStepsOfSource + i) * 16;
-          const CoreMatrices low(low_weights(k), kColumns * 16);
+          const CoreMatrices low(low_weights(source * kColumns + i * 16), kColumns * 16);
           multiply_async(chain, low, h, state.matrix_rows());
         } else {
           multiply_async(chain, low_[j * kStepsOfSource + i], h, state.matrix_rows());

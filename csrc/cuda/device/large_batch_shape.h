@@ -9,6 +9,7 @@ struct LargeBatchShape {
   int hp, cluster;  // H rounded up to 64 columns a block
   int rows;         // of the batch, at most, in a cluster
   int product;      // 1: as exact as TF32, 2: as exact as float32
+  int buffers;      // for h: 2, or 1 where two leave no room for the rows
 
   static constexpr int kColumns = 64, kWarps = 16, kThreads = 512;
   static constexpr int kGroups = 4;  // of four warps, each with its own part of k
@@ -28,30 +29,32 @@ struct LargeBatchShape {
   constexpr bool low_in_shared() const { return halves() == 2 && hp > 512; }
 
   // h is kept as the tensor cores read it: units of 8 k, each with 16 bytes for each half of a row.
-  // An odd number of them spreads the units over all banks of the shared memory.
-  constexpr int unit_bytes(int rows) const { return (halves() * rows | 1) * 16; }
+  // Where h lies twice, an odd number of them spreads the units over all banks of the shared
+  // memory; where it lies once, there is no room for that.
+  constexpr int unit_bytes(int rows) const { return (halves() * rows | (buffers - 1)) * 16; }
   // The part of h that a block makes, and a factor for each row.
   constexpr int slice_bytes(int rows) const {
     return kColumns / 8 * unit_bytes(rows) + (rows + 3) / 4 * 16;
   }
 
-  // Floats from one row of partial sums to the next: those that write meet on no bank.
-  constexpr int partials_stride() const { return kColumns + 4 * halves(); }
+  // Floats from one row of partial sums to the next: those that write meet on no bank, or where h
+  // lies once on two.
+  constexpr int partials_stride() const { return kColumns + 4 * (buffers == 1 ? 1 : halves()); }
 
-  // Shared memory: mbarriers, the columns' maxima, low halves of weights, partial sums, h twice,
-  // and what the tensor cores read past the last row.
+  // Shared memory: mbarriers, the columns' maxima, low halves of weights, partial sums, h, and
+  // what the tensor cores read past the last row.
   constexpr int maxima_at() const { return kBarrierBytes; }
   constexpr int low_at() const { return maxima_at() + kColumns * 4; }
   constexpr int partials_at() const { return low_at() + (low_in_shared() ? hp * kColumns * 2 : 0); }
   constexpr int state_at() const { return partials_at() + kGroups * rows * partials_stride() * 4; }
   constexpr int shared_bytes() const {
-    return state_at() + 2 * cluster * slice_bytes(rows) + tile() * 16;
+    return state_at() + buffers * cluster * slice_bytes(rows) + (tile() - halves() * rows) * 16;
   }
 
   constexpr bool is_valid() const {
     return (cluster == 4 || cluster == 8 || cluster == 16) && hp == kColumns * cluster &&
            (product == 1 || product == 2) && rows > 0 && halves() * rows <= 40 &&
-           shared_bytes() <= kMostBytes;
+           (buffers == 1 || buffers == 2) && shared_bytes() <= kMostBytes;
   }
 };
 

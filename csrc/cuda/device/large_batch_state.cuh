@@ -16,7 +16,9 @@ class State {
       : rows_(rows), unit_(kShape.unit_bytes(rows)), slice_(kShape.slice_bytes(rows)) {}
 
   RF_DEVICE int slice_bytes() const { return slice_; }
-  RF_DEVICE unsigned char* slice(int buffer, int source) const {
+  // Of h_s, from that block.
+  RF_DEVICE unsigned char* slice(int s, int source) const {
+    const int buffer = s & (kBuffers - 1);
     return dynamic_shared() + kShape.state_at() + (buffer * kCluster + source) * slice_;
   }
 
@@ -46,12 +48,12 @@ class State {
     return warp_max(max(finite_magnitude(v.x), finite_magnitude(v.y)));
   }
 
-  // sum_k h[row][k] M[k][column] in float32, one after the other.
-  RF_DEVICE float product(const Sequence& p, int buffer, int row, int column) const {
+  // sum_k h_s[row][k] M[k][column] in float32, one after the other.
+  RF_DEVICE float product(const Sequence& p, int s, int row, int column) const {
     float sum = 0.f;
 #pragma unroll 1
     for (int k = 0; k < p.H; ++k) {
-      const unsigned char* from = slice(buffer, k / kColumns);
+      const unsigned char* from = slice(s, k / kColumns);
       const auto* two =
           reinterpret_cast<const unsigned*>(from + k % kColumns / 8 * unit_ + row * kHalves * 16) +
           k % 8 / 2;

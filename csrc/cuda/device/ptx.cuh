@@ -104,6 +104,23 @@ RF_DEVICE void cluster_barrier() {
 #endif
 }
 
+// The same in two halves: between them a thread goes on with what waits for nobody. What was read
+// before is read; what was written may be seen later.
+RF_DEVICE void cluster_arrive() {
+#ifdef RF_EMULATED
+  emulator::cluster_arrive();
+#else
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+RF_DEVICE void cluster_wait() {
+#ifdef RF_EMULATED
+  emulator::cluster_wait();
+#else
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
 // The same place in the shared memory of another block of the cluster.
 RF_DEVICE ClusterAddress in_block(const void* mine, unsigned rank) {
 #ifdef RF_EMULATED

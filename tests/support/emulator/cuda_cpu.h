@@ -88,6 +88,8 @@ void block_barrier();
 int block_or(int predicate);
 void warp_barrier();
 void cluster_barrier();
+void cluster_arrive();  // its first half
+void cluster_wait();    // its second half
 unsigned cluster_rank();
 int lane();
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -19,20 +19,27 @@ char* new_history() {
 }
 #endif
 
-void wait_at(Barrier& barrier, int threads) {
+// Its generation, which ends when all have arrived.
+uint64_t arrive_at(Barrier& barrier, int threads) {
   TSAN(__tsan_release(&barrier);)
+  const uint64_t generation = barrier.generation;
   if (++barrier.arrived == threads) {
     barrier.arrived = 0;
     ++barrier.generation;
     ++events;
-  } else {
-    self->waits_for = &barrier;
-    self->generation = barrier.generation;
-    while (barrier.generation == self->generation) to_scheduler();
-    self->waits_for = nullptr;
   }
+  return generation;
+}
+
+void wait_for_end(Barrier& barrier, uint64_t generation) {
+  self->waits_for = &barrier;
+  self->generation = generation;
+  while (barrier.generation == generation) to_scheduler();
+  self->waits_for = nullptr;
   TSAN(__tsan_acquire(&barrier);)
 }
+
+void wait_at(Barrier& barrier, int threads) { wait_for_end(barrier, arrive_at(barrier, threads)); }
 
 Mbarrier* initialised(Mbarrier* barrier) {
   if (barrier->count <= 0) fail("an mbarrier is used before its initialisation");
@@ -80,6 +87,10 @@ unsigned char* shared() { return self->block->shared; }
 void block_barrier() { wait_at(self->block->barrier, self->block->threads); }
 void warp_barrier() { wait_at(self->warp->barrier, self->warp->threads); }
 void cluster_barrier() { wait_at(self->block->cluster->barrier, self->block->cluster->threads); }
+void cluster_arrive() {
+  self->arrived = arrive_at(self->block->cluster->barrier, self->block->cluster->threads);
+}
+void cluster_wait() { wait_for_end(self->block->cluster->barrier, self->arrived); }
 
 int block_or(int predicate) {
   Block& block = *self->block;

@@ -83,21 +83,44 @@ def _cluster() -> Protocol:
     )
 
 
-def _large_batch() -> Protocol:
+def _large_batch(buffers: int) -> Protocol:
     unit, exchange = "large_batch.cu", "large_batch_exchange.cuh"
     product = "large_batch_product.cuh"
     announce = "if (running_ && announces) mbarrier_expect(arrived, state_.slice_bytes());"
     fewer = announce.replace("_bytes()", "_bytes() - 16")
     multiply = "if (!kBackward || s > 0) product.multiply(state, exchange, s);"
     written, begun = "fence_async();\n    __syncthreads();", "begin_state(p, state, own);\n  "
-    target, others = "in_block(slice, block)", "in_block(state_.slice(buffer, rank_ ^ 1), block)"
-    bugs = {
-        "h is kept once": (unit, "state.slice(~s & 1, rank)", "state.slice(s & 1, rank)"),
+    target, others = "in_block(slice, block)", "in_block(state_.slice(s + 1, rank_ ^ 1), block)"
+    wait, parity = "exchange.wait_for_room(s);", "(s - 1) >> (kBuffers - 1) & 1"
+    reads = f"""{multiply}
+    __syncthreads();
+    float2 v[kPasses];
+#pragma unroll
+    for (int i = 0; i < kPasses; ++i) {{
+      if (own.row(i) >= p.rows) continue;
+      v[i] = product_of_row(p, state, product, own, s, i);
+    }}
+"""
+    release = "    exchange.release(s);\n"
+    of_buffers = {
+        1: {
+            "nobody waits until h has been read": (unit, wait, ""),
+            "h is given up before it is read": (unit, reads + release, release + reads),
+        },
+        2: {
+            "h is kept once": (unit, "state.slice(s + 1, rank)", "state.slice(s, rank)"),
+            "mbarriers are used too early": (
+                unit,
+                f"{begun}cluster_barrier",
+                f"{begun}__syncthreads",
+            ),
+        },
+    }[buffers]
+    bugs = of_buffers | {
         "nothing is announced after the first": (exchange, announce, ""),
         "16 bytes too few are announced": (exchange, announce, fewer),
         "nobody waits for h": (exchange, "running_ && !ends_in_time(", "false && !ends_in_time("),
-        "waits for the wrong parity": (exchange, "(s - 1) >> 1 & 1", "s >> 1 & 1"),
-        "mbarriers are used too early": (unit, f"{begun}cluster_barrier", f"{begun}__syncthreads"),
+        "waits for the wrong parity": (exchange, parity, parity.replace("(s - 1)", "s")),
         "sums are read before they are written": (
             unit,
             f"{multiply}\n    __syncthreads();",
@@ -109,12 +132,12 @@ def _large_batch() -> Protocol:
         "a row has the factor of another": (product, "[min(row(i), rows_ - 1)]", "[0]"),
     }
     return Protocol(
-        variant=large_batch(256, 3),
+        variant=large_batch(256, 3, buffers=buffers),
         problems=lambda: [_of_any_size()],
         seeds=8,
         bugs=bugs,
-        quick=("nobody waits for h", "sums are read before they are written"),
-        races=("h is kept once", "sums are read before they are written"),
+        quick=(next(iter(of_buffers)), "sums are read before they are written"),
+        races=(next(iter(of_buffers)), "sums are read before they are written"),
         steps=4,
         harmless=(unit, *LAST_BARRIER),
     )
@@ -150,4 +173,9 @@ def _single_block() -> Protocol:
     )
 
 
-PROTOCOLS = {each.variant.unit: each for each in (_cluster(), _large_batch(), _single_block())}
+PROTOCOLS = {
+    "cluster": _cluster(),
+    "large_batch": _large_batch(buffers=2),
+    "large_batch, one buffer": _large_batch(buffers=1),
+    "single_block": _single_block(),
+}
