@@ -23,23 +23,9 @@ struct RoundedForwardTile : ForwardTile<float> {
     Tile<float, Rows, Vectors> tile;
     load_inputs(tile);
     tile.multiply(depth_of<Pair>(layer.H), before, pairs_stride, W);
-    float values[Rows * tile.kColumns];
-    tile.store_rows(values, tile.kColumns, tile.kColumns);
-    finish<Vectors>(Rows, values);
-  }
-
-  template <int Vectors>
-  RNNFAST_NOINLINE void finish(int rows, const float* values) const {
-    cells::with_activation(layer.cell, [&]<class Activation>() {
-      for (int i = 0; i < rows; ++i) {
-        Tile<float, 1, Vectors> one;
-        one.load_rows(values + i * one.kColumns, 0);
-        activate<Activation>(one);
-        one.store_rows(after + i * pairs_stride + panel.column / 2, 0);
-        one.store_rows(hs + at + (row + i) * layer.array_stride + panel.column, 0,
-                       panel.columns_left);
-      }
-    });
+    activate(tile);
+    tile.store_rows(after + panel.column / 2, pairs_stride);
+    store_hs(tile);
   }
 };
 

@@ -7,22 +7,15 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// Whether a tile's rows are finished without a call: one row, which then stays in registers, and
-// tiles so small that the call would be 3 to 5 % of a layer at H = 64.
-template <int Rows>
-constexpr bool kFinishesInline = Rows == 1 || kVectorBytes == 16;
-
-// An array from its element `first` on, or none.
-template <class Real>
-RNNFAST_INLINE Real* from(Real* array, int64_t first) {
-  return array != nullptr ? array + first : nullptr;
+// The tile's rows go to a copy, from its row `row` on.
+template <class Real, int Rows, int Vectors>
+RNNFAST_INLINE void store_copy(const Tile<Real, Rows, Vectors>& tile, const Copy<Real>& copy,
+                               int64_t row, const Panel& panel) {
+  const Places<Real, Vectors> to(copy, row, panel);
+  tile.each([&](int i, int j, int) { store(to.vectors[j] + i * to.stride, tile.at[i][j]); });
 }
 
 // h_{t+1} = act(u_t + h_t W_hh + b_h) for some rows and one panel of columns.
-//
-// Only the product is compiled for each number of rows. What follows takes the rows from memory,
-// one after the other: unrolled for all of them, tiles of AVX-512 took the compiler 1.6 times as
-// long.
 template <class Real>
 struct ForwardTile {
   const Layer<Real>& layer;
@@ -44,15 +37,16 @@ struct ForwardTile {
     } else {
       region.add_ready_product(tile, layer, t, panel);
     }
-    Real* const h = region.h_at(layer, t + 1) + row * layer.h_stride + panel.column;
-    tile.store_rows(h, layer.h_stride, tile.kColumns);
-    cells::with_activation(layer.cell, [&]<class Activation>() {
-      if constexpr (kFinishesInline<Rows>) {
-        finish_rows<Activation, Vectors>(Rows, h);
-      } else {
-        finish<Activation, Vectors>(Rows, h);
-      }
+    activate(tile);
+    cells::with_update(layer.cell, [&]<class Update>() {
+      if constexpr (Update::kSaved > 0) update<Update>(tile);
     });
+    tile.store_rows(region.h_at(layer, t + 1) + row * layer.h_stride + panel.column, layer.h_stride,
+                    tile.kColumns);
+    if (region.h_copy.values != nullptr) {
+      store_copy(tile, region.h_copy, region.state_row(t + 1) + row, panel);
+    }
+    if (hs != nullptr) store_hs(tile);
   }
 
   template <class TileOfAnySize>
@@ -64,44 +58,33 @@ struct ForwardTile {
     });
   }
 
-  template <class Activation, int Vectors>
-  RNNFAST_NOINLINE void finish(int rows, Real* h) const {
-    finish_rows<Activation, Vectors>(rows, h);
-  }
-
-  // From z_t to h_{t+1}, where that belongs, and its copies. What is read is looked up before:
-  // after each store the compiler would look it up anew.
-  template <class Activation, int Vectors>
-  RNNFAST_INLINE void finish_rows(int rows, Real* h) const {
-    const int64_t h_stride = layer.h_stride, stride = layer.array_stride,
-                  columns = panel.columns_left, first = at + row * stride + panel.column;
-    const Real* const before = region.h_at(layer, t) + row * h_stride + panel.column;
-    const Real* const leak = from(layer.leak, panel.column);
-    Real *hs = from(this->hs, first), *saved = from(this->saved, first);
-    const bool is_copied = region.h_copy.values != nullptr, is_leaky = cells::is_leaky(layer.cell);
-    Places<Real, Vectors> copy;
-    if (is_copied) copy = {region.h_copy, region.state_row(t + 1) + row, panel};
-    RNNFAST_UNROLL_BY_2 for (int i = 0; i < rows; ++i) {
-      Tile<Real, 1, Vectors> one;
-      one.load_rows(h + i * h_stride, 0);
-      activate<Activation>(one);
-      if (saved != nullptr) one.store_rows(saved + i * stride, 0, columns);
-      if (is_leaky) {
-        one.each([&](int, int j, int c) {
-          one.at[0][j] =
-              cells::Leaky::forward(one.at[0][j], load(before + i * h_stride + c), load(leak + c));
-        });
-      }
-      one.store_rows(h + i * h_stride, 0, one.kColumns);
-      if (is_copied) copy.store_row(one, i);
-      if (hs != nullptr) one.store_rows(hs + i * stride, 0, columns);
+  // From act(z_t), which is saved, to h_t.
+  template <class Update, class TileOfAnySize>
+  RNNFAST_INLINE void update(TileOfAnySize& tile) const {
+    if (saved != nullptr) {
+      tile.store_rows(saved + at + row * layer.array_stride + panel.column, layer.array_stride,
+                      panel.columns_left);
     }
+    const Real* before = region.h_at(layer, t) + row * layer.h_stride + panel.column;
+    const Real* leak = layer.leak + panel.column;
+    tile.each([&](int i, int j, int c) {
+      tile.at[i][j] =
+          Update::forward(tile.at[i][j], load(before + i * layer.h_stride + c), load(leak + c));
+    });
   }
 
-  template <class Activation, class TileOfAnySize>
-  RNNFAST_INLINE static void activate(TileOfAnySize& tile) {
-    tile.each([&](int i, int j, int) {
-      tile.at[i][j] = Activation::template of<VectorMath<Real>>(tile.at[i][j]);
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void store_hs(const TileOfAnySize& tile) const {
+    tile.store_rows(hs + at + row * layer.array_stride + panel.column, layer.array_stride,
+                    panel.columns_left);
+  }
+
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void activate(TileOfAnySize& tile) const {
+    cells::with_activation(layer.cell, [&]<class Activation>() {
+      tile.each([&](int i, int j, int) {
+        tile.at[i][j] = Activation::template of<VectorMath<Real>>(tile.at[i][j]);
+      });
     });
   }
 };
@@ -127,8 +110,7 @@ struct ReadoutGradient {
 
 // dz_t = (dh_t + dz_{t+1} W_hh^T) act'(h_{t+1}) for some rows and one panel, where dh_t is what
 // reaches h from outside: grad_hs_t, grad_h_last at a row's last step, the readout. Where dense.h0
-// is given, dz_{t+1} W_hh^T goes there instead: of rows that begin with step t + 1. Rows are
-// finished as in ForwardTile.
+// is given, dz_{t+1} W_hh^T goes there instead: of rows that begin with step t + 1.
 template <class Real>
 struct BackwardTile {
   const Layer<Real>& layer;
@@ -144,30 +126,37 @@ struct BackwardTile {
   void run() const {
     Tile<Real, Rows, Vectors> tile;
     tile.clear();
+    const int64_t batch_row = region.first + row;
     if (dense.hs != nullptr) {
       tile.add_rows(dense.hs + at + row * layer.array_stride + panel.column, layer.array_stride,
                     panel.columns_left);
     }
-    Real values[Rows * tile.kColumns];
     if (region.carry != nullptr || rows_to_go_on() < Rows) {
-      sum_others<Vectors>(Rows, values);
-      tile.add_rows(values, tile.kColumns, tile.kColumns);
+      Real others[Rows * Tile<Real, Rows, Vectors>::kColumns];
+      sum_others(Rows, tile.kColumns, others);
+      tile.add_rows(others, tile.kColumns, tile.kColumns);
     }
     add_products(tile);
     if (dense.h0 != nullptr) {
-      tile.store_rows(values, tile.kColumns, tile.kColumns);
-      store_h0<Vectors>(Rows, values);
+      tile.store_rows(dense.h0 + batch_row * layer.H + panel.column, layer.H, panel.columns_left);
       return;
     }
-    Real* const dz = region.dz_at(layer, t) + row * layer.stride + panel.column;
-    tile.store_rows(dz, layer.stride, tile.kColumns);
-    cells::with_activation(layer.cell, [&]<class Activation>() {
-      if constexpr (kFinishesInline<Rows>) {
-        finish_rows<Activation, Vectors>(Rows, dz);
+    cells::with_update(layer.cell, [&]<class Update>() {
+      if constexpr (Update::kSaved > 0) {
+        Real* const dz = region.dz_at(layer, t) + row * layer.stride + panel.column;
+        tile.store_rows(dz, layer.stride, tile.kColumns);
+        through_update<Update>(Rows, Vectors, dz);
+        tile.load_rows(dz, layer.stride);
       } else {
-        finish<Activation, Vectors>(Rows, dz);
+        times_derivative(tile);
       }
     });
+    tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride,
+                    tile.kColumns);
+    if (region.dz_copy.values != nullptr) {
+      store_copy(tile, region.dz_copy, region.state_row(t) + row, panel);
+    }
+    add_to_inputs(tile);
   }
 
   // How many of the rows, counted from the tile's first, have a further step, or no grad_h_last.
@@ -176,29 +165,21 @@ struct BackwardTile {
   }
 
   // What reaches h beside grad_hs and the products: grad_h_last in rows that have no further step,
-  // and the carry.
-  template <int Vectors>
-  RNNFAST_NOINLINE void sum_others(int rows, Real* sums) const {
-    const int64_t go_on = rows_to_go_on(), columns = panel.columns_left, H = layer.H,
-                  stride = layer.stride;
-    const Real* last = from(dense.h_last, (region.first + row) * H + panel.column);
-    const Real* carry = from(region.carry, row * stride + panel.column);
-    for (int i = 0; i < rows; ++i) {
-      Tile<Real, 1, Vectors> one;
-      one.clear();
-      if (i >= go_on) one.add_rows(last + i * H, 0, columns);
-      if (carry != nullptr) one.add_rows(carry + i * stride, 0, one.kColumns);
-      one.store_rows(sums + i * one.kColumns, 0, one.kColumns);
-    }
-  }
-
-  template <int Vectors>
-  RNNFAST_NOINLINE void store_h0(int rows, const Real* values) const {
-    for (int i = 0; i < rows; ++i) {
-      Tile<Real, 1, Vectors> one;
-      one.load_rows(values + i * one.kColumns, 0);
-      one.store_rows(dense.h0 + (region.first + row + i) * layer.H + panel.column, 0,
-                     panel.columns_left);
+  // and the carry. Not unrolled, as it would be a fifth of this tile's code.
+  void sum_others(int64_t rows, int64_t columns, Real* sums) const {
+    const int64_t go_on = rows_to_go_on();
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t c = 0; c < columns; c += kLanes<Real>) {
+        Vec<Real> sum{};
+        if (i >= go_on && c < panel.columns_left) {
+          sum = load_first(dense.h_last + (region.first + row + i) * layer.H + panel.column + c,
+                           panel.columns_left - c);
+        }
+        if (region.carry != nullptr) {
+          sum += load(region.carry + (row + i) * layer.stride + panel.column + c);
+        }
+        store(sums + i * columns + c, sum);
+      }
     }
   }
 
@@ -238,55 +219,17 @@ struct BackwardTile {
             width, readout->W + readout->V * panel.column + classes.column * columns};
   }
 
-  template <class Activation, int Vectors>
-  RNNFAST_NOINLINE void finish(int rows, Real* dz) const {
-    finish_rows<Activation, Vectors>(rows, dz);
-  }
-
-  // From the gradient of h_t, in dz, to that of z_t, which goes on to all that is summed.
-  template <class Activation, int Vectors>
-  RNNFAST_INLINE void finish_rows(int rows, Real* dz) const {
-    // Locals: a field would be read anew after each store (H = 64: 1 % of a step).
-    const int64_t stride = layer.stride, array_stride = layer.array_stride,
-                  own_stride = layer.own_stride, columns = panel.columns_left;
-    Real* const x = from(dense.x, at + row * array_stride + panel.column);
-    Real* const table = from(region.table_gradient, panel.column);
-    const int32_t* const slot = from(region.slots, t * region.slots_stride + row);
-    const bool is_copied = region.dz_copy.values != nullptr, is_leaky = cells::is_leaky(layer.cell);
-    Places<Real, Vectors> h, copy;
-    if (is_copied) copy = {region.dz_copy, region.state_row(t) + row, panel};
-    if (is_leaky) {
-      through_update<cells::Leaky, Activation>(rows, Vectors, dz);
-    } else {
-      h = h_after<Vectors>();
-    }
-    Tile<Real, 1, Vectors> sum;
-    sum.clear();
-    RNNFAST_UNROLL_BY_2 for (int i = 0; i < rows; ++i) {
-      Tile<Real, 1, Vectors> one;
-      one.load_rows(dz + i * stride, 0);
-      if (!is_leaky) times_derivative<Activation>(one, h, i);
-      one.store_rows(dz + i * stride, 0, one.kColumns);
-      if (is_copied) copy.store_row(one, i);
-      if (table != nullptr) {
-        Real* const to = table + slot[i] * own_stride;
-        one.each([&](int, int j, int c) { store(to + c, load(to + c) + one.at[0][j]); });
-      }
-      if (x != nullptr) one.store_rows(x + i * array_stride, 0, columns);
-      sum.each([&](int, int j, int) { sum.at[0][j] += one.at[0][j]; });
-    }
-    if (region.bias_gradient.sum != nullptr) region.bias_gradient.add(sum, t, panel.column);
-  }
-
   // From the gradient of h_t, in dz, to that of z_t, to the leak's, and to what reaches h_{t-1}
-  // beside the product.
-  template <class Update, class Activation>
-  RNNFAST_NOINLINE void through_update(int64_t rows, int64_t vectors, Real* dz) const {
-    for (int64_t j = 0; j < vectors; ++j) through_update_of<Update, Activation>(rows, j, dz);
+  // beside the product. Not unrolled, as it would be a sixth of this tile's code.
+  template <class Update>
+  void through_update(int64_t rows, int64_t vectors, Real* dz) const {
+    cells::with_activation(layer.cell, [&]<class Activation>() {
+      for (int64_t j = 0; j < vectors; ++j) through_update<Update, Activation>(rows, j, dz);
+    });
   }
 
   template <class Update, class Activation>
-  RNNFAST_INLINE void through_update_of(int64_t rows, int64_t j, Real* dz) const {
+  RNNFAST_INLINE void through_update(int64_t rows, int64_t j, Real* dz) const {
     using Math = VectorMath<Real>;
     const int64_t c = j * kLanes<Real>, stride = layer.stride;
     const Real* const before = region.h_copy.column(panel, c);
@@ -310,23 +253,40 @@ struct BackwardTile {
     }
   }
 
-  // Where h_{t+1} lies.
-  template <int Vectors>
-  RNNFAST_INLINE Places<Real, Vectors> h_after() const {
-    if (region.h_copy.values != nullptr)
-      return {region.h_copy, region.state_row(t + 1) + row, panel};
-    return {region.h_at(layer, t + 1) + row * layer.h_stride + panel.column, layer.h_stride};
+  // The derivative of the activation, from its result alone.
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void times_derivative(TileOfAnySize& tile) const {
+    using Math = VectorMath<Real>;
+    using Rows = Places<Real, TileOfAnySize::kVectors>;
+    const Rows h =
+        region.h_copy.values != nullptr
+            ? Rows(region.h_copy, region.state_row(t + 1) + row, panel)
+            : Rows(region.h_at(layer, t + 1) + row * layer.h_stride + panel.column, layer.h_stride);
+    cells::with_activation(layer.cell, [&]<class Activation>() {
+      tile.each([&](int i, int j, int) {
+        const Vec<Real> slope = Activation::template slope<Math>(load(h.vectors[j] + i * h.stride));
+        tile.at[i][j] = Activation::template through<Math>(tile.at[i][j], slope);
+      });
+    });
   }
 
-  // The derivative of the activation, from its result alone, in row i.
-  template <class Activation, int Vectors>
-  RNNFAST_INLINE void times_derivative(Tile<Real, 1, Vectors>& one, const Places<Real, Vectors>& h,
-                                       int i) const {
-    using Math = VectorMath<Real>;
-    one.each([&](int, int j, int) {
-      const Vec<Real> slope = Activation::template slope<Math>(load(h.vectors[j] + i * h.stride));
-      one.at[0][j] = Activation::template through<Math>(one.at[0][j], slope);
-    });
+  template <class TileOfAnySize>
+  RNNFAST_INLINE void add_to_inputs(const TileOfAnySize& tile) const {
+    if (region.table_gradient != nullptr) {
+      const int32_t* slot = region.slots + t * region.slots_stride + row;
+      // Locals: a field would be read anew after each store (H = 64: 1 % of a step).
+      Real* const sums = region.table_gradient + panel.column;
+      const int64_t stride = layer.own_stride;
+      tile.each([&](int i, int j, int c) {
+        Real* sum = sums + slot[i] * stride + c;
+        store(sum, load(sum) + tile.at[i][j]);
+      });
+    }
+    if (dense.x != nullptr) {
+      tile.store_rows(dense.x + at + row * layer.array_stride + panel.column, layer.array_stride,
+                      panel.columns_left);
+    }
+    if (region.bias_gradient.sum != nullptr) region.bias_gradient.add(tile, t, panel.column);
   }
 };
 

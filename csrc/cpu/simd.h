@@ -33,7 +33,6 @@ constexpr bool kHasFma = false;
 #endif
 
 #define RNNFAST_INLINE inline __attribute__((always_inline))
-#define RNNFAST_NOINLINE __attribute__((noinline))
 // Unrolls the loop after it completely: register tiles are arrays, and an index must be a constant
 // for an element to live in a register.
 #define RNNFAST_UNROLL _Pragma("GCC unroll 16")

@@ -79,10 +79,9 @@ struct Copy {
 // stride. Looked up together: after each store the compiler would look them up anew.
 template <class Real, int Vectors>
 struct Places {
-  std::array<Real*, Vectors> vectors{};
-  int64_t stride = 0;
+  std::array<Real*, Vectors> vectors;
+  int64_t stride;
 
-  Places() = default;
   RNNFAST_INLINE Places(const Copy<Real>& copy, int64_t row, const Panel& panel)
       : stride(copy.stride(panel)) {
     RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) {
@@ -92,12 +91,6 @@ struct Places {
   // Rows that lie as in a matrix.
   RNNFAST_INLINE Places(Real* first, int64_t stride) : stride(stride) {
     RNNFAST_UNROLL for (int j = 0; j < Vectors; ++j) vectors[j] = first + j * kLanes<Real>;
-  }
-
-  // Row i there becomes a tile of one row.
-  template <class Row>
-  RNNFAST_INLINE void store_row(const Row& one, int64_t i) const {
-    one.each([&](int, int j, int) { store(vectors[j] + i * stride, one.at[0][j]); });
   }
 };
 
