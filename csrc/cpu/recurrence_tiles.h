@@ -165,8 +165,8 @@ struct BackwardTile {
   }
 
   // What reaches h beside grad_hs and the products: grad_h_last in rows that have no further step,
-  // and the carry. Not unrolled, as it would be a fifth of this tile's code.
-  void sum_others(int64_t rows, int64_t columns, Real* sums) const {
+  // and the carry. Once for all sizes of tiles, as it would be a fifth of each one's code.
+  [[gnu::noinline]] void sum_others(int64_t rows, int64_t columns, Real* sums) const {
     const int64_t go_on = rows_to_go_on();
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t c = 0; c < columns; c += kLanes<Real>) {
@@ -220,9 +220,9 @@ struct BackwardTile {
   }
 
   // From the gradient of h_t, in dz, to that of z_t, to the leak's, and to what reaches h_{t-1}
-  // beside the product. Not unrolled, as it would be a sixth of this tile's code.
+  // beside the product. Once for all sizes of tiles, as it would be a sixth of each one's code.
   template <class Update>
-  void through_update(int64_t rows, int64_t vectors, Real* dz) const {
+  [[gnu::noinline]] void through_update(int64_t rows, int64_t vectors, Real* dz) const {
     cells::with_activation(layer.cell, [&]<class Activation>() {
       for (int64_t j = 0; j < vectors; ++j) through_update<Update, Activation>(rows, j, dz);
     });
