@@ -111,32 +111,42 @@ def results(layer, x, h0):
     return {"y": y, "h_last": h_last} | {n: p.grad.clone() for n, p in layer.named_parameters()}
 
 
+@pytest.fixture
+def launched():
+    """The questions that launches ask from here on."""
+    questions = []
+
+    def answered(question):
+        questions.append(question)
+        return plan_for(question)
+
+    bridge.start(answered)
+    bridge.forget_plans()
+    yield questions
+    bridge.start(plan_for)
+    bridge.forget_plans()
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(("leak", "bidirectional"), [(None, False), (0.5, False), (None, True)])
-def test_explain_names_the_kernels_that_a_layer_asks_for(leak, bidirectional, packed, monkeypatch):
+def test_explain_names_the_kernels_that_a_layer_asks_for(
+    leak, bidirectional, packed, launched, monkeypatch
+):
     """By the question that the launches of a forward and a backward pass ask."""
-    launched, explained = [], []
+    explained = []
     chosen = choose_recurrence.chosen
 
     def recorded(question):
         explained.append(question)
         return chosen(question)
 
-    def answered(question):
-        launched.append(question)
-        return plan_for(question)
-
     layer = rnnfast.RNN(5, 12, nonlinearity="relu", leak=leak, bidirectional=bidirectional)
     x = torch.randn(2, 1, 5)
-    bridge.start(answered)
-    bridge.forget_plans()
     with use_backend("cuda"):
         out, _ = layer(torch.nn.utils.rnn.pack_sequence([x[:, 0]]) if packed else x)
         (out.data if packed else out).sum().backward()
         monkeypatch.setattr(choose_recurrence, "chosen", recorded)
         lines = rnnfast.explain(layer).layers
-    bridge.start(plan_for)
-    bridge.forget_plans()
     assert [each.operation for each in launched] == ["rnn_forward", "rnn_backward"]
     assert set(launched) <= set(explained)
     assert {each.has_options for each in launched} == {packed or leak is not None}
