@@ -167,7 +167,7 @@ def test_refuses_what_does_not_fit(change, message):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("instruction_set", instruction_sets.lower_kernels())
+@pytest.mark.parametrize("instruction_set", instruction_sets.other_kernels())
 def test_on_every_instruction_set(instruction_set):
     files = [str(TESTS / name) for name in ("test_decode.py", "test_clip_norm.py")]
     which = "edges or argmax or squares or strides or greedy or float64"

@@ -119,8 +119,8 @@ class Native(Compiled):
     def plain_layer(self, r: Recurrence, code: int, saves: bool) -> Any:
         """As `Compiled.plain_layer`; products may be rounded.
 
-        Rounded products are 1.8 times as fast from H = 256 on where the CPU has an instruction for
-        them, and take 1.4 times as long where it has none, so nothing is rounded there. Fewer than
+        Rounded products are 1.8 times as fast from H = 256 on where the CPU's instruction for them
+        gains; elsewhere they take 1.2 to 1.6 times as long, so nothing is rounded there. Fewer than
         8 rows in all do not pay for rounding W_hh.
         """
         if not saves and _allows_bf16() and _rounds(r):
@@ -179,7 +179,7 @@ class Native(Compiled):
         """The operator that rounds h and W_hh where that is allowed and the CPU has AVX2.
 
         A step waits for its weights, and rounded ones are half as much to read: at H = 512 it is
-        twice as fast with the instruction, and 1.7 times as fast without.
+        1.4 to 2 times as fast with the instruction, and 1.1 to 1.7 times without.
         """
         ops = torch.ops.rnnfast
         rounds = h0.dtype == torch.float32 and _allows_bf16()

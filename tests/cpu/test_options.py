@@ -186,7 +186,7 @@ def test_cells_have_the_same_codes_everywhere() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("instruction_set", instruction_sets.lower())
+@pytest.mark.parametrize("instruction_set", instruction_sets.others())
 def test_on_every_instruction_set(instruction_set: str) -> None:
     which = "(test_cells and not same) or (test_lengths and many) or resets_of"
     instruction_sets.run_again([__file__], which, instruction_set)

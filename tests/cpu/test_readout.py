@@ -168,7 +168,7 @@ def test_a_readout_that_does_not_fit(change: dict[str, Tensor], message: str) ->
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("isa", instruction_sets.lower_kernels())
+@pytest.mark.parametrize("isa", instruction_sets.other_kernels())
 def test_instruction_sets(isa: str) -> None:
     """This file's sizes and thread counts again, in a process of its own."""
     which = "batches or empty or sizes or thread_counts"

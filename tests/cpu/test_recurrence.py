@@ -141,7 +141,7 @@ def test_fork_after_use() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("isa", instruction_sets.lower_kernels())
+@pytest.mark.parametrize("isa", instruction_sets.other_kernels())
 def test_instruction_sets(isa: str) -> None:
     """This file's sizes and thread counts again, in a process of its own."""
     which = "large or empty or nan or missing or sizes or batches or thread_counts"

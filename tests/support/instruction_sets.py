@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from rnnfast.backends import library
 
 
-def lower() -> list[str]:
-    """Those that this machine has too, below the one that this process runs."""
+def others() -> list[str]:
+    """Those that this machine has too, beside the one that this process runs."""
     assert library.load_error() == ""
     built, runs = library.build_info().split("instruction sets: ")[1].split("; runs ")
-    names = built.split()  # the fastest first
-    return names[names.index(runs) + 1 :]
+    names = built.split()  # each has all that those after it need
+    needs_the_same = ["avx512_bf16"] if runs == "avx512_bf16_decode" else []
+    return [*needs_the_same, *names[names.index(runs) + 1 :]]
 
 
-def lower_kernels() -> list[str]:
-    """`lower` but for AVX-512 below that with bfloat16: only kernels of bfloat16 differ there."""
-    return [name for name in lower() if name != "avx512"]
+def other_kernels() -> list[str]:
+    """`others` without more sets of AVX-512: only kernels of bfloat16 differ there."""
+    return [name for name in others() if not name.startswith("avx512")]
 
 
 def run_again(files: Sequence[str], which: str, instruction_set: str) -> None:
