@@ -198,6 +198,13 @@ def test_figures_of_the_cpu_are_those_of_the_benchmark() -> None:
         assert {shape: figures for shape, *figures in rows} == expected
 
 
+def test_figures_of_bfloat16_are_those_of_the_benchmark() -> None:
+    peers = cases_of("cpu")["H1024"]["ops"]["generate"]["peers"]
+    exact, rounded = (peers[name]["seconds"]["median"] for name in ("ours", "ours_bf16"))
+    text = " ".join((ROOT / "docs" / "network.md").read_text("utf-8").split())
+    assert f"1024 hidden units generation is then {exact / rounded:.1f} times as fast" in text
+
+
 def test_figures_of_layers_are_those_of_the_benchmark() -> None:
     cases = cases_of("nn")
     ratios: dict[str, dict[str, float]] = {"forward": {}, "gradients": {}}
