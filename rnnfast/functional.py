@@ -6,9 +6,9 @@ Functions that make it differentiable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from rnnfast.backends import (
     arguments,
 )
 from rnnfast.backends.reference_recurrence import gather
+from rnnfast.cells.leaky import leak_of_units
 
 _Result = TypeVar("_Result")
 
@@ -73,9 +74,13 @@ def rnn(
     if resets is None and leak is None and noise == 0:
         return _run_layer(autograd.recur, inputs, h0, W_xh, W_hh, b_h, nonlinearity)
     arguments.check_extras(inputs, W_hh, resets, leak, noise, generator)
-    run = partial(_recur_with, resets, resets_to_h0, leak, noise, generator)
-    asked = ("resets",) * (resets is not None) + ("leak",) * (leak is not None)
-    return _run_layer(run, inputs, h0, W_xh, W_hh, b_h, nonlinearity, asked)
+    run = partial(_recur_with_noise, noise, generator) if noise else autograd.recur
+    options: dict[str, Any] = {}
+    if resets is not None:
+        options = {"resets": resets, "resets_to_h0": resets_to_h0}
+    if leak is not None:
+        options["leak"] = leak_of_units(leak, W_hh)
+    return _run_layer(run, inputs, h0, W_xh, W_hh, b_h, nonlinearity, options)
 
 
 def rnn_logits(
@@ -304,19 +309,20 @@ def _run_layer(
     W_hh: Tensor,
     b_h: Tensor | None,
     nonlinearity: str,
-    asked: tuple[str, ...] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Check the arguments, and call run(backend, call) on the backend that serves them.
 
-    asked: what the call asks of `Backend.features`.
+    options: the optional fields of `Recurrence` that the call has, which ask for features.
     """
     try:
         x, ids, bias = _project(inputs, W_xh, b_h)
-        backend = dispatch.backend_for(x, asked)
+        backend = dispatch.backend_for(x, tuple(options or ()))
         if not backend.checks_arguments:
             arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
         state = _for_batch(h0, inputs.shape[1])
-        return run(backend, Recurrence(nonlinearity, x, ids, W_hh, bias, state))
+        call = Recurrence(nonlinearity, x, ids, W_hh, bias, state)
+        return run(backend, call if options is None else _with_options(call, options))
     except Exception:
         arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
         raise
@@ -359,25 +365,18 @@ def _recur_and_read_out(
     return readout(hs, W_hq, b_q), h_last
 
 
-def _recur_with(
-    resets: Tensor | None,
-    resets_to_h0: bool,
-    leak: Tensor | float | None,
-    noise: float,
-    generator: torch.Generator | None,
-    backend: Backend,
-    r: Recurrence,
+def _recur_with_noise(
+    noise: float, generator: torch.Generator | None, backend: Backend, r: Recurrence
 ) -> tuple[Tensor, Tensor]:
-    """`autograd.recur` with options. As a closure in `rnn` it would take every call 2 % more."""
-    r = r._replace(resets=resets, resets_to_h0=resets_to_h0)
-    if leak is not None:
-        leak = torch.as_tensor(leak, dtype=r.W_hh.dtype, device=r.W_hh.device)
-        r = r._replace(cell=f"leaky_{r.cell}", leak=leak.expand(r.W_hh.shape[0]))
-    if noise:
-        x = r.x if r.ids is None else gather(r.x, r.ids)
-        drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        r = r._replace(x=x + noise * drawn, ids=None)
-    return autograd.recur(backend, r)
+    """`autograd.recur` with noise in the inputs' projection."""
+    x = r.x if r.ids is None else gather(r.x, r.ids)
+    drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return autograd.recur(backend, r._replace(x=x + noise * drawn, ids=None))
+
+
+def _with_options(call: Recurrence, options: Mapping[str, Any]) -> Recurrence:
+    cell = f"leaky_{call.cell}" if "leak" in options else call.cell
+    return Recurrence(cell, *call[1:6], **options)
 
 
 def _project(

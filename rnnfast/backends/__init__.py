@@ -40,6 +40,15 @@ class Recurrence(NamedTuple):
     # Both directions of a layer in one call have W_hh [2, H, H], b_h [2, H], h0 and h_last
     # [2, B, H], leak [2, H], x and hs [T, B, 2 H] (the forward one first), and no ids.
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether no option is set but `transposed`.
+
+        Each is asked by `is`, since torch takes 20 us to say that a tensor does not == None.
+        """
+        others = self.batch_sizes is None and self.resets is None and self.leak is None
+        return others and not self.reverse
+
 
 class Needs(NamedTuple):
     """Which gradients a backward pass makes besides that of x."""

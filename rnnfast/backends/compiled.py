@@ -22,9 +22,6 @@ from rnnfast.backends import (
 from rnnfast.backends.reference import added_to
 from rnnfast.cells import CELLS
 
-# What follows `transposed` in a call whose only option that may be.
-_NO_OPTIONS = tuple(Recurrence._field_defaults.values())[1:]
-
 
 class Compiled(Backend):
     """Each method calls an operator, which torch dispatches by device and cannot differentiate."""
@@ -39,7 +36,7 @@ class Compiled(Backend):
     def rnn_forward(self, r: Recurrence, saves: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """As `Reference.rnn_forward`, by one operator."""
         code = CELLS[r.cell].code
-        if r[7:] == _NO_OPTIONS:
+        if r.is_plain:
             hs, h_last = self.plain_layer(r, code, saves)
             return hs, h_last, None
         saved = None
@@ -56,7 +53,7 @@ class Compiled(Backend):
         """As `Reference.rnn_backward`, by one operator."""
         r, op = a.call, self.ops(a.hs).rnn_backward
         args = (a.grad_hs, a.grad_h_last, a.hs, r.ids, a.V, r.W_hh, r.h0, CELLS[r.cell].code)
-        if r[7:] == _NO_OPTIONS:
+        if r.is_plain:
             return Gradients(*op.plain(*args, *a.needs, r.transposed))
         x, W_hh, b_h, h0, leak = op.default(*args, *a.needs, *r[6:], a.saved)
         return Gradients(x, W_hh, b_h, h0, leak if r.leak is not None else None)

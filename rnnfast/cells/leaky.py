@@ -27,3 +27,15 @@ def mix_backward(
     """The adjoint of `mix`: the gradients of before and activity [B, H], and of leak [H]."""
     through = leak * grad
     return grad - through, through, (grad * (activity - before)).sum(0)
+
+
+def leak_of_units(leak: Tensor | float, W_hh: Tensor) -> Tensor:
+    """The leak of each unit [H] from that, one of all, or a number.
+
+    What is already [H] stays as it is, since a view takes 3 us; `torch.as_tensor` makes 10 us of a
+    number.
+    """
+    if not isinstance(leak, Tensor):
+        return W_hh.new_full(W_hh.shape[:1], leak)
+    leak = leak.to(W_hh.dtype)
+    return leak if leak.dim() == 1 else leak.expand(W_hh.shape[0])
