@@ -115,7 +115,7 @@ struct HiddenTile {
         tile.at[i][j] = Activation::template of<VectorMath<Real>>(z);
       });
     });
-    tile.store_rows(h, stride, tile.kColumns);
+    tile.store_rows(h, stride);
     if constexpr (std::is_same_v<Operand, Pair>) tile.store_rows(after, stride);
   }
 };
@@ -134,7 +134,7 @@ struct LogitTile {
     Tile<Real, Rows, Vectors> tile;
     tile.clear();
     tile.multiply(units, h, h_stride, W_hq);
-    tile.store_rows(parts, parts_stride, tile.kColumns);
+    tile.store_rows(parts, parts_stride);
   }
 };
 

@@ -172,11 +172,11 @@ struct Region {
                                         const Panel& panel) const {
     if constexpr (TileOfAnySize::kRows == 1) {
       if (layer.transposed) {
-        tile.add_rows(product + panel.column, 0, tile.kColumns);
+        tile.add_rows(product + panel.column, 0);
         return;
       }
       for (int64_t i = 0; i < layer.num_products; ++i) {
-        tile.add_rows(layer.product(t, i) + panel.column, 0, tile.kColumns);
+        tile.add_rows(layer.product(t, i) + panel.column, 0);
       }
     }
   }

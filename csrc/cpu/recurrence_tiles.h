@@ -41,8 +41,8 @@ struct ForwardTile {
     cells::with_update(layer.cell, [&]<class Update>() {
       if constexpr (Update::kSaved > 0) update<Update>(tile);
     });
-    tile.store_rows(region.h_at(layer, t + 1) + row * layer.h_stride + panel.column, layer.h_stride,
-                    tile.kColumns);
+    tile.store_rows(region.h_at(layer, t + 1) + row * layer.h_stride + panel.column,
+                    layer.h_stride);
     if (region.h_copy.values != nullptr) {
       store_copy(tile, region.h_copy, region.state_row(t + 1) + row, panel);
     }
@@ -134,7 +134,7 @@ struct BackwardTile {
     if (region.carry != nullptr || rows_to_go_on() < Rows) {
       Real others[Rows * Tile<Real, Rows, Vectors>::kColumns];
       sum_others(Rows, tile.kColumns, others);
-      tile.add_rows(others, tile.kColumns, tile.kColumns);
+      tile.add_rows(others, tile.kColumns);
     }
     add_products(tile);
     if (dense.h0 != nullptr) {
@@ -144,15 +144,14 @@ struct BackwardTile {
     cells::with_update(layer.cell, [&]<class Update>() {
       if constexpr (Update::kSaved > 0) {
         Real* const dz = region.dz_at(layer, t) + row * layer.stride + panel.column;
-        tile.store_rows(dz, layer.stride, tile.kColumns);
+        tile.store_rows(dz, layer.stride);
         through_update<Update>(Rows, Vectors, dz);
         tile.load_rows(dz, layer.stride);
       } else {
         times_derivative(tile);
       }
     });
-    tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride,
-                    tile.kColumns);
+    tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride);
     if (region.dz_copy.values != nullptr) {
       store_copy(tile, region.dz_copy, region.state_row(t) + row, panel);
     }

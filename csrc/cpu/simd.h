@@ -86,12 +86,15 @@ RNNFAST_INLINE Vec<Real> lane_numbers() {
   return v;
 }
 
-// The first n lanes, 0 < n < kLanes, from or to memory, nothing of which is touched beyond them: by
-// masks where there are any, as a memcpy of a length known at run time only is a call of 11 ns
-// (V = 28: 10 % of a forward pass with its readout at H = 64, 2 % of a training step of one row; by
-// AVX2 5 % of either step).
+// The first n lanes, 0 < n < kLanes (or any n above, where masks are free), from or to memory,
+// nothing of which is touched beyond them: by masks where there are any, as a memcpy of a length
+// known at run time only is a call of 11 ns (V = 28: 10 % of a forward pass with its readout at H =
+// 64, 2 % of a training step of one row; by AVX2 5 % of either step).
 #if defined(__AVX512F__)
-RNNFAST_INLINE __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1U << n) - 1); }
+constexpr bool kMasksAreFree = true;
+RNNFAST_INLINE __mmask16 first_lanes(int64_t n) {
+  return static_cast<__mmask16>(n < 16 ? (1U << n) - 1 : 0xffffU);
+}
 RNNFAST_INLINE Vec<float> load_lanes(const float* p, int64_t n) {
   return reinterpret_cast<Vec<float>>(_mm512_maskz_loadu_ps(first_lanes(n), p));
 }
@@ -106,6 +109,7 @@ RNNFAST_INLINE void store_lanes(double* p, int64_t n, Vec<double> v) {
   _mm512_mask_storeu_pd(p, static_cast<__mmask8>(first_lanes(n)), reinterpret_cast<__m512d>(v));
 }
 #elif defined(__AVX2__)
+constexpr bool kMasksAreFree = false;
 RNNFAST_INLINE __m256i first_floats(int64_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
                             _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -126,6 +130,7 @@ RNNFAST_INLINE void store_lanes(double* p, int64_t n, Vec<double> v) {
   _mm256_maskstore_pd(p, first_doubles(n), reinterpret_cast<__m256d>(v));
 }
 #else
+constexpr bool kMasksAreFree = false;
 template <class Real>
 RNNFAST_INLINE Vec<Real> load_lanes(const Real* p, int64_t n) {
   Vec<Real> v{};

@@ -139,10 +139,7 @@ class TrainStep : public GradientSums<Real> {
     const auto factor = static_cast<Real>(norm > step.max_norm ? step.max_norm / norm : 1.0);
     const auto lr = static_cast<Real>(step.lr);
     const auto move = [&](Real* param, Real* grad, int64_t count) {
-      for (int64_t i = 0; i < count; ++i) {
-        grad[i] *= factor;
-        param[i] -= lr * grad[i];
-      }
+      descend(param, grad, count, factor, lr);
     };
     each_small_parameter(step, worker, move);
     if (norm_first) {
@@ -152,6 +149,14 @@ class TrainStep : public GradientSums<Real> {
       sum_weights(worker, descents);
     } else {
       each_weight(step, worker, move);
+    }
+  }
+
+  [[gnu::noinline]] static void descend(Real* param, Real* grad, int64_t count, Real factor,
+                                        Real lr) {
+    for (int64_t i = 0; i < count; ++i) {
+      grad[i] *= factor;
+      param[i] -= lr * grad[i];
     }
   }
 
