@@ -81,6 +81,7 @@ def object_files() -> list[tuple[str, Path, str]]:
     """(object, source, flags), in link order."""
     shared = [
         *sorted(CSRC.glob("*.cpp")),
+        *sorted((CSRC / "torch").glob("*.cpp")),
         *sorted((CSRC / "ops").glob("*.cpp")),
         *sorted((CSRC / "cuda" / "host").glob("*.cpp")),
         *(CSRC / "cpu" / name for name in SHARED_SOURCES),

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <optional>
-#include <vector>
 
 #include "cells/cells.h"
 #include "torch/abi.h"
@@ -14,9 +13,9 @@ namespace rnnfast {
 // The arguments that rnn and rnn_backward have beyond those of every other operator.
 struct RecurrenceOptions {
   bool transposed = false, reverse = false;
-  std::optional<Tensor> batch_sizes, resets;
+  std::optional<Tensor> batch_sizes = {}, resets = {};
   bool resets_to_h0 = false;
-  std::optional<Tensor> leak, saved;
+  std::optional<Tensor> leak = {}, saved = {};
 };
 
 template <>
@@ -47,15 +46,9 @@ struct Boxed<Needs> {
   }
 };
 
-// The cell's code as the kernels take it.
-inline int cell_of(int64_t code) {
-  if (code == cells::kTanh || code == cells::kRelu) return static_cast<int>(code);
-  fail("cell is ", code, "; it must be 0 (tanh) or 1 (relu)");
-}
-inline int any_cell_of(int64_t code) {
-  if (code >= 0 && code < cells::kNumCells) return static_cast<int>(code);
-  fail("cell is ", code, "; it must be 0 (tanh), 1 (relu), 2 (leaky_tanh) or 3 (leaky_relu)");
-}
+// The cell's code as the kernels take it: of a plain cell, or of any.
+int cell_of(int64_t code);
+int any_cell_of(int64_t code);
 
 // Of a call in one direction or both; with batch_sizes, arrays hold the N rows of all steps.
 struct RecurrenceSizes {
@@ -86,120 +79,20 @@ struct RecurrenceSizes {
   }
 };
 
-// Sets T, B and N from batch_sizes.
-inline void measure_steps(RecurrenceSizes& n, const Tensor& batch_sizes) {
-  if (batch_sizes.device_type() != aoti_torch_device_type_cpu()) {
-    fail("batch_sizes is not on the CPU; it must be");
-  }
-  require_rank(batch_sizes, "batch_sizes", 1, "[T]");
-  n.T = batch_sizes.size(0);
-  require_at_least(n.T, "T, the number of steps,", 1);
-  require(batch_sizes, "batch_sizes", aoti_torch_dtype_int64(), "[T]", {n.T});
-  const auto* sizes = batch_sizes.data<const int64_t>();
-  const int64_t stride = batch_sizes.stride(0);
-  n.is_ragged = true;
-  n.B = sizes[0];
-  n.N = 0;
-  for (int64_t t = 0, before = n.B; t < n.T; before = sizes[t++ * stride]) {
-    const int64_t size = sizes[t * stride];
-    if (size < 1 || size > before) {
-      fail("batch_sizes[", t, "] is ", size, "; it must be at least 1 and at most ", before);
-    }
-    n.N += size;
-  }
-}
-
-// `steps` has one row for each row of each step: x, hs or ids.
-inline RecurrenceSizes measure(const Tensor& steps, const char* name, bool has_columns,
-                               const Tensor& W_hh, const Tensor& h0, bool has_ids,
-                               const RecurrenceOptions& options) {
-  RecurrenceSizes n{};
-  n.directions = W_hh.dim() == 3 ? 2 : 1;
-  n.states_have_axis = h0.dim() == 3;
-  if (has_ids && n.directions == 2) {
-    fail("W_hh is ", describe(W_hh), "; it must be [H, H] where ids are given");
-  }
-  if (options.batch_sizes) {
-    require_rank(steps, name, has_columns ? 2 : 1, has_columns ? "[N, H]" : "[N]");
-    measure_steps(n, *options.batch_sizes);
-  } else {
-    require_rank(steps, name, has_columns ? 3 : 2, has_columns ? "[T, B, H]" : "[T, B]");
-    n.T = steps.size(0);
-    n.B = steps.size(1);
-    n.N = n.T * n.B;
-  }
-  return n;
-}
-
-inline void require_weights(const RecurrenceSizes& n, const Tensor& W_hh,
-                            const std::optional<Tensor>& b_h, const Tensor& h0) {
-  require_at_least(n.T, "T, the number of steps,", 1);
-  require_at_least(n.H, "H, the number of hidden units,", 1);
-  require(W_hh, "W_hh", n.dtype, n.W_hh());
-  require(b_h, "b_h", n.dtype, n.b_h());
-  require(h0, "h0", n.dtype, n.state());
-}
-
-inline void require_options(const RecurrenceSizes& n, int cell, const RecurrenceOptions& options) {
-  if (options.resets) {
-    const int32_t dtype = options.resets->dtype();
-    require(*options.resets, "resets", dtype, {"[T, B]", {n.T, n.B}});
-    if (dtype != aoti_torch_dtype_bool() && dtype != aoti_torch_dtype_uint8()) {
-      fail("resets is ", describe(*options.resets), "; it must be bool or uint8");
-    }
-  }
-  const bool has_leak = cells::num_saved(cell) > 0;
-  if (options.leak && !has_leak) fail("leak is given; it must be None for the cell ", cell);
-  if (!options.leak && has_leak) fail("leak is None; it must be given for the cell ", cell);
-  require(options.leak, "leak", n.dtype, n.b_h());
-  require(options.saved, "saved", n.dtype, n.array());
-  if (options.saved && !options.saved->is_contiguous()) fail("saved is not contiguous; it must be");
-}
-
-// Of a backward call.
-inline void require_saved(const RecurrenceOptions& options) {
-  if (!options.leak || options.saved) return;
-  fail("saved is None; it must be what the forward call has saved");
-}
-
 // Of a forward call, whose arguments fit, but for the values of ids.
-inline RecurrenceSizes forward_sizes(const Tensor& x, const std::optional<Tensor>& ids,
-                                     const Tensor& W_hh, const std::optional<Tensor>& b_h,
-                                     const Tensor& h0, int32_t dtype,
-                                     const RecurrenceOptions& options = {}) {
-  RecurrenceSizes n = ids ? measure(*ids, "ids", false, W_hh, h0, true, options)
-                          : measure(x, "x", true, W_hh, h0, false, options);
-  if (ids) require_rank(x, "x", 2, "[V, H]");
-  n.H = x.size(x.dim() - 1) / n.directions;
-  n.V = x.size(0);
-  n.dtype = dtype;
-  if (ids) {
-    require(*ids, "ids", aoti_torch_dtype_int64(), n.ids());
-  } else {
-    require(x, "x", dtype, n.array());
-  }
-  require_weights(n, W_hh, b_h, h0);
-  return n;
-}
+RecurrenceSizes forward_sizes(const Tensor& x, const std::optional<Tensor>& ids, const Tensor& W_hh,
+                              const std::optional<Tensor>& b_h, const Tensor& h0, int32_t dtype,
+                              const RecurrenceOptions& options = {});
 
 // Of a backward call, likewise.
-inline RecurrenceSizes backward_sizes(const std::optional<Tensor>& grad_hs,
-                                      const std::optional<Tensor>& grad_h_last, const Tensor& hs,
-                                      const std::optional<Tensor>& ids, int64_t V,
-                                      const Tensor& W_hh, const Tensor& h0,
-                                      const RecurrenceOptions& options = {}) {
-  const int32_t dtype = require_real(hs, "hs");
-  require_at_least(V, "V", 0);
-  RecurrenceSizes n = measure(hs, "hs", true, W_hh, h0, ids.has_value(), options);
-  n.H = hs.size(hs.dim() - 1) / n.directions;
-  n.V = V;
-  n.dtype = dtype;
-  require(hs, "hs", dtype, n.array());
-  require_weights(n, W_hh, std::nullopt, h0);
-  require(grad_hs, "grad_hs", dtype, n.array());
-  require(grad_h_last, "grad_h_last", dtype, n.state());
-  require(ids, "ids", aoti_torch_dtype_int64(), n.ids());
-  return n;
-}
+RecurrenceSizes backward_sizes(const std::optional<Tensor>& grad_hs,
+                               const std::optional<Tensor>& grad_h_last, const Tensor& hs,
+                               const std::optional<Tensor>& ids, int64_t V, const Tensor& W_hh,
+                               const Tensor& h0, const RecurrenceOptions& options = {});
+
+void require_options(const RecurrenceSizes& n, int cell, const RecurrenceOptions& options);
+
+// Of a backward call.
+void require_saved(const RecurrenceOptions& options);
 
 }  // namespace rnnfast

@@ -7,10 +7,9 @@
 // the installed torch's own.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
-#include <stdexcept>
-#include <string>
 #include <utility>
 
 struct AtenTensorOpaque;
@@ -99,13 +98,10 @@ namespace rnnfast {
 // The version whose conventions for StableIValue this header follows: 2.11.
 constexpr uint64_t kAbiVersion = (uint64_t{2} << 56) | (uint64_t{11} << 48);
 
+// Throws for an error what torch says of it: "rnnfast: torch could not `what`: ...".
+[[noreturn]] void fail_call(const char* what);
 inline void check_call(AOTITorchError error, const char* what) {
-  if (error == 0) return;
-  std::string message = std::string("rnnfast: torch could not ") + what;
-  if (torch_exception_get_what_without_backtrace != nullptr) {
-    message += std::string(": ") + torch_exception_get_what_without_backtrace();
-  }
-  throw std::runtime_error(message);
+  if (error != 0) fail_call(what);
 }
 
 // Owns one reference to a tensor.
@@ -154,27 +150,9 @@ class Tensor {
 
 constexpr int64_t kMostDims = 64;
 
-// The strides of a contiguous tensor.
-inline void contiguous_strides(const int64_t* sizes, int64_t dim, int64_t* strides) {
-  if (dim > kMostDims) throw std::runtime_error("rnnfast: a tensor has more than 64 dimensions");
-  int64_t stride = 1;
-  for (int64_t i = dim - 1; i >= 0; --i) {
-    strides[i] = stride;
-    stride *= sizes[i] > 0 ? sizes[i] : 1;
-  }
-}
-
 // An uninitialised contiguous tensor.
-inline Tensor empty_on(int32_t device_type, int32_t device_index, const int64_t* sizes, int64_t dim,
-                       int32_t dtype) {
-  int64_t strides[kMostDims];
-  contiguous_strides(sizes, dim, strides);
-  AtenTensorHandle handle;
-  check_call(
-      aoti_torch_empty_strided(dim, sizes, strides, dtype, device_type, device_index, &handle),
-      "allocate a tensor");
-  return Tensor(handle);
-}
+Tensor empty_on(int32_t device_type, int32_t device_index, const int64_t* sizes, int64_t dim,
+                int32_t dtype);
 
 // ... on the CPU.
 inline Tensor empty(const int64_t* sizes, int64_t dim, int32_t dtype) {

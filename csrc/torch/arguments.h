@@ -1,15 +1,13 @@
 // Arguments and outputs of the operators in the form that the kernels take.
 #pragma once
 
-#include <algorithm>
 #include <initializer_list>
 #include <optional>
 #include <utility>
-#include <vector>
 
-#include "checks.h"
 #include "kernels.h"
 #include "torch/abi.h"
+#include "torch/checks.h"
 
 namespace rnnfast {
 
@@ -42,15 +40,7 @@ void with_real(int32_t dtype, const Body& body) {
   }
 }
 
-inline void make_contiguous(Tensor& tensor) {
-  if (tensor.is_contiguous()) return;
-  std::vector<int64_t> sizes;
-  for (int64_t i = 0; i < tensor.dim(); ++i) sizes.push_back(tensor.size(i));
-  Tensor dense = empty(sizes.data(), tensor.dim(), tensor.dtype());
-  copy(dense, tensor);
-  tensor = std::move(dense);
-}
-
+void make_contiguous(Tensor& tensor);
 inline void make_contiguous(std::optional<Tensor>& tensor) {
   if (tensor) make_contiguous(*tensor);
 }
@@ -65,10 +55,7 @@ Element* data_or_null(const std::optional<Tensor>& tensor) {
   return tensor ? tensor->data<Element>() : nullptr;
 }
 
-inline void fill_with_zeros(const Tensor& tensor) {
-  with_real(tensor.dtype(),
-            [&]<class Real>() { std::fill_n(tensor.data<Real>(), tensor.numel(), Real{0}); });
-}
+void fill_with_zeros(const Tensor& tensor);
 
 inline Tensor empty(const Shape& shape, int32_t dtype) {
   return empty(shape.sizes, shape.dims, dtype);
@@ -94,21 +81,9 @@ struct OptionalOutput {
 struct Classes {
   Classes() = default;
   Classes(const Tensor& ids, const char* name, int64_t T, int64_t B, int64_t V,
-          Axes axes = Axes::kStepsFirst) {
-    const bool steps_first = axes == Axes::kStepsFirst;
-    require(ids, name, aoti_torch_dtype_int64(), steps_first ? "[T, B]" : "[B, T]",
-            {steps_first ? T : B, steps_first ? B : T});
-    require_classes(ids, name, V);
-    values = ids.data<const int64_t>();
-    stride_t = ids.stride(steps_first ? 0 : 1);
-    stride_b = ids.stride(steps_first ? 1 : 0);
-  }
-
+          Axes axes = Axes::kStepsFirst);
   // One after the other, of sequences of different lengths.
-  Classes(const Tensor& ids, const char* name, int64_t V)
-      : values(ids.data<const int64_t>()), stride_t(ids.stride(0)), stride_b(ids.stride(0)) {
-    require_classes(ids, name, V);
-  }
+  Classes(const Tensor& ids, const char* name, int64_t V);
 
   const int64_t* values = nullptr;
   int64_t stride_t = 0, stride_b = 0;

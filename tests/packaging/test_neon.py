@@ -64,6 +64,6 @@ def test_every_kernel(setup_py: dict, tmp_path: Path) -> None:
 
 
 def test_operators_compile(setup_py: dict, tmp_path: Path) -> None:
-    folder = ROOT / "csrc" / "ops"
-    operators = [item for item in setup_py["object_files"]() if item[1].parent == folder]
+    folders = [ROOT / "csrc" / name for name in ("ops", "torch")]
+    operators = [item for item in setup_py["object_files"]() if item[1].parent in folders]
     assert _compile(setup_py, operators, tmp_path)

@@ -1,0 +1,37 @@
+#include "torch/arguments.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace rnnfast {
+
+void make_contiguous(Tensor& tensor) {
+  if (tensor.is_contiguous()) return;
+  std::vector<int64_t> sizes;
+  for (int64_t i = 0; i < tensor.dim(); ++i) sizes.push_back(tensor.size(i));
+  Tensor dense = empty(sizes.data(), tensor.dim(), tensor.dtype());
+  copy(dense, tensor);
+  tensor = std::move(dense);
+}
+
+void fill_with_zeros(const Tensor& tensor) {
+  with_real(tensor.dtype(),
+            [&]<class Real>() { std::fill_n(tensor.data<Real>(), tensor.numel(), Real{0}); });
+}
+
+Classes::Classes(const Tensor& ids, const char* name, int64_t T, int64_t B, int64_t V, Axes axes) {
+  const bool steps_first = axes == Axes::kStepsFirst;
+  require(ids, name, aoti_torch_dtype_int64(), steps_first ? "[T, B]" : "[B, T]",
+          {steps_first ? T : B, steps_first ? B : T});
+  require_classes(ids, name, V);
+  values = ids.data<const int64_t>();
+  stride_t = ids.stride(steps_first ? 0 : 1);
+  stride_b = ids.stride(steps_first ? 1 : 0);
+}
+
+Classes::Classes(const Tensor& ids, const char* name, int64_t V)
+    : values(ids.data<const int64_t>()), stride_t(ids.stride(0)), stride_b(ids.stride(0)) {
+  require_classes(ids, name, V);
+}
+
+}  // namespace rnnfast
