@@ -37,11 +37,15 @@ Order order_of_arrays(const Pass& pass) {
   return has_options(pass.options) ? Order{0, 1} : pass.steps();
 }
 
-// One pass by a kernel for all steps.
-struct Launch {
-  const Call& call;
-  const Plan& plan;
-  void* stream;
+// One pass by a kernel for all steps. It keeps the kernel's scratch, so that a pass on another
+// stream gets none that is still in use.
+class Launch {
+ public:
+  Launch(const Call& call, const Plan& plan, void* stream)
+      : call_(call), plan_(plan), stream_(stream) {
+    if (plan.scratch_bytes > 0)
+      scratch_ = call.empty({plan.scratch_bytes}, aoti_torch_dtype_uint8());
+  }
 
   void operator()(const Forward& f) const {
     const Order times = order_of_arrays(f);
@@ -98,12 +102,18 @@ struct Launch {
     params.W_hh = pass.W_hh.template data<float>() + pass.weights();
     params.row = pass.row();
     params.step = order_of_arrays(pass).way * pass.B * pass.row();
-    params.rows = plan.rows;
+    params.rows = plan_.rows;
     params.wait_limit = kWaitLimit;
-    params.error = call.error();
-    launch(plan.unit.c_str(), plan.name.c_str(), plan.options, plan.geometry, &params,
-           call.device(), stream);
+    params.error = call_.error();
+    if (scratch_) params.scratch = scratch_->data<unsigned char>();
+    launch(plan_.unit.c_str(), plan_.name.c_str(), plan_.options, plan_.geometry, &params,
+           call_.device(), stream_);
   }
+
+  const Call& call_;
+  const Plan& plan_;
+  void* stream_;
+  std::optional<Tensor> scratch_;
 };
 
 void run_by_steps(const Call& call, const Forward& f) { forward_by_steps(call, f); }
@@ -112,7 +122,7 @@ void run_by_steps(const Call& call, const Backward& b) { backward_by_steps(call,
 template <class Pass>
 void run_one(const Call& call, const Pass& pass) {
   if (const auto plan = plan_of(call, pass, 1)) {
-    Launch{call, *plan, call.stream()}(pass);
+    Launch(call, *plan, call.stream())(pass);
   } else {
     run_by_steps(call, pass);
   }
@@ -122,8 +132,9 @@ template <class Pass>
 void run_both(const Call& call, const Pass& first, const Pass& second) {
   if (const auto plan = plan_of(call, first, 2)) {
     const SideStream side(call.device(), call.stream());
-    Launch{call, *plan, call.stream()}(first);
-    Launch{call, *plan, side.stream()}(second);
+    const Launch here(call, *plan, call.stream()), beside(call, *plan, side.stream());
+    here(first);
+    beside(second);
     side.join();
   } else {
     run_by_steps(call, first);

@@ -7,7 +7,7 @@ import torch
 
 from support.compare import assert_close_to_f64
 from support.emulator import build
-from support.emulator.checks import plain, run
+from support.emulator.checks import check, plain, run
 from support.emulator.recurrence import Launch, large_batch
 from support.problems import make
 
@@ -50,3 +50,12 @@ def test_infinity_and_nan_are_where_float32_has_them(buffers):
         assert torch.equal(value.isnan(), same[name].isnan()), name
         assert torch.equal(value.isposinf(), same[name].isposinf()), name
         assert_close_to_f64(name, value, same[name], truth[name])
+
+
+@pytest.mark.full
+def test_clusters_that_run_at_once_do_not_share_their_scratch():
+    launch, p = Launch(large_batch(256, rows=1, buffers=1), resident=2), make(8, 2, 250)
+    check(launch, p)
+    shared = "large_batch_exchange.cuh", "long>(blockIdx.x)", "long>(rank_)"
+    with pytest.raises(AssertionError, match="differs with seed"):
+        check(replace(launch, patch=shared), p, seeds=6)

@@ -13,9 +13,16 @@ import torch
 import rnnfast
 from rnnfast import BackendError, dispatch, functional, use_backend
 from rnnfast.backends.compiled import native
-from rnnfast.backends.cuda import bridge, choose_recurrence, cuda, plan_for, precision
+from rnnfast.backends.cuda import (
+    bridge,
+    choose_recurrence,
+    cuda,
+    kernel_table,
+    plan_for,
+    precision,
+)
 from rnnfast.backends.cuda.bridge import DriverError, Question
-from support import models, problems, untyped
+from support import models, problems, recurrences, untyped
 from support.emulator import build
 from support.problems import NAMES, Problem, make, run, truth_of
 from support.threads import check_same_bits
@@ -102,6 +109,18 @@ def test_a_large_batch():
     p = make(2, 64, 300, 5)
     assert choose_recurrence.chosen(question(p)).variant.unit == "large_batch"
     check(p)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one direction", "both"])
+def test_a_kernel_with_scratch(both, monkeypatch):
+    cycles = {"90": {operation: [1.0, 0.0] for operation in kernel_table.OPERATIONS}}
+    row = {"unit": "large_batch", "HP": 256, "CLUSTER": 4, "ROWS": 2, "PRODUCT": 2, "BUFFERS": 1}
+    variant = kernel_table.from_row({**row, "cycles": cycles})
+    monkeypatch.setattr(choose_recurrence, "table", lambda: (variant,))
+    assert choose_recurrence.chosen(question(make(3, 3, 250))).plan.scratch_bytes > 0
+    bridge.forget_plans()
+    recurrences.check(cuda, recurrences.make(3, 3, 250, both=both))
+    bridge.forget_plans()
 
 
 def strided(t):

@@ -57,13 +57,14 @@ def test_the_last_barrier_is_not_needed_by_the_proof(unit):
 
 
 def races(protocol, patch=(), has_options=False):
-    variant = protocol.variant
+    variant, needs = protocol.variant, needs_of(protocol.variant, False)
     launch = {
         "STEPS": protocol.steps,
         "CLUSTERS": 2,
         "CLUSTER": variant.cluster,
         "ROWS": variant["ROWS"],
-        "SHARED_BYTES": needs_of(variant, False).shared_bytes,
+        "SHARED_BYTES": needs.shared_bytes,
+        "SCRATCH_BYTES": needs.scratch_bytes,
     }
     options = [f"-D{name}={value}" for name, value in launch.items()]
     options.append(variant.recurrence_options("rnn_forward", 0, has_options)[-1])

@@ -13,13 +13,13 @@
 //   RF_BUFFERS   2: h is kept twice; 1: once, where more rows need the room
 //   RF_CELL      a code of csrc/cells/cells.h
 // Launch: grid ceil(B / rows) * RF_CLUSTER, block 512, dynamic shared memory of
-// LargeBatchShape::shared_bytes().
+// LargeBatchShape::shared_bytes(), scratch of its scratch_bytes() for each block.
 //
 // Predicted for an H100, in cycles a step, from what a prototype took there (this kernel has not
 // run): the products take 14.5 for each 16 k and half where a tile has up to 24 rows, 20 where it
 // has 40; 0.85 go to each 16 bytes sent to each block, of which a half hides behind products; 500
 // to the barriers, the partial sums and tanh. Where h is kept once, up to 150 go to a barrier of
-// the cluster, a part of them behind tanh.
+// the cluster, a part of them behind tanh, and a slice is sent once (large_batch_shape.h).
 #include "large_batch_inputs.cuh"
 #include "large_batch_product.cuh"
 

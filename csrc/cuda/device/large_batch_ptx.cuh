@@ -49,7 +49,7 @@ RF_DEVICE unsigned warp_max(unsigned value) {
 #endif
 }
 
-// ---- asynchronous copies from the block's shared memory to another's (sm_90)
+// ---- asynchronous copies from the block's shared memory to others' (sm_90)
 
 // What this thread has written is seen by copies and by the tensor cores, once a barrier has
 // ordered them after it.
@@ -69,6 +69,43 @@ RF_DEVICE void copy_to_block(ClusterAddress to, const void* from, int bytes,
       "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, "
       "[%3];" ::"r"(to),
       "r"(shared_address(from)), "r"(bytes), "r"(barrier)
+      : "memory");
+#endif
+}
+
+// The same to global memory, until wait_for_copies().
+RF_DEVICE void copy_to_global(void* to, const void* from, int bytes) {
+#ifdef RF_EMULATED
+  emulator::copy_bulk_to_global(to, from, bytes);
+#else
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
+               "r"(shared_address(from)), "r"(bytes)
+               : "memory");
+#endif
+}
+
+// What this thread has copied to global memory is there, and is seen by its copies from there.
+RF_DEVICE void wait_for_copies() {
+#ifdef RF_EMULATED
+  emulator::wait_bulk_copies();
+#else
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+  asm volatile("fence.proxy.async;" ::: "memory");
+#endif
+}
+
+// From global memory to this place in each of `blocks`, a bit for each rank of the cluster, where
+// the mbarrier in that place counts what has arrived.
+RF_DEVICE void copy_to_blocks(void* to, const void* from, int bytes, Mbarrier* barrier,
+                              unsigned blocks) {
+#ifdef RF_EMULATED
+  emulator::multicast_bulk(to, from, bytes, barrier, blocks);
+#else
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "h"(static_cast<unsigned short>(blocks))
       : "memory");
 #endif
 }

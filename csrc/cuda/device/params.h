@@ -61,6 +61,7 @@ struct RnnForwardParams {
   long long rows;     // of the batch per cluster: the grid has ceil(B / rows) * RF_CLUSTER blocks
   long long wait_limit;  // of any wait between blocks, in clock cycles: 2e10 is about ten seconds
   int* error;
+  unsigned char* scratch;  // of all blocks, aligned to 16 bytes, or null: the variant needs none
   RecurrenceOptionsParams options;
 };
 
@@ -82,6 +83,7 @@ struct RnnBackwardParams {
   long long rows;
   long long wait_limit;
   int* error;
+  unsigned char* scratch;
   RecurrenceOptionsParams options;
 };
 

@@ -25,6 +25,7 @@ struct Sequence {
   float* last;         // h_last (or null), or grad_h0 (or null)
   long long wait_limit;
   int* error;
+  unsigned char* scratch;
   RecurrenceOptionsParams options;
 };
 
@@ -48,6 +49,7 @@ RF_DEVICE Sequence sequence_of(const Params& p) {
              .W_hh = p.W_hh,
              .wait_limit = p.wait_limit,
              .error = p.error,
+             .scratch = p.scratch,
              .options = p.options};
   set_arrays(s, p);
   return s;

@@ -110,11 +110,12 @@ RNNFAST_EXPORT void rnnfast_cuda_answer(void* answer, int good, const char* byte
 // A callback's answer: the plan of the call.
 RNNFAST_EXPORT void rnnfast_cuda_answer_plan(void* answer, const char* unit, const char* name,
                                              const char* options, unsigned grid, unsigned cluster,
-                                             unsigned block, unsigned shared_bytes, int64_t rows) {
+                                             unsigned block, unsigned shared_bytes, int64_t rows,
+                                             int64_t scratch_bytes) {
   auto* to = static_cast<Answer*>(answer);
   to->given = to->good = true;
   to->plan = std::make_shared<const Plan>(
-      Plan{unit, name, options, {grid, cluster, block, shared_bytes}, rows});
+      Plan{unit, name, options, {grid, cluster, block, shared_bytes}, rows, scratch_bytes});
 }
 
 // Products that are less exact than this one are not chosen from now on.

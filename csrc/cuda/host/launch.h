@@ -57,7 +57,8 @@ struct Question {
 struct Plan {
   std::string unit, name, options;
   Geometry geometry;
-  int64_t rows;  // of the batch, per cluster or block
+  int64_t rows;           // of the batch, per cluster or block
+  int64_t scratch_bytes;  // of global memory, for all blocks
 };
 std::shared_ptr<const Plan> plan_for(const Question&, void* stream);
 

@@ -13,8 +13,9 @@ namespace rnnfast::cuda {
 namespace {
 
 struct Needs {
-  int64_t threads;       // of a block
-  int64_t shared_bytes;  // ... dynamic
+  int64_t threads;            // of a block
+  int64_t shared_bytes;       // ... dynamic
+  int64_t scratch_bytes = 0;  // of global memory, for each block
 };
 
 // `m` has the macros in the order of the shape's members, then whether the pass is backward and the
@@ -30,7 +31,7 @@ bool needs_of_cluster(const int* m, Needs* needs) {
 bool needs_of_large_batch(const int* m, Needs* needs) {
   const LargeBatchShape shape{m[0], m[1], m[2], m[3], m[4]};
   if (!shape.is_valid()) return false;
-  *needs = {shape.kThreads, shape.shared_bytes()};
+  *needs = {shape.kThreads, shape.shared_bytes(), shape.scratch_bytes()};
   return true;
 }
 

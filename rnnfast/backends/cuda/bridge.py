@@ -62,6 +62,7 @@ class Plan:
     options: str
     geometry: Geometry
     rows: int  # of the batch per cluster
+    scratch_bytes: int = 0  # of global memory, for all blocks
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,9 @@ def _answer(answer: int, good: bool, data: bytes) -> None:
 def _answer_plan(answer: int, plan: Plan) -> None:
     g = plan.geometry
     names = [text.encode() for text in (plan.unit, plan.kernel, plan.options)]
-    sizes = (g.grid, g.cluster, g.block, g.shared_bytes, ctypes.c_int64(plan.rows))
-    _library().rnnfast_cuda_answer_plan(ctypes.c_void_p(answer), *names, *sizes)
+    sizes = (g.grid, g.cluster, g.block, g.shared_bytes)
+    wide = map(ctypes.c_int64, (plan.rows, plan.scratch_bytes))
+    _library().rnnfast_cuda_answer_plan(ctypes.c_void_p(answer), *names, *sizes, *wide)
 
 
 def _call(name: str, *arguments: object) -> None:

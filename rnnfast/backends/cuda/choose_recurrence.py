@@ -154,7 +154,8 @@ def fit(
     )
     options = variant.recurrence_options(question.operation, question.cell, question.has_options)
     by_ids = options[-1 if question.V > 0 else 0]
-    plan = Plan(variant.unit, question.operation, by_ids, geometry, rows)
+    scratch_bytes = geometry.grid * needs.scratch_bytes
+    plan = Plan(variant.unit, question.operation, by_ids, geometry, rows, scratch_bytes)
     step = waves * max(blocks * cycles.issue, cycles.issue + cycles.latency)
     source = cycles.source + ", of the kernel without options" * question.has_options
     return Choice(variant, plan, resident, waves, step / CYCLES_PER_US, source)

@@ -97,6 +97,7 @@ def emulator() -> ctypes.CDLL:
     library.emulator_message.restype = ctypes.c_char_p
     library.emulator_stores.restype = ctypes.c_ulonglong
     library.emulator_most_stores_under_way.restype = ctypes.c_ulonglong
+    library.emulator_unannounced.restype = ctypes.c_ulonglong
     return library
 
 

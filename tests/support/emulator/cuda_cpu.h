@@ -120,8 +120,13 @@ void mbarrier_init(Mbarrier* barrier, unsigned count);
 void mbarrier_arrive(Mbarrier* barrier, int expected_bytes);
 bool mbarrier_done(Mbarrier* barrier, unsigned parity);  // yields where it is not
 void store_async(void* to, const void* value, int bytes, void* barrier);
-// cp.async.bulk to another block: reads its source when it arrives, in pieces.
+// cp.async.bulk to another block; to global memory, until this thread waits for it; from there to
+// this place in several blocks, a bit for each rank. Each reads its source when it arrives, in
+// pieces.
 void copy_bulk(void* to, const void* from, int bytes, void* barrier);
+void copy_bulk_to_global(void* to, const void* from, int bytes);
+void wait_bulk_copies();
+void multicast_bulk(void* to, const void* from, int bytes, void* barrier, unsigned blocks);
 
 // ---- narrow floats and tensor cores
 unsigned float16(float x);

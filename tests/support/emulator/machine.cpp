@@ -54,6 +54,27 @@ void complete_where_due(Mbarrier* barrier) {
   ++events;
 }
 
+// Whether a store can complete where it is sent to.
+bool is_received(const Store& store) {
+  if (store.barrier == nullptr) return true;
+  if (store.target->alive == 0) {
+    report("an asynchronous store reaches a block that has left");
+  } else if (store.barrier->count <= 0) {
+    report("a store completes on an uninitialised mbarrier");
+  }
+  return !failed;
+}
+
+void complete(const Store& store) {
+  if (store.barrier != nullptr) {
+    store.barrier->bytes -= store.bytes;
+    complete_where_due(store.barrier);
+  } else {
+    TSAN(__tsan_release(store.sender);)
+    --store.sender->bulk_pieces;
+  }
+}
+
 }  // namespace
 
 void deliver(size_t i) {
@@ -62,9 +83,7 @@ void deliver(size_t i) {
   under_way.pop_back();
   ++delivered;
   ++events;
-  if (store.target->alive == 0)
-    return report("an asynchronous store reaches a block that has left");
-  if (store.barrier->count <= 0) return report("a store completes on an uninitialised mbarrier");
+  if (!is_received(store)) return;
   TSAN(void* current = __tsan_get_current_fiber(); void* agent = __tsan_create_fiber(0);
        __tsan_switch_to_fiber(agent, 1); __tsan_acquire(store.history);
        if (store.from) __tsan_read_range(const_cast<unsigned char*>(store.from), store.bytes);
@@ -73,8 +92,7 @@ void deliver(size_t i) {
   for (int k = 0; k < store.bytes; ++k) {  // not memcpy: the sanitizer would see it read the sender
     *static_cast<volatile unsigned char*>(store.to + k) = from[k];
   }
-  store.barrier->bytes -= store.bytes;
-  complete_where_due(store.barrier);
+  complete(store);
   TSAN(__tsan_switch_to_fiber(current, 1); __tsan_destroy_fiber(agent);)
 }
 
@@ -141,6 +159,7 @@ void wait_copies(int pending) {
 
 void mbarrier_init(Mbarrier* barrier, unsigned count) {
   *barrier = {static_cast<short>(count), static_cast<short>(count), 0, 0};
+  self->block->mbarriers.push_back(barrier);
   TSAN(__tsan_release(barrier);)
 }
 
@@ -165,20 +184,39 @@ bool mbarrier_done(Mbarrier* barrier, unsigned parity) {
 
 namespace {
 
+Block* owner_of(const void* barrier) {
+  Block* owner = nullptr;
+  for (Block* block : self->block->cluster->blocks) {  // the nearest shared memory below
+    if (block->shared <= barrier && (!owner || owner->shared < block->shared)) owner = block;
+  }
+  return owner;
+}
+
+// Null for `barrier`: to global memory.
 void send(Store store, void* to, int bytes, void* barrier) {
   store.to = static_cast<unsigned char*>(to);
   store.bytes = bytes;
   store.barrier = static_cast<Mbarrier*>(barrier);
-  store.target = nullptr;
-  for (Block* block : self->block->cluster->blocks) {  // the nearest shared memory below
-    if (block->shared <= barrier && (!store.target || store.target->shared < block->shared)) {
-      store.target = block;
-    }
-  }
+  store.target = barrier != nullptr ? owner_of(barrier) : nullptr;
+  store.sender = self;
+  if (barrier == nullptr) ++self->bulk_pieces;
   TSAN(store.history = new_history(); __tsan_release(store.history);)
   under_way.push_back(std::move(store));
   most_under_way = std::max<unsigned long long>(most_under_way, under_way.size());
   if (!random_order) deliver(under_way.size() - 1);
+}
+
+void send_in_pieces(void* to, const void* from, int bytes, void* barrier) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | bytes) % 16 != 0) {
+    fail("a bulk copy of %d bytes is misaligned", bytes);
+  }
+  constexpr int kMostPieces = 4;
+  const int piece = random_order ? (bytes / 16 + kMostPieces - 1) / kMostPieces * 16 : bytes;
+  for (int at = 0; at < bytes; at += piece) {
+    Store store{};
+    store.from = static_cast<const unsigned char*>(from) + at;
+    send(store, static_cast<unsigned char*>(to) + at, std::min(piece, bytes - at), barrier);
+  }
 }
 
 }  // namespace
@@ -193,15 +231,22 @@ void store_async(void* to, const void* value, int bytes, void* barrier) {
 }
 
 void copy_bulk(void* to, const void* from, int bytes, void* barrier) {
-  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | bytes) % 16 != 0) {
-    fail("a bulk copy of %d bytes is misaligned", bytes);
-  }
-  constexpr int kMostPieces = 4;
-  const int piece = random_order ? (bytes / 16 + kMostPieces - 1) / kMostPieces * 16 : bytes;
-  for (int at = 0; at < bytes; at += piece) {
-    Store store{};
-    store.from = static_cast<const unsigned char*>(from) + at;
-    send(store, static_cast<unsigned char*>(to) + at, std::min(piece, bytes - at), barrier);
+  send_in_pieces(to, from, bytes, barrier);
+}
+
+void copy_bulk_to_global(void* to, const void* from, int bytes) {
+  send_in_pieces(to, from, bytes, nullptr);
+}
+
+void wait_bulk_copies() {
+  while (self->bulk_pieces > 0) to_scheduler();
+  TSAN(__tsan_acquire(self);)
+}
+
+void multicast_bulk(void* to, const void* from, int bytes, void* barrier, unsigned blocks) {
+  for (unsigned rank = 0; blocks >> rank != 0; ++rank) {
+    if ((blocks >> rank & 1) == 0) continue;
+    send_in_pieces(shared_of(to, rank), from, bytes, shared_of(barrier, rank));
   }
 }
 

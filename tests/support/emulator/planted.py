@@ -90,7 +90,7 @@ def _large_batch(buffers: int) -> Protocol:
     fewer = announce.replace("_bytes()", "_bytes() - 16")
     multiply = "if (!kBackward || s > 0) product.multiply(state, exchange, s);"
     written, begun = "fence_async();\n    __syncthreads();", "begin_state(p, state, own);\n  "
-    target, others = "in_block(slice, block)", "in_block(state_.slice(s + 1, rank_ ^ 1), block)"
+    target, others = "in_block(slice, block)", "in_block(state_.slice(0, rank_ ^ 1), block)"
     wait, parity = "exchange.wait_for_room(s);", "(s - 1) >> (kBuffers - 1) & 1"
     reads = f"""{multiply}
     __syncthreads();
@@ -106,6 +106,20 @@ def _large_batch(buffers: int) -> Protocol:
         1: {
             "nobody waits until h has been read": (unit, wait, ""),
             "h is given up before it is read": (unit, reads + release, release + reads),
+            "a slice is sent on before it has come": (exchange, "    wait_for_copies();\n", ""),
+            "a slice is sent on from another's": (
+                exchange,
+                "(slice, scratch,",
+                "(slice, scratch_,",
+            ),
+            "blocks share their scratch": (exchange, "long>(blockIdx.x)", "long>(rank_ / 2)"),
+            "a slice comes back": (exchange, " & ~(1u << rank_)", ""),
+            "the last block gets no slice": (exchange, "1u << kCluster", "1u << (kCluster - 1)"),
+            "a slice goes to another's place": (
+                exchange,
+                "copy_to_blocks(slice,",
+                "copy_to_blocks(state_.slice(0, rank_ ^ 1),",
+            ),
         },
         2: {
             "h is kept once": (unit, "state.slice(s + 1, rank)", "state.slice(s, rank)"),
@@ -114,7 +128,12 @@ def _large_batch(buffers: int) -> Protocol:
                 f"{begun}cluster_barrier",
                 f"{begun}__syncthreads",
             ),
+            "a slice goes to another's place": (exchange, target, others),
         },
+    }[buffers]
+    races = {
+        1: ("nobody waits until h has been read", "a slice is sent on before it has come"),
+        2: ("h is kept once",),
     }[buffers]
     bugs = of_buffers | {
         "nothing is announced after the first": (exchange, announce, ""),
@@ -128,7 +147,6 @@ def _large_batch(buffers: int) -> Protocol:
         ),
         "a slice is sent before it is written": (unit, written, "fence_async();"),
         "nobody waits for the products": (product, "multiply_wait(chain);", ""),
-        "a slice goes to another's place": (exchange, target, others),
         "a row has the factor of another": (product, "[min(row(i), rows_ - 1)]", "[0]"),
     }
     return Protocol(
@@ -136,8 +154,8 @@ def _large_batch(buffers: int) -> Protocol:
         problems=lambda: [_of_any_size()],
         seeds=8,
         bugs=bugs,
-        quick=(next(iter(of_buffers)), "sums are read before they are written"),
-        races=(next(iter(of_buffers)), "sums are read before they are written"),
+        quick=(*races, "sums are read before they are written"),
+        races=(*races, "sums are read before they are written"),
         steps=4,
         harmless=(unit, *LAST_BARRIER),
     )

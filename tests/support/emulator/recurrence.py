@@ -107,6 +107,8 @@ class Launch:
     def run(self, cell: int, backward: bool, B: int, **values: object) -> None:
         """The kernel with these parameters; with `options` among them, the one that knows them."""
         needs = needs_of(self.variant, backward, cell)
+        grid = -(-B // self.rows) * self.variant.cluster
+        scratch = self.new(grid * needs.scratch_bytes // 4)
         kernel = "Backward" if backward else "Forward"
         given = {key: value for key, value in values.items() if value is not None}
         has_options = "options" in given
@@ -116,8 +118,9 @@ class Launch:
                 f"Rnn{kernel}Params",
                 **{"B": B, "rows": self.rows, "wait_limit": self.wait_limit, "error": self.error},
                 **given,
+                scratch=scratch,
             ),
-            grid=-(-B // self.rows) * self.variant.cluster,
+            grid=grid,
             cluster=self.variant.cluster,
             block=needs.threads,
             shared_bytes=needs.shared_bytes,
@@ -125,6 +128,8 @@ class Launch:
             resident=self.resident,
             first=self.first,
         )
+        if self.error.item() == NONE and build.emulator().emulator_unannounced():
+            raise build.EmulationError("a block was sent bytes that it has not announced")
 
     def forward(
         self,
