@@ -39,6 +39,12 @@ def test_large_enough_for_all_threads(B: int, H: int, dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("V", [None, 5])
+def test_several_rows_split_by_columns(V: int | None, dtype: torch.dtype) -> None:
+    """So it is where W_hh is larger than a core's cache."""
+    check(native, make(3, 9, 700, V, dtype=dtype))
+
+
+@pytest.mark.parametrize("V", [None, 5])
 def test_many_steps(V: int | None, dtype: torch.dtype) -> None:
     check(native, make(300, 3, 33, V, dtype=dtype))
 

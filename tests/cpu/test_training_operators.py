@@ -12,7 +12,7 @@ from support.training_calls import check, loss_and_gradients, make, whole_step
 NAMES = ("W_xh", "W_hh", "b_h", "W_hq", "b_q")
 # Rows split, columns split, one row (with its norm taken before the gradients; in whole vectors,
 # too; cut between the workers from H = 256 on, with and without that norm and with one step), a
-# table with more rows than tokens, and several panels of classes.
+# table with more rows than tokens, several panels of classes, and columns split of several rows.
 SHAPES = [
     (35, 32, 64, 28),
     (6, 5, 130, 70),
@@ -25,6 +25,7 @@ SHAPES = [
     (2, 2, 17, 100),
     (1, 1, 1, 1),
     (3, 33, 70, 200),
+    (3, 9, 700, 28),
 ]
 
 
