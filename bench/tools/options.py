@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import rnnfast
 from bench.harness import machine
 from bench.harness.clock import HostClock
 from bench.harness.protocol import ROOT
@@ -47,9 +48,10 @@ def main() -> None:
             words = (f"{name} {each['times_plain']['median']}" for name, each in costs.items())
             print(f"{shape:10} {op:10} {'   '.join(words)}")
     result = {
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "code": machine.commit(),
-        "machine": {**machine.describe(), "torch": torch.__version__},
+        "date": datetime.date.today().isoformat(),
+        **machine.commit(),
+        "machine": machine.describe(),
+        "versions": {"torch": torch.__version__, "rnnfast": rnnfast.__version__},
         "costs": found,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
