@@ -223,6 +223,21 @@ def test_figures_of_layers_are_those_of_the_benchmark() -> None:
     assert f"{overhead[0]} and {overhead[1]} times as long" in " ".join(text.split())
 
 
+def test_figures_of_options_are_those_of_the_benchmark() -> None:
+    result = json.loads((ROOT / "bench" / "results" / "options.json").read_text("utf-8"))
+    most = {
+        name: max(
+            op[name]["times_plain"]["median"]
+            for ops in result["costs"].values()
+            for op in ops.values()
+        )
+        for name in ("resets", "leak")
+    }
+    text = " ".join((ROOT / "docs" / "network.md").read_text("utf-8").split())
+    assert f"`resets` takes at most {most['resets']:.1f} times as long" in text
+    assert f"a leaky one at most {most['leak']:.1f} times" in text
+
+
 def test_figures_of_the_gpu_are_those_of_the_benchmark() -> None:
     cases = cases_of("gpu")
     text = (ROOT / "docs" / "gpu.md").read_text("utf-8")
