@@ -98,22 +98,6 @@ class Call {
     return empty_on(type_, index_, sizes, dim, dtype);
   }
 
-  void make_contiguous(Tensor& tensor) const {
-    if (tensor.is_contiguous()) return;
-    int64_t sizes[kMostDims];
-    for (int64_t i = 0; i < tensor.dim(); ++i) sizes[i] = tensor.size(i);
-    Tensor dense = empty(sizes, tensor.dim(), tensor.dtype());
-    copy(dense, tensor);
-    tensor = std::move(dense);
-  }
-  void make_contiguous(std::optional<Tensor>& tensor) const {
-    if (tensor) make_contiguous(*tensor);
-  }
-  template <class... Tensors>
-  void make_all_contiguous(Tensors&... tensors) const {
-    (make_contiguous(tensors), ...);
-  }
-
   // Launches over `work` threads or more, in blocks of 256.
   template <class Params>
   void launch_over(int64_t work, const char* unit, const char* name, const std::string& options,

@@ -106,7 +106,7 @@ std::tuple<Tensor, Tensor> decode(Tensor first, Tensor W_xh, Tensor W_hh, Tensor
     fail("temperature is ", temperature, "; it must be above 0 where uniforms are given");
   }
   uniforms = wide(call, uniforms, steps, B);
-  call.make_all_contiguous(first, W_xh, W_hh, b_h, W_hq, b_q, h0);
+  make_all_contiguous(first, W_xh, W_hh, b_h, W_hq, b_q, h0);
 
   Tensor ids = call.empty({steps, B}, aoti_torch_dtype_int64());
   Tensor h_last = call.empty({B, H}, dtype);

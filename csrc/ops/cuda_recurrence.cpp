@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
   call.require_here(ids, "ids", W_hh, "W_hh", b_h, "b_h", h0, "h0");
   prepare(call, options);
   if (options.transposed) W_hh = rnnfast::transposed(W_hh);
-  call.make_all_contiguous(x, W_hh, b_h, h0);
+  make_all_contiguous(x, W_hh, b_h, h0);
 
   Tensor hs = call.empty(n.array(), dtype), h_last = call.empty(n.state(), dtype);
   const std::optional<Lengths> lengths = lengths_of(call, n, options.batch_sizes);
@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
   call.require_here(ids, "ids", W_hh, "W_hh", h0, "h0");
   prepare(call, options);
   if (options.transposed) W_hh = rnnfast::transposed(W_hh);
-  call.make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
+  make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
 
   LayerGradients grads(call, n, ids.has_value(), options.leak.has_value(), needs);
   if (n.B == 0) {

@@ -197,7 +197,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_c
   require_all_here(call, "", params);
   call.require(h0, "h0", n.dtype, "[B, H]", {n.B, n.H});
   require_classes(call, n, ids, targets);
-  call.make_all_contiguous(W_xh, W_hh, b_h, W_hq, b_q, h0);
+  make_all_contiguous(W_xh, W_hh, b_h, W_hq, b_q, h0);
 
   Tensor loss = call.empty({}, n.dtype), h_last = call.empty({n.B, n.H}, n.dtype);
   const auto grad = [&](bool wanted, std::initializer_list<int64_t> sizes) {

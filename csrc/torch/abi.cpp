@@ -11,6 +11,8 @@ void fail_call(const char* what) {
 
 namespace {
 
+constexpr int64_t kMostDims = 64;
+
 void contiguous_strides(const int64_t* sizes, int64_t dim, int64_t* strides) {
   if (dim > kMostDims) fail("a tensor has more than ", kMostDims, " dimensions");
   int64_t stride = 1;
@@ -31,6 +33,14 @@ Tensor empty_on(int32_t device_type, int32_t device_index, const int64_t* sizes,
       aoti_torch_empty_strided(dim, sizes, strides, dtype, device_type, device_index, &handle),
       "allocate a tensor");
   return Tensor(handle);
+}
+
+void make_contiguous(Tensor& tensor) {
+  if (tensor.is_contiguous()) return;
+  Tensor dense = empty_on(tensor.device_type(), tensor.device_index(), tensor.sizes(), tensor.dim(),
+                          tensor.dtype());
+  copy(dense, tensor);
+  tensor = std::move(dense);
 }
 
 }  // namespace rnnfast

@@ -3,13 +3,14 @@
 // on.
 //
 // The functions are declared in torch/csrc/inductor/aoti_torch/c/shim.h and
-// torch/csrc/stable/c/shim.h; tests/test_abi.py lets the compiler compare these declarations with
-// the installed torch's own.
+// torch/csrc/stable/c/shim.h; tests/packaging/test_abi.py lets the compiler compare these
+// declarations with the installed torch's own.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <utility>
 
 struct AtenTensorOpaque;
@@ -121,7 +122,8 @@ class Tensor {
   AtenTensorHandle release() { return std::exchange(handle_, nullptr); }
 
   int64_t dim() const { return get<int64_t>(aoti_torch_get_dim); }
-  int64_t size(int64_t i) const { return get<int64_t*>(aoti_torch_get_sizes)[i]; }
+  const int64_t* sizes() const { return get<int64_t*>(aoti_torch_get_sizes); }
+  int64_t size(int64_t i) const { return sizes()[i]; }
   int64_t stride(int64_t i) const { return get<int64_t*>(aoti_torch_get_strides)[i]; }
   int32_t device_type() const { return get<int32_t>(aoti_torch_get_device_type); }
   int32_t device_index() const { return get<int32_t>(aoti_torch_get_device_index); }
@@ -148,8 +150,6 @@ class Tensor {
   AtenTensorHandle handle_;
 };
 
-constexpr int64_t kMostDims = 64;
-
 // An uninitialised contiguous tensor.
 Tensor empty_on(int32_t device_type, int32_t device_index, const int64_t* sizes, int64_t dim,
                 int32_t dtype);
@@ -165,6 +165,16 @@ inline Tensor empty(std::initializer_list<int64_t> sizes, int32_t dtype) {
 
 inline void copy(const Tensor& to, const Tensor& from) {
   check_call(aoti_torch_copy_(to.handle(), from.handle(), 0), "copy a tensor");
+}
+
+// Replaces tensors by contiguous ones, where they are not, on their own device.
+void make_contiguous(Tensor& tensor);
+inline void make_contiguous(std::optional<Tensor>& tensor) {
+  if (tensor) make_contiguous(*tensor);
+}
+template <class... Tensors>
+void make_all_contiguous(Tensors&... tensors) {
+  (make_contiguous(tensors), ...);
 }
 
 }  // namespace rnnfast

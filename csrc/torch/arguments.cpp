@@ -1,18 +1,8 @@
 #include "torch/arguments.h"
 
 #include <algorithm>
-#include <vector>
 
 namespace rnnfast {
-
-void make_contiguous(Tensor& tensor) {
-  if (tensor.is_contiguous()) return;
-  std::vector<int64_t> sizes;
-  for (int64_t i = 0; i < tensor.dim(); ++i) sizes.push_back(tensor.size(i));
-  Tensor dense = empty(sizes.data(), tensor.dim(), tensor.dtype());
-  copy(dense, tensor);
-  tensor = std::move(dense);
-}
 
 void fill_with_zeros(const Tensor& tensor) {
   with_real(tensor.dtype(),

@@ -40,16 +40,6 @@ void with_real(int32_t dtype, const Body& body) {
   }
 }
 
-void make_contiguous(Tensor& tensor);
-inline void make_contiguous(std::optional<Tensor>& tensor) {
-  if (tensor) make_contiguous(*tensor);
-}
-
-template <class... Tensors>
-void make_all_contiguous(Tensors&... tensors) {
-  (make_contiguous(tensors), ...);
-}
-
 template <class Element>
 Element* data_or_null(const std::optional<Tensor>& tensor) {
   return tensor ? tensor->data<Element>() : nullptr;
