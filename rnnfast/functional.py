@@ -322,7 +322,7 @@ def _run_layer(
             arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
         state = _for_batch(h0, inputs.shape[1])
         call = Recurrence(nonlinearity, x, ids, W_hh, bias, state)
-        return run(backend, call if options is None else _with_options(call, options))
+        return run(backend, _with_options(call, options) if options else call)
     except Exception:
         arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
         raise

@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import rnnfast
 from bench.harness import machine
 from bench.harness.clock import HostClock
+from bench.harness.measure import Samples
 from bench.harness.protocol import ROOT
-from bench.harness.summary import quantiles, short
+from bench.harness.summary import quantiles, ratios, short
 from rnnfast import functional
 
 T, V = 35, 28
@@ -60,18 +61,16 @@ def main() -> None:
 def _measure(calls: Calls, rounds: int, budget: float) -> dict[str, Any]:
     """Of each call its time, and how many times that is the plain one's in the same round."""
     clock = HostClock()
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    taken = {name: Samples() for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            taken[name].append(clock.seconds(call, lambda: None, budget))
+            taken[name].seconds.append(clock.seconds(call, lambda: None, budget))
     return {
         name: {
-            "microseconds": short(1e6 * quantiles(seconds)["median"]),
-            "times_plain": quantiles(
-                [each / plain for each, plain in zip(seconds, taken["plain"], strict=True)]
-            ),
+            "microseconds": short(1e6 * quantiles(samples.seconds)["median"]),
+            "times_plain": quantiles(ratios(samples, taken["plain"])),
         }
-        for name, seconds in taken.items()
+        for name, samples in taken.items()
     }
 
 

@@ -152,14 +152,6 @@ class TrainStep : public GradientSums<Real> {
     }
   }
 
-  [[gnu::noinline]] static void descend(Real* param, Real* grad, int64_t count, Real factor,
-                                        Real lr) {
-    for (int64_t i = 0; i < count; ++i) {
-      grad[i] *= factor;
-      param[i] -= lr * grad[i];
-    }
-  }
-
   void lay_out_shared() {
     this->lay_out_products();
     inputs_.lay_out(memory_);

@@ -104,6 +104,15 @@ struct Descent {
   bool stores_gradient;
 };
 
+// The same with a gradient in memory, for parameters of any kind.
+template <class Real>
+[[gnu::noinline]] void descend(Real* param, Real* gradient, int64_t count, Real factor, Real lr) {
+  for (int64_t i = 0; i < count; ++i) {
+    gradient[i] *= factor;
+    param[i] -= lr * gradient[i];
+  }
+}
+
 template <class Real>
 struct WeightGradient {
   int64_t K;  // rows to sum over
