@@ -1,4 +1,4 @@
-// Generation on CUDA tensors: one launch, of the variant that backends/cuda/choose.py names.
+// Generation on CUDA tensors: one launch, of the variant that choose_decode.py names.
 #include <string>
 #include <utility>
 

@@ -1,7 +1,7 @@
 // The operators on CUDA tensors: checks, outputs, and which kernels run.
 //
 // Nothing here waits for the device. Ids are checked by the kernels that use them, which leave a
-// code in the device's error word; the next call reads it (cuda/launch.h).
+// code in the device's error word; the next call reads it (cuda/host/launch.h).
 #include "ops/cuda_recurrence.h"
 
 #include <string>

@@ -1,4 +1,4 @@
-"""csrc/cuda/driver.h against the CUDA toolkit's own header, where there is one."""
+"""csrc/cuda/host/driver.h against the CUDA toolkit's own header, where there is one."""
 
 import re
 import shlex
@@ -51,7 +51,6 @@ def comparison(header: str) -> str:
         "kSharedBytesOptIn": "CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN",
         "kMaxDynamicSharedBytes": "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES",
         "kNonPortableClusterAllowed": "CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED",
-        "kCooperative": "CU_LAUNCH_ATTRIBUTE_COOPERATIVE",
         "kClusterDimension": "CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION",
         "kNonBlocking": "CU_STREAM_NON_BLOCKING",
         "kDisableTiming": "CU_EVENT_DISABLE_TIMING",

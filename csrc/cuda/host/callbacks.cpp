@@ -80,7 +80,7 @@ std::shared_ptr<const Plan> plan_for(const Question& q, void* stream) {
     const auto it = plans().known.find(key);
     if (it != plans().known.end()) return it->second;
   }
-  require_not_capturing(std::string("a kernel for ") + q.operation, stream);
+  require_not_capturing(std::string("a kernel for ") + q.operation, q.device, stream);
   Answer answer;  // unlocked: Python asks back for the device's limits
   installed(plan_callback)(&answer, q.operation, q.B, q.H, q.V, q.dtype_bits, q.cell, q.has_options,
                            q.device, q.launches, product);

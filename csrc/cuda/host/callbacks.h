@@ -17,6 +17,6 @@ std::string ask_for_image(const std::string& unit, const std::string& options,
                           int compute_capability);
 
 // Throws where the stream is being captured: `what` is used for the first time and must be loaded.
-void require_not_capturing(const std::string& what, void* stream);
+void require_not_capturing(const std::string& what, int device, void* stream);
 
 }  // namespace rnnfast::cuda

@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "driver_calls.h"
+#include "per_device.h"
 
 namespace rnnfast::cuda {
 
@@ -44,6 +45,17 @@ const Driver& driver() {
     return found;
   }();
   return loaded;
+}
+
+Context primary_context(int device) {
+  static auto* all = new PerDevice<Context>;
+  return all->find_or_make(device, [&] {
+    Device handle;
+    check(driver(), driver().device_get(&handle, device), "there is no device cuda:", device);
+    Context context;
+    check(driver(), driver().primary_context(&context, handle), "cuda:", device, " has no context");
+    return context;
+  });
 }
 
 }  // namespace rnnfast::cuda

@@ -31,7 +31,7 @@ enum DeviceAttribute : int {
   kSharedBytesOptIn = 97,
 };
 enum FunctionAttribute : int { kMaxDynamicSharedBytes = 8, kNonPortableClusterAllowed = 14 };
-enum LaunchAttributeId : int { kCooperative = 2, kClusterDimension = 4 };
+enum LaunchAttributeId : int { kClusterDimension = 4 };
 enum CaptureMode : int { kRelaxed = 2 };
 constexpr unsigned kHostPortable = 1, kHostMapped = 2;
 constexpr unsigned kNonBlocking = 1;    // a stream does not wait for the default stream
@@ -39,7 +39,6 @@ constexpr unsigned kDisableTiming = 2;  // of an event
 
 union LaunchAttributeValue {
   char pad[64];
-  int cooperative;
   struct {
     unsigned x, y, z;
   } cluster;
@@ -69,7 +68,6 @@ struct LaunchConfig {
   X(load_library, cuLibraryLoadData,                                                            \
     (CodeLibrary*, const void* code, void* jit_options, void* jit_values, unsigned num_jit,     \
      void* options, void* values, unsigned num_options))                                        \
-  X(unload_library, cuLibraryUnload, (CodeLibrary))                                             \
   X(get_kernel, cuLibraryGetKernel, (Kernel*, CodeLibrary, const char* name))                   \
   X(get_function, cuKernelGetFunction, (Function*, Kernel))                                     \
   X(set_attribute, cuFuncSetAttribute, (Function, FunctionAttribute, int value))                \

@@ -19,15 +19,17 @@ void check(const Driver& driver, Result result, const Parts&... what) {
 // Resolved at the first call that needs it; where that throws, the next call tries again.
 const Driver& driver();
 
-// Makes a device's primary context, which is torch's, current for a scope.
+// A device's primary context, which is torch's. Retained once: it lives as long as the process.
+Context primary_context(int device);
+
+// Makes it current for a scope. Most calls of the driver need that, and a thread may have no
+// context: torch gives it one at its first call of the CUDA runtime, which need not come before
+// ours where memory is left over from earlier calls.
 class OnDevice {
  public:
   explicit OnDevice(int device) {
-    Device handle;
-    check(driver(), driver().device_get(&handle, device), "there is no device cuda:", device);
-    Context context;  // retained once more at each use: it lives as long as the process anyway
-    check(driver(), driver().primary_context(&context, handle), "cuda:", device, " has no context");
-    check(driver(), driver().push_context(context), "cuda:", device, " cannot be made current");
+    check(driver(), driver().push_context(primary_context(device)), "cuda:", device,
+          " cannot be made current");
   }
   ~OnDevice() {
     Context context;

@@ -1,7 +1,6 @@
 #include "launch.h"
 
 #include <cstdlib>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -10,6 +9,7 @@
 #include "callbacks.h"
 #include "cuda/device/params.h"
 #include "driver_calls.h"
+#include "per_device.h"
 
 namespace rnnfast::cuda {
 
@@ -79,12 +79,12 @@ Kernels& kernels() {
 Loaded& find_or_load(const Variant& v, const Stream* stream) {
   const std::string key = std::to_string(v.device) + '/' + v.unit + '/' + v.name + '/' + v.options;
   if (Loaded* known = kernels().find(key)) return *known;
-  if (stream != nullptr) require_not_capturing(v.text(), *stream);
+  if (stream != nullptr) require_not_capturing(v.text(), v.device, *stream);
   error_word(v.device);  // allocated here, for the same reason
   return *kernels().keep(key, v, load(v, limits_of(v.device).compute_capability));
 }
 
-// Shared memory above 48 KB and clusters above 8 blocks must be asked for.
+// Shared memory above 48 KB and clusters above 8 blocks must be asked for. On the kernel's device.
 void allow(Loaded& kernel, const Geometry& g) {
   const std::lock_guard lock(kernel.attributes);
   const Driver& d = driver();
@@ -104,20 +104,15 @@ void allow(Loaded& kernel, const Geometry& g) {
 
 // A launch configuration; holds what its pointer points to.
 struct Configuration {
-  LaunchAttribute attributes[2] = {};
+  LaunchAttribute attribute = {};
   LaunchConfig config = {};
 
-  Configuration(const Geometry& g, Stream stream, bool cooperative) {
-    config = {g.grid, 1, 1, g.block, 1, 1, g.shared_bytes, stream, attributes, 0};
+  Configuration(const Geometry& g, Stream stream) {
+    config = {g.grid, 1, 1, g.block, 1, 1, g.shared_bytes, stream, &attribute, 0};
     if (g.cluster > 1) {
-      LaunchAttribute& attribute = attributes[config.num_attributes++];
+      config.num_attributes = 1;
       attribute.id = kClusterDimension;
       attribute.value.cluster = {g.cluster, 1, 1};
-    }
-    if (cooperative) {
-      LaunchAttribute& attribute = attributes[config.num_attributes++];
-      attribute.id = kCooperative;
-      attribute.value.cooperative = 1;
     }
   }
 };
@@ -133,47 +128,12 @@ std::string describe(const Geometry& g) {
                " bytes of shared memory, in clusters of ", g.cluster);
 }
 
-void launch_with(const char* unit, const char* name, const std::string& options, const Geometry& g,
-                 const void* params, int device, void* stream, bool cooperative) {
-  const auto on = static_cast<Stream>(stream);
-  Loaded& kernel = find_or_load({unit, name, options, device}, &on);
-  allow(kernel, g);
-  const Configuration configuration(g, on, cooperative);
-  void* arguments[] = {const_cast<void*>(params)};
-  const Driver& d = driver();
-  check(d, d.launch(&configuration.config, kernel.function, arguments, nullptr),
-        kernel.variant.text(), " did not launch with ", describe(g));
-  if (launches_block()) check_error_word(device);
-}
-
 int attribute_of(Device device, DeviceAttribute attribute) {
   int value = 0;
   check(driver(), driver().device_attribute(&value, attribute, device),
         "the device does not say its attribute ", static_cast<int>(attribute));
   return value;
 }
-
-// One value per device, made at first use and kept.
-template <class Value>
-class PerDevice {
- public:
-  const Value* find(int device) {
-    const std::lock_guard lock(mutex_);
-    const auto it = values_.find(device);
-    return it == values_.end() ? nullptr : &it->second;
-  }
-  template <class Make>
-  const Value& find_or_make(int device, const Make& make) {
-    if (const Value* known = find(device)) return *known;
-    const Value made = make();
-    const std::lock_guard lock(mutex_);
-    return values_.try_emplace(device, made).first->second;
-  }
-
- private:
-  std::mutex mutex_;
-  std::map<int, Value> values_;
-};
 
 PerDevice<Limits>& limits() {
   static auto* all = new PerDevice<Limits>;
@@ -202,10 +162,12 @@ const char* meaning_of(int error) {
 
 }  // namespace
 
-void require_not_capturing(const std::string& what, void* stream) {
+void require_not_capturing(const std::string& what, int device, void* stream) {
+  const OnDevice current(device);
   int status = 0;
-  if (driver().stream_is_capturing(static_cast<Stream>(stream), &status) == 0 && status == 0)
-    return;
+  check(driver(), driver().stream_is_capturing(static_cast<Stream>(stream), &status), what,
+        " does not know whether its stream is being captured");
+  if (status == 0) return;
   fail(what,
        " is used for the first time inside the capture of a CUDA graph; run the same call once "
        "before the capture");
@@ -213,12 +175,16 @@ void require_not_capturing(const std::string& what, void* stream) {
 
 void launch(const char* unit, const char* name, const std::string& options, const Geometry& g,
             const void* params, int device, void* stream) {
-  launch_with(unit, name, options, g, params, device, stream, false);
-}
-
-void launch_cooperative(const char* unit, const char* name, const std::string& options,
-                        const Geometry& g, const void* params, int device, void* stream) {
-  launch_with(unit, name, options, g, params, device, stream, true);
+  const auto on = static_cast<Stream>(stream);
+  Loaded& kernel = find_or_load({unit, name, options, device}, &on);
+  const OnDevice current(device);
+  allow(kernel, g);
+  const Configuration configuration(g, on);
+  void* arguments[] = {const_cast<void*>(params)};
+  const Driver& d = driver();
+  check(d, d.launch(&configuration.config, kernel.function, arguments, nullptr),
+        kernel.variant.text(), " did not launch with ", describe(g));
+  if (launches_block()) check_error_word(device);
 }
 
 int resident(const char* unit, const char* name, const std::string& options, const Geometry& g,
@@ -226,11 +192,11 @@ int resident(const char* unit, const char* name, const std::string& options, con
   Loaded& kernel = find_or_load({unit, name, options, device}, nullptr);
   const Limits& limits = limits_of(device);
   if (g.shared_bytes > static_cast<unsigned>(limits.shared_bytes)) return 0;
-  allow(kernel, g);
   const OnDevice current(device);
+  allow(kernel, g);
   int count = 0;
   if (g.cluster > 1) {
-    const Configuration configuration(g, nullptr, false);
+    const Configuration configuration(g, nullptr);
     check(driver(), driver().max_active_clusters(&count, kernel.function, &configuration.config),
           kernel.variant.text(), ": the active clusters of ", describe(g), " are not known");
     return count;

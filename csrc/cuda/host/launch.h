@@ -17,17 +17,12 @@ struct Geometry {
   unsigned grid, cluster /* 1: none */, block, shared_bytes;
 };
 
-// Launches kernel `name` of csrc/cuda/`unit`.cu, specialised by `options`
+// Launches kernel `name` of csrc/cuda/device/`unit`.cu, specialised by `options`
 // ("-DRF_HP=512 -DRF_CELL=0"), on a stream of a device. `params` points to the kernel's only
 // argument, its Params struct. Returns when the launch is queued. The first call of a variant loads
 // it, which a stream that is being captured does not allow: then this says to run it once before.
 void launch(const char* unit, const char* name, const std::string& options, const Geometry&,
             const void* params, int device, void* stream);
-
-// Launches, with all their blocks resident at once: a grid barrier inside is safe. Throws where the
-// grid does not fit on the device.
-void launch_cooperative(const char* unit, const char* name, const std::string& options,
-                        const Geometry&, const void* params, int device, void* stream);
 
 // How many clusters of this geometry, or blocks where there are no clusters, the device runs at
 // once; 0: it cannot launch it. Loads the kernel.
@@ -42,9 +37,10 @@ int* error_word(int device);
 // Throws what the error word says, if anything, and clears it. Every operator calls this first.
 void check_error_word(int device);
 
-// The variant for a call, from choose.py: asked once for each distinct Question and each least
-// exact product, then kept; null where no variant serves the call and it goes step by step. Asking
-// loads kernels, so the first time must not be while `stream` is captured, as in launch().
+// The variant for a call, from choose_recurrence.py or choose_decode.py: asked once for each
+// distinct Question and each least exact product, then kept; null where no variant serves the call
+// and it goes step by step. Asking loads kernels, so the first time must not be while `stream` is
+// captured, as in launch().
 struct Question {
   const char* operation;  // "rnn_forward", "rnn_backward", "decode"
   int64_t B, H, V;        // V: rows of the table of inputs; 0 where there is none

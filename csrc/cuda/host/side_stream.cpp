@@ -60,13 +60,15 @@ void follow(Stream later, Stream earlier, Event event) {
 }  // namespace
 
 SideStream::SideStream(int device, void* stream)
-    : caller_(stream), beside_(beside(device, stream)) {
+    : device_(device), caller_(stream), beside_(beside(device, stream)) {
+  const OnDevice current(device_);
   follow(beside_.stream, static_cast<Stream>(caller_), beside_.fork);
 }
 
 void* SideStream::stream() const { return beside_.stream; }
 
 void SideStream::join() const {
+  const OnDevice current(device_);
   follow(static_cast<Stream>(caller_), beside_.stream, beside_.join);
 }
 

@@ -22,6 +22,7 @@ class SideStream {
   void join() const;
 
  private:
+  int device_;
   void* caller_;
   const struct StreamBeside& beside_;
 };

@@ -1,7 +1,7 @@
 """The Python side of csrc/cuda/: answers the launcher's questions, asks for a device's limits.
 
 The library calls back with the name of a kernel's variant and gets its image, or with a call's
-sizes and gets the variant to run; see csrc/cuda/callbacks.cpp.
+sizes and gets the variant to run; see csrc/cuda/host/callbacks.cpp.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A launch, as in csrc/cuda/launch.h."""
+    """A launch, as in csrc/cuda/host/launch.h."""
 
     grid: int
     cluster: int
@@ -39,7 +39,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Question:
-    """What the choice of a variant depends on, as in csrc/cuda/launch.h."""
+    """What the choice of a variant depends on, as in csrc/cuda/host/launch.h."""
 
     operation: str
     B: int

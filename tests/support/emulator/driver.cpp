@@ -1,8 +1,10 @@
-// A twin of the CUDA driver's library: what csrc/cuda/driver.h declares, on the CPU. Its images are
-// shared objects that build.py makes from the device code, its one device is like an H200.
+// A twin of the CUDA driver's library: what csrc/cuda/host/driver.h declares, on the CPU. Its
+// images are shared objects that build.py makes from the device code, its one device is like an
+// H200.
 //
 // It refuses what a real driver refuses: clusters that do not divide the grid, more than 8 blocks
-// per cluster or 48 KB of shared memory without asking, an unknown kernel. Kernels run to their end
+// per cluster or 48 KB of shared memory without asking, an unknown kernel; and most calls where no
+// context is current, as on each thread that has not called CUDA before. Kernels run to their end
 // inside the launch, whatever its stream; streams.h says what their order leaves open. Needs the
 // emulator's own library loaded before.
 #include "cuda/host/driver.h"
@@ -43,6 +45,7 @@ enum : Result {
   kNoDevice = 100,
   kInvalidDevice = 101,
   kInvalidImage = 200,
+  kInvalidContext = 201,
   kInvalidHandle = 400,
   kNotFound = 500,
   kLaunchFailed = 719,
@@ -82,13 +85,6 @@ unsigned cluster_attribute_of(const LaunchConfig& c) {
 
 unsigned cluster_of(const LaunchConfig& c) { return std::max(1u, cluster_attribute_of(c)); }
 
-bool is_cooperative(const LaunchConfig& c) {
-  for (unsigned i = 0; i < c.num_attributes; ++i) {
-    if (c.attributes[i].id == kCooperative) return c.attributes[i].value.cooperative != 0;
-  }
-  return false;
-}
-
 // Whether a capture forbids what takes memory.
 bool is_unsafe() { return capturing != 0 && capture_mode != kRelaxed; }
 
@@ -115,6 +111,9 @@ Result cuGetErrorName(Result result, const char** name) {
       break;
     case kInvalidImage:
       *name = "CUDA_ERROR_INVALID_IMAGE";
+      break;
+    case kInvalidContext:
+      *name = "CUDA_ERROR_INVALID_CONTEXT";
       break;
     case kInvalidHandle:
       *name = "CUDA_ERROR_INVALID_HANDLE";
@@ -186,11 +185,6 @@ Result cuLibraryLoadData(CodeLibrary* library, const void* code, void*, void*, u
   return kSuccess;
 }
 
-Result cuLibraryUnload(CodeLibrary library) {
-  delete library;
-  return kSuccess;
-}
-
 Result cuLibraryGetKernel(Kernel* kernel, CodeLibrary library, const char* name) {
   void* found = dlsym(library->handle, (std::string("emulated_") + name).c_str());
   if (found == nullptr) return kNotFound;
@@ -199,11 +193,13 @@ Result cuLibraryGetKernel(Kernel* kernel, CodeLibrary library, const char* name)
 }
 
 Result cuKernelGetFunction(Function* function, Kernel kernel) {
+  if (pushed == 0) return kInvalidContext;
   *function = reinterpret_cast<Function>(kernel);
   return kSuccess;
 }
 
 Result cuFuncSetAttribute(Function function, FunctionAttribute attribute, int value) {
+  if (pushed == 0) return kInvalidContext;
   CUkern_st& kernel = *kernel_of(function);
   switch (attribute) {
     case kMaxDynamicSharedBytes:
@@ -218,15 +214,15 @@ Result cuFuncSetAttribute(Function function, FunctionAttribute attribute, int va
 }
 
 Result cuLaunchKernelEx(const LaunchConfig* config, Function function, void** parameters, void**) {
+  if (pushed == 0) return kInvalidContext;
   const std::lock_guard lock(machine);
   if (const int chosen = next_launch.exchange(0)) return chosen;
   const CUkern_st& kernel = *kernel_of(function);
   if (!is_allowed(kernel, *config)) return kInvalidValue;
   if (!streams.launch(config->stream)) return kInvalidHandle;
-  const unsigned cluster = cluster_of(*config), clusters = config->grid_x / cluster;
-  const EmulatorGeometry geometry = {
-      config->grid_x,       cluster, config->block_x,
-      config->shared_bytes, seed,    is_cooperative(*config) ? clusters : 1};
+  const unsigned cluster = cluster_of(*config);
+  const EmulatorGeometry geometry = {config->grid_x, cluster, config->block_x, config->shared_bytes,
+                                     seed};
   ++launches;
   return emulator_launch(kernel.call, parameters[0], &geometry) == 0 ? kSuccess : kLaunchFailed;
 }
@@ -234,6 +230,7 @@ Result cuLaunchKernelEx(const LaunchConfig* config, Function function, void** pa
 // As an H100 answered, whose groups of multiprocessors are short of a few: 0 where the launch has
 // no cluster attribute or is not allowed.
 Result cuOccupancyMaxActiveClusters(int* clusters, Function function, const LaunchConfig* config) {
+  if (pushed == 0) return kInvalidContext;
   *clusters = 0;
   if (!is_allowed(*kernel_of(function), *config)) return kSuccess;
   switch (cluster_attribute_of(*config)) {
@@ -258,6 +255,7 @@ Result cuOccupancyMaxActiveClusters(int* clusters, Function function, const Laun
 
 Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function, int block,
                                                    size_t shared_bytes) {
+  if (pushed == 0) return kInvalidContext;
   const int by_threads = 2048 / block;
   const int by_memory = shared_bytes == 0 ? 32 : static_cast<int>(kSharedBytes / shared_bytes);
   *blocks = by_threads < by_memory ? by_threads : by_memory;
@@ -266,6 +264,7 @@ Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function, int bl
 
 // Another kind of stream would wait for the default stream by itself.
 Result cuStreamCreate(Stream* stream, unsigned flags) {
+  if (pushed == 0) return kInvalidContext;
   if (flags != kNonBlocking) return kInvalidValue;
   if (is_unsafe()) return kCaptureUnsupported;
   if (const int chosen = next_stream.exchange(0)) return chosen;
@@ -274,6 +273,7 @@ Result cuStreamCreate(Stream* stream, unsigned flags) {
 }
 
 Result cuEventCreate(Event* event, unsigned flags) {
+  if (pushed == 0) return kInvalidContext;
   if (flags != kDisableTiming) return kInvalidValue;
   if (is_unsafe()) return kCaptureUnsupported;
   *event = new CUevent_st;
@@ -281,10 +281,12 @@ Result cuEventCreate(Event* event, unsigned flags) {
 }
 
 Result cuEventRecord(Event event, Stream stream) {
+  if (pushed == 0) return kInvalidContext;
   return streams.record(event, stream) ? kSuccess : kInvalidHandle;
 }
 
 Result cuStreamWaitEvent(Stream stream, Event event, unsigned) {
+  if (pushed == 0) return kInvalidContext;
   return streams.wait(stream, *event) ? kSuccess : kInvalidHandle;
 }
 
@@ -294,11 +296,13 @@ Result cuThreadExchangeStreamCaptureMode(CaptureMode* mode) {
 }
 
 Result cuStreamIsCapturing(Stream, int* status) {
+  if (pushed == 0) return kInvalidContext;
   *status = capturing;
   return kSuccess;
 }
 
 Result cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
+  if (pushed == 0) return kInvalidContext;
   *memory = std::calloc(1, bytes);
   return *memory != nullptr ? kSuccess : kInvalidValue;
 }
