@@ -277,6 +277,17 @@ def test_a_failed_launch_names_the_kernel_and_the_driver(driver):
     forward()
 
 
+def test_a_cluster_that_the_device_cannot_have_is_not_chosen(driver):
+    plan = choose_recurrence.chosen(question(make(3, 3, 300))).plan
+    assert plan.geometry.cluster > 1
+    assert bridge.resident(plan, 0) > 0
+    driver.emulated_driver_next_clusters(912)  # CUDA_ERROR_INVALID_CLUSTER_SIZE
+    assert bridge.resident(plan, 0) == 0
+    driver.emulated_driver_next_clusters(1)
+    with pytest.raises(DriverError, match=r"active clusters of .* are not known: .*INVALID_VALUE"):
+        bridge.resident(plan, 0)
+
+
 def test_a_first_use_inside_a_capture_asks_for_a_warm_up(driver):
     p = make(3, 2, 100, relu=True)  # of a size that no other test has
     arguments = (p.x, None, p.W_hh, p.b_h, p.h0, True)

@@ -110,6 +110,17 @@ def test_a_bad_target_shows_at_the_next_call():
     cuda.clip_grads_([torch.ones(3)], 1.0, True)
 
 
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+def test_the_first_complaint_stays(dtype):
+    """About a target; an id of the minibatch after it is out of range as well."""
+    ids, targets, (*params, h) = make_network((3, 2, 5, 7), dtype)
+    bad, grads = torch.full((2, 3), 7), [torch.empty_like(p) for p in params]
+    untyped.train_steps_(cuda, [ids.T, bad], [bad, targets.T], params, grads, h, 0.5, 1.0, False)
+    with pytest.raises(RuntimeError, match="a target was not"):
+        bridge.check(0)
+    bridge.check(0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -45,6 +45,7 @@ def comparison(header: str) -> str:
         for ours, theirs in functions
     ]
     same = {
+        "kInvalidClusterSize": "CUDA_ERROR_INVALID_CLUSTER_SIZE",
         "kMultiprocessors": "CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT",
         "kComputeCapabilityMajor": "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR",
         "kComputeCapabilityMinor": "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR",

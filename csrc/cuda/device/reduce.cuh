@@ -15,7 +15,7 @@ __device__ __forceinline__ Value* shared_array() {
   return reinterpret_cast<Value*>(dynamic_shared());
 }
 
-// The first code stays.
+// The first code stays, also those of kernels before.
 __device__ __forceinline__ void report(int* error, int code) { atomicCAS(error, 0, code); }
 
 // Of all lanes, in every lane.

@@ -7,6 +7,7 @@
 // Launch: a grid of blocks of 256 threads that covers the elements.
 #include "number_math.cuh"
 #include "params.h"
+#include "reduce.cuh"
 #include "streamed_params.h"
 
 using namespace rnnfast::cuda;
@@ -30,7 +31,7 @@ __device__ inline Real& at(void* array, long long i) { return static_cast<Real*>
 // An id that is safe to use; one out of range leaves its code in the error word.
 __device__ inline long long checked(long long id, long long V, int* error) {
   if (id >= 0 && id < V) return id;
-  *static_cast<volatile int*>(error) = kErrorId;
+  report(error, kErrorId);
   return 0;
 }
 

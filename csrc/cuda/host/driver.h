@@ -16,6 +16,7 @@ struct CUstream_st;
 namespace rnnfast::cuda {
 
 using Result = int;  // 0: success
+constexpr Result kInvalidClusterSize = 912;
 using Device = int;
 using Context = CUctx_st*;
 using Event = CUevent_st*;

@@ -197,8 +197,11 @@ int resident(const char* unit, const char* name, const std::string& options, con
   int count = 0;
   if (g.cluster > 1) {
     const Configuration configuration(g, nullptr);
-    check(driver(), driver().max_active_clusters(&count, kernel.function, &configuration.config),
-          kernel.variant.text(), ": the active clusters of ", describe(g), " are not known");
+    const Result result =
+        driver().max_active_clusters(&count, kernel.function, &configuration.config);
+    if (result == kInvalidClusterSize) return 0;  // not every device can have 16 blocks in one
+    check(driver(), result, kernel.variant.text(), ": the active clusters of ", describe(g),
+          " are not known");
     return count;
   }
   // An H100 answers 0 to the question above where the launch has no clusters.

@@ -56,7 +56,7 @@ constexpr int kDeviceSize = 132;  // multiprocessors
 constexpr unsigned kSharedBytes = 227 * 1024;
 
 // What tests choose.
-std::atomic<int> capability{90}, capturing{0}, next_launch{0}, next_stream{0};
+std::atomic<int> capability{90}, capturing{0}, next_clusters{0}, next_launch{0}, next_stream{0};
 std::atomic<unsigned> seed{0};
 std::atomic<unsigned long long> launches{0};
 
@@ -232,6 +232,7 @@ Result cuLaunchKernelEx(const LaunchConfig* config, Function function, void** pa
 Result cuOccupancyMaxActiveClusters(int* clusters, Function function, const LaunchConfig* config) {
   if (pushed == 0) return kInvalidContext;
   *clusters = 0;
+  if (const int chosen = next_clusters.exchange(0)) return chosen;
   if (!is_allowed(*kernel_of(function), *config)) return kSuccess;
   switch (cluster_attribute_of(*config)) {
     case 1:
@@ -310,6 +311,7 @@ Result cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
 // ---- what tests choose and ask
 void emulated_driver_capability(int value) { capability = value; }
 void emulated_driver_capturing(int value) { capturing = value; }
+void emulated_driver_next_clusters(int result) { next_clusters = result; }
 void emulated_driver_next_launch(int result) { next_launch = result; }
 void emulated_driver_next_stream(int result) { next_stream = result; }
 void emulated_driver_seed(unsigned value) { seed = value; }
