@@ -94,6 +94,8 @@ RF_DEVICE void run_sequence(const Sequence& p) {
       v[i] = product_of_row(p, state, product, own, s, i);
     }
     exchange.release(s);
+    // Of all passes, without a branch. In one that has no row v is whatever it was, also
+    // afterwards: it is neither sent nor stored.
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) {
       if (s < p.T) {

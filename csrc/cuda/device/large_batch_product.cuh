@@ -17,9 +17,9 @@ class Product {
  public:
   RF_DEVICE Product(const Sequence& p, int block_column, int rows)
       : rows_(rows),
-        warp_(static_cast<int>(threadIdx.x >> 5)),
-        group_(warp_ / 4),
-        first_(warp_ % 4 * 16 + static_cast<int>(threadIdx.x & 31) / 4),
+        group_(static_cast<int>(threadIdx.x >> 7)),
+        first_(static_cast<int>(threadIdx.x >> 5 & 3) * 16 +
+               static_cast<int>(threadIdx.x & 31) / 4),
         lane_q_(static_cast<int>(threadIdx.x & 3)) {
     find_maxima(p, block_column);
     load(p, block_column);
@@ -35,7 +35,7 @@ class Product {
       if constexpr (kBuffers == 1) source = keep_in_register(source);
       exchange.wait(s, source);
       const unsigned char* slice = state.slice(s, source);
-      float chain[kTile / 2] = {};
+      float chain[kTile / 2] = {};  // which the first product does, but without it ptxas spills
       multiply_slice(state, slice, source, j, chain);
       add_slice(chain, state.factors(slice), sums);
     }
@@ -131,16 +131,16 @@ class Product {
         const CoreMatrices h = state.matrix(slice, i);
         if constexpr (kLowInShared) {
           const CoreMatrices low(low_weights(source * kColumns + i * 16), kColumns * 16);
-          multiply_async(chain, low, h, state.matrix_rows());
+          multiply_async(chain, low, h, state.matrix_rows(), i == 0);
         } else {
-          multiply_async(chain, low_[j * kStepsOfSource + i], h, state.matrix_rows());
+          multiply_async(chain, low_[j * kStepsOfSource + i], h, state.matrix_rows(), i == 0);
         }
       }
     }
 #pragma unroll
     for (int i = 0; i < kStepsOfSource; ++i) {
       multiply_async(chain, high_[j * kStepsOfSource + i], state.matrix(slice, i),
-                     state.matrix_rows());
+                     state.matrix_rows(), kHalves == 1 && i == 0);
     }
     multiply_wait(chain);
   }
@@ -173,7 +173,7 @@ class Product {
     }
   }
 
-  int rows_, warp_, group_, first_, lane_q_;
+  int rows_, group_, first_, lane_q_;
   unsigned high_[kSteps][4], low_[kLowInRegisters ? kSteps : 1][4];
 };
 

@@ -144,36 +144,52 @@ class CoreMatrices {
 #define RF_SUMS(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 
 // D = A B + D, A [64, 16] float16 by rows, B [16, 2 kSums] float16, D float32, for all four warps
-// of a warpgroup. Lane 4g + q of warp w gives A[16 w + g][2q ..], A[16 w + g + 8][2q ..], the same
-// two at 2q + 8 .., and has D[16 w + g][8 j + 2q ..] in d[4j .. 4j + 1], D[16 w + g + 8][...] in
-// the two after. Rows of B^T from `real_rows` on may be anything: so are their sums. Neither d nor
-// what the product reads may be touched before multiply_wait().
+// of a warpgroup; D = A B where it is the `first` of a chain, for the compiler is free to clear d
+// behind the fence, where a product must not find it. Lane 4g + q of warp w gives A[16 w + g][2q
+// ..], A[16 w + g + 8][2q ..], the same two at 2q + 8 .., and has D[16 w + g][8 j + 2q ..] in d[4j
+// .. 4j + 1], D[16 w + g + 8][...] in the two after. Rows of B^T from `real_rows` on may be
+// anything: so are their sums. Neither d nor what the product reads may be touched before
+// multiply_wait().
 template <int kSums>
 RF_DEVICE void multiply_async(float (&d)[kSums], const unsigned (&a)[4], CoreMatrices b,
-                              [[maybe_unused]] int real_rows) {
+                              [[maybe_unused]] int real_rows, bool first) {
 #ifdef RF_EMULATED
+  for (float& sum : d) sum = first ? 0.f : sum;
   emulator::wgmma(d, 2 * kSums, a, b.twin(), real_rows);
 #else
   static_assert(kSums == 8 || kSums == 12 || kSums == 20);
+  const int adds = !first;
   if constexpr (kSums == 8) {
     asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %13, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7}, {%8, "
-        "%9, %10, %11}, %12, 1, 1, 1, 0;"
+        "%9, %10, %11}, %12, p, 1, 1, 0;\n"
+        "}"
         : RF_SUMS(d, 0), RF_SUMS(d, 4)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()), "r"(adds));
   } else if constexpr (kSums == 12) {
     asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %17, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n24k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, "
-        "%9, %10, %11}, {%12, %13, %14, %15}, %16, 1, 1, 1, 0;"
+        "%9, %10, %11}, {%12, %13, %14, %15}, %16, p, 1, 1, 0;\n"
+        "}"
         : RF_SUMS(d, 0), RF_SUMS(d, 4), RF_SUMS(d, 8)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()), "r"(adds));
   } else {
     asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %25, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n40k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, "
-        "%9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19}, {%20, %21, %22, %23}, %24, 1, 1, "
-        "1, 0;"
+        "%9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19}, {%20, %21, %22, %23}, %24, p, 1, "
+        "1, 0;\n"
+        "}"
         : RF_SUMS(d, 0), RF_SUMS(d, 4), RF_SUMS(d, 8), RF_SUMS(d, 12), RF_SUMS(d, 16)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()), "r"(adds));
   }
 #endif
 }
@@ -181,29 +197,43 @@ RF_DEVICE void multiply_async(float (&d)[kSums], const unsigned (&a)[4], CoreMat
 // The same with A from shared memory.
 template <int kSums>
 RF_DEVICE void multiply_async(float (&d)[kSums], CoreMatrices a, CoreMatrices b,
-                              [[maybe_unused]] int real_rows) {
+                              [[maybe_unused]] int real_rows, bool first) {
 #ifdef RF_EMULATED
+  for (float& sum : d) sum = first ? 0.f : sum;
   emulator::wgmma(d, 2 * kSums, a.twin(), b.twin(), real_rows);
 #else
   static_assert(kSums == 8 || kSums == 12 || kSums == 20);
+  const int adds = !first;
   if constexpr (kSums == 8) {
     asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %10, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7}, %8, "
-        "%9, 1, 1, 1, 0, 0;"
+        "%9, p, 1, 1, 0, 0;\n"
+        "}"
         : RF_SUMS(d, 0), RF_SUMS(d, 4)
-        : "l"(a.descriptor()), "l"(b.descriptor()));
+        : "l"(a.descriptor()), "l"(b.descriptor()), "r"(adds));
   } else if constexpr (kSums == 12) {
     asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %14, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n24k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, "
-        "%9, %10, %11}, %12, %13, 1, 1, 1, 0, 0;"
+        "%9, %10, %11}, %12, %13, p, 1, 1, 0, 0;\n"
+        "}"
         : RF_SUMS(d, 0), RF_SUMS(d, 4), RF_SUMS(d, 8)
-        : "l"(a.descriptor()), "l"(b.descriptor()));
+        : "l"(a.descriptor()), "l"(b.descriptor()), "r"(adds));
   } else {
     asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %22, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n40k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, "
-        "%9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19}, %20, %21, 1, 1, 1, 0, 0;"
+        "%9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19}, %20, %21, p, 1, 1, 0, 0;\n"
+        "}"
         : RF_SUMS(d, 0), RF_SUMS(d, 4), RF_SUMS(d, 8), RF_SUMS(d, 12), RF_SUMS(d, 16)
-        : "l"(a.descriptor()), "l"(b.descriptor()));
+        : "l"(a.descriptor()), "l"(b.descriptor()), "r"(adds));
   }
 #endif
 }
