@@ -68,7 +68,7 @@ def check_errors(device: torch.device) -> None:
     """Raise what earlier calls had to complain about; see `bridge.check`."""
     from rnnfast.backends.cuda import bridge
 
-    bridge.check(device.index or 0)
+    bridge.check(_index(device))
 
 
 def plan_for(question: Question) -> Plan | None:
