@@ -4,6 +4,7 @@ The truth and torch's own loop are computed by the reference on the CPU.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -241,3 +242,15 @@ def test_both_directions_in_a_graph(lengths):
             value.fill_(torch.nan)
         graph.replay()
         assert all(map(torch.equal, got, want))
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one direction", "both"])
+def test_a_thread_that_has_called_nothing_of_cuda(both):
+    """Its memory is left over from the second call: torch calls nothing of CUDA for it either."""
+    assert cuda.load_error() == ""
+    call = recurrences.make(9, 5, 64, both=both).on("cuda").call
+    want, _ = (cuda.rnn_forward(call, True)[:2] for _ in range(2))
+    del _
+    with ThreadPoolExecutor(1) as threads:
+        got = threads.submit(cuda.rnn_forward, call, True).result()[:2]
+    assert all(map(torch.equal, got, want))
