@@ -2,12 +2,6 @@
 // and for whoever launches it on the host. No includes: NVRTC compiles this file as well.
 #pragma once
 
-#if defined(__CUDACC__) || defined(RF_EMULATED)
-#define RF_HOST_DEVICE __host__ __device__
-#else
-#define RF_HOST_DEVICE
-#endif
-
 namespace rnnfast::cuda {
 
 // The members are the macros RF_HP, RF_CLUSTER, RF_WARPS, RF_ROWS, RF_SMEM_CHUNKS. A chunk is four
@@ -16,17 +10,17 @@ struct DecodeShape {
   int hp;  // 0: W_hh is streamed, for any H
   int cluster, warps, rows, smem_chunks;
 
-  RF_HOST_DEVICE constexpr bool is_streamed() const { return hp == 0; }
-  RF_HOST_DEVICE constexpr int threads() const { return 32 * warps; }
+  constexpr bool is_streamed() const { return hp == 0; }
+  constexpr int threads() const { return 32 * warps; }
 
   // Of a resident W_hh: a warp's columns, over how many lanes each one's k are spread, in chunks.
-  RF_HOST_DEVICE constexpr int warp_columns() const { return hp / cluster / warps; }
-  RF_HOST_DEVICE constexpr int k_lanes() const { return 32 / warp_columns(); }
-  RF_HOST_DEVICE constexpr int chunks() const { return hp / (4 * k_lanes()); }
-  RF_HOST_DEVICE constexpr int register_chunks() const { return chunks() - smem_chunks; }
+  constexpr int warp_columns() const { return hp / cluster / warps; }
+  constexpr int k_lanes() const { return 32 / warp_columns(); }
+  constexpr int chunks() const { return hp / (4 * k_lanes()); }
+  constexpr int register_chunks() const { return chunks() - smem_chunks; }
 
-  RF_HOST_DEVICE static constexpr bool is_power_of_2(int n) { return n > 0 && (n & (n - 1)) == 0; }
-  RF_HOST_DEVICE constexpr bool is_valid() const {
+  static constexpr bool is_power_of_2(int n) { return n > 0 && (n & (n - 1)) == 0; }
+  constexpr bool is_valid() const {
     if (!is_power_of_2(cluster) || cluster > 16 || warps < 1 || warps > 32 || rows < 1)
       return false;
     if (is_streamed()) return smem_chunks == 0;
@@ -57,8 +51,7 @@ struct DecodeLayout {
   int readout_stride;
   long long bytes;
 
-  RF_HOST_DEVICE constexpr DecodeLayout(DecodeShape shape, long long H, long long V,
-                                        bool holds_tables)
+  constexpr DecodeLayout(DecodeShape shape, long long H, long long V, bool holds_tables)
       : hidden(shape.is_streamed() ? static_cast<int>(round_up(H, 4 * shape.cluster)) : shape.hp),
         columns(hidden / shape.cluster),
         classes(static_cast<int>(round_up((V + shape.cluster - 1) / shape.cluster, 4))),
@@ -76,9 +69,7 @@ struct DecodeLayout {
         readout_stride(classes / 4 % 2 == 1 ? classes : classes + 4),
         bytes(readout + (holds_tables ? H * readout_stride * 4 : 0)) {}
 
-  RF_HOST_DEVICE static constexpr long long round_up(long long n, long long to) {
-    return (n + to - 1) / to * to;
-  }
+  static constexpr long long round_up(long long n, long long to) { return (n + to - 1) / to * to; }
 };
 
 }  // namespace rnnfast::cuda

@@ -1,5 +1,6 @@
 // Every PTX instruction that the kernels write out, each with its twin for the emulator on the CPU
-// (RF_EMULATED, tests/emulator/cuda_cpu.h). No other file has inline assembly.
+// (RF_EMULATED, tests/support/emulator/cuda_cpu.h). large_batch_ptx.cuh has those that one kernel
+// alone needs; no other file has inline assembly.
 #pragma once
 
 #define RF_DEVICE __device__ __forceinline__

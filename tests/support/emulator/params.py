@@ -1,4 +1,4 @@
-"""The parameter structures of csrc/cuda/params.h as ctypes, read from the header."""
+"""The parameter structures of csrc/cuda/device/params.h as ctypes, read from the header."""
 
 from __future__ import annotations
 
