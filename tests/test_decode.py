@@ -15,6 +15,7 @@ from support.decoding import (
     NAN,
     SAMPLING_EDGES,
     check_greedy,
+    check_infinite_states,
     check_sampled,
     constant_logits,
     make,
@@ -90,6 +91,13 @@ def test_a_nan_state_stays_nan():
         ids, h_last = model.decode(2)
         assert h_last.isnan().all()
         assert ids.flatten().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("B", "H"), [(1, 20), (1, 301), (3, 33)])
+def test_infinite_states_stay_infinite(B, H, dtype):
+    check_infinite_states(B, H, native, dtype)
+    check_infinite_states(B, H, reference, dtype)
 
 
 def test_no_steps_and_no_sequences():

@@ -324,6 +324,7 @@ class Decoder {
         for (int64_t c = 0; c < column_workers_; ++c) sum += load(parts_at(step, c, row) + v);
         store(logits + v, sum);
       }
+      hide_padding(logits);
       const int64_t at = step * args_.B + row;
       const int64_t id = args_.uniforms == nullptr ? largest(logits, logits_width_)
                                                    : sample(logits, args_.V, logits_width_,
@@ -331,6 +332,18 @@ class Decoder {
       *ids(worker, row) = id;
       if (column_worker(worker) == 0) args_.ids[at] = id;
     }
+  }
+
+  // Puts the last lanes, of classes that do not exist, below all others: an infinite state times
+  // their weights, 0, is NaN.
+  void hide_padding(Real* logits) const {
+    Real* last = logits + logits_width_ - kLanes<Real>;
+    const int64_t exist = args_.V - (logits_width_ - kLanes<Real>);
+    Bits<Real> number{};
+    using Number = std::remove_reference_t<decltype(number[0])>;
+    RNNFAST_UNROLL for (int i = 0; i < kLanes<Real>; ++i) number[i] = static_cast<Number>(i);
+    const Vec<Real> below = splat(static_cast<Real>(-INFINITY));
+    store(last, number < static_cast<Number>(exist) ? load(last) : below);
   }
 
   void store_last(int64_t worker) {

@@ -8,7 +8,14 @@ from rnnfast import functional, use_backend
 from rnnfast.backends.cuda import bridge, choose_decode, cuda
 from rnnfast.backends.reference import reference
 from support import clipping, models, untyped
-from support.decoding import ARGMAX_LOGITS, check_greedy, check_sampled, constant_logits, make
+from support.decoding import (
+    ARGMAX_LOGITS,
+    check_greedy,
+    check_infinite_states,
+    check_sampled,
+    constant_logits,
+    make,
+)
 from support.emulator import build
 from support.training_calls import check, loss_and_gradients, whole_step
 from support.training_calls import make as make_network
@@ -212,6 +219,11 @@ def test_generation(B, H, V, steps, driver):
     assert driver.emulated_driver_launches() - before == 1
     u = torch.rand(steps, B)
     check_sampled(model, u, 0.7, *model.decode(steps, 0.7, u, backend=cuda))
+
+
+@pytest.mark.parametrize("H", [20, 130, 511, 1100])  # held by a block, by a cluster, by none
+def test_generation_with_infinite_states(H):
+    check_infinite_states(2, H, cuda)
 
 
 @pytest.mark.parametrize("relu", [False, True], ids=["tanh", "relu"])

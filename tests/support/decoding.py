@@ -62,6 +62,18 @@ class Model:
         return Model(**parts)
 
 
+def check_infinite_states(B, H, backend, dtype=torch.float32):
+    """No NaN comes from padding, where infinity meets weights that are 0."""
+    model = make(B, H, 5, dtype, relu=True)
+    for part in (model.W_hh, model.b_h, model.W_hq, model.h0):
+        part.abs_()
+    model.W_xh[:, H // 2] = INF
+    model.W_hq[:, 0].neg_()
+    ids, h_last = model.decode(3, backend=backend)
+    assert (ids == 1).all()  # all but the first are infinity
+    assert (h_last == INF).all()
+
+
 def make(B, H, V, dtype=torch.float32, relu=False):
     """Spectral radius near 1, and logits of some size: a path that does not settle."""
     W_hh = torch.randn(H, H) / H**0.5 * (0.7 if relu else 1.0)

@@ -171,8 +171,11 @@ class Decoder {
     } else {
       u = FourOf(p_.W_xh, H_, first_column_ + c)(id);
     }
-    return make_float4(act(u.x + h_W.x + b.x), act(u.y + h_W.y + b.y), act(u.z + h_W.z + b.z),
-                       act(u.w + h_W.w + b.w));
+    // Padding stays 0 whatever the real columns hold: infinity times its weights, 0, is NaN.
+    const int exist = H_ - first_column_ - c;
+    const auto unit = [&](int i, float z) { return i < exist ? act(z) : 0.0f; };
+    return make_float4(unit(0, u.x + h_W.x + b.x), unit(1, u.y + h_W.y + b.y),
+                       unit(2, u.z + h_W.z + b.z), unit(3, u.w + h_W.w + b.w));
   }
 
   // The logits of this block's classes, four per warp, to every block of the cluster.
