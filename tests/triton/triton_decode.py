@@ -6,7 +6,13 @@ import torch
 from rnnfast.backends.reference import reference
 from rnnfast.backends.triton import triton
 from support.compare import assert_close_to_f64
-from support.decoding import ARGMAX_LOGITS, SAMPLING_EDGES, constant_logits, make
+from support.decoding import (
+    ARGMAX_LOGITS,
+    SAMPLING_EDGES,
+    check_infinite_states,
+    constant_logits,
+    make,
+)
 
 
 def decode_both(model, steps, temperature=1.0, uniforms=None):
@@ -40,6 +46,11 @@ def test_decode_by_steps(monkeypatch):
 def test_argmax_is_torchs(logits):
     (ids, _), (want, _) = decode_both(constant_logits(logits), 2)
     assert torch.equal(ids, want)
+
+
+@pytest.mark.parametrize("H", [20, 150])
+def test_infinite_states_stay_infinite(H):
+    check_infinite_states(2, H, triton)
 
 
 @pytest.mark.parametrize(("logits", "u"), SAMPLING_EDGES)

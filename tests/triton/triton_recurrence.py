@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rnnfast.backends.reference import reference
 from rnnfast.backends.triton import triton
 from support import problems, untyped
 from support.problems import Problem, make, run
@@ -103,6 +104,20 @@ def test_an_id_out_of_range_makes_its_row_nan(H):
         assert hs[2:, 1].isnan().all()
         hs[2:, 1] = good[2:, 1]
         assert torch.equal(hs, good)
+
+
+@pytest.mark.parametrize("H", [24, 33])
+def test_infinity_stays_in_its_row(H):
+    """H is padded: infinity times a weight of 0 must not spread from there."""
+    p = make(4, 3, H, relu=True)
+    assert p.grad_hs is not None
+    p.W_hh.abs_()
+    p.x[1, 0, 5] = p.grad_hs[2, 1, 3] = torch.inf
+    got, want = run(triton, p), run(reference, p)
+    for name in ("hs", "grad_x"):
+        assert want[name].isinf().any(), name
+        assert torch.equal(got[name].isnan(), want[name].isnan()), name
+        assert torch.equal(got[name].isinf(), want[name].isinf()), name
 
 
 def test_last_state_owns_its_storage():

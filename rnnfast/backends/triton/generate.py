@@ -150,8 +150,7 @@ def decode_kernel(
     unit, v = tl.arange(0, HP), tl.arange(0, VP)
     real = (unit < H)[None, :]
     bias = tl.load(b_h + unit, mask=unit < H, other=0.0).to(tl.float32)[None, :]
-    beyond = tl.where(v < V, 0.0, float("-inf"))
-    bias_q = tl.load(b_q + v, mask=v < V, other=0.0).to(tl.float32) + beyond
+    bias_q = tl.load(b_q + v, mask=v < V, other=0.0).to(tl.float32)
     h = tl.load(h0 + row * H + unit[None, :], mask=real, other=0.0).to(tl.float32)
     state = scratch + row * H
     if RESIDENT:
@@ -176,6 +175,8 @@ def decode_kernel(
         else:
             z = _streamed(z, state, W_hh, unit, H, H, UNITS_H)
         h = activate(z, RELU)
+        if H < HP:  # in padding, infinity times its weights, 0, is NaN
+            h = tl.where(real, h, 0.0)
         if RESIDENT_W_HQ:
             logits = tl.sum(tl.reshape(h, (HP, 1)) * Q, axis=0)
         else:
@@ -184,7 +185,7 @@ def decode_kernel(
             tl.debug_barrier()
             logits = tl.zeros((1, VP), tl.float32)
             logits = tl.sum(_streamed(logits, state, W_hq, v, H, V, UNITS_V), axis=0)
-        logits += bias_q
+        logits = tl.where(v < V, logits + bias_q, float("-inf"))
         at = tl.cast(step, tl.int64) * B + row
         if uniforms is None:
             chosen = _largest(logits, v, VP)

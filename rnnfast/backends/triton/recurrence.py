@@ -196,6 +196,8 @@ def forward_kernel(
         ahead = tl.minimum(t + 1, T - 1)
         u_ahead = _input(x, ids, ids_step, ids_row, ahead, at, rows, cols, inside, wide_B, V, H)
         h = activate(times(h, W, PRECISION) + u + bias, RELU)
+        if H < HP:  # in padding, infinity times its weights, 0, is NaN
+            h = tl.where((cols < H)[None, :], h, 0.0)
         tl.store(hs + t * wide_B * H + at, h, mask=inside)
         u = u_ahead
     tl.store(h_last + at, h, mask=inside)
@@ -243,6 +245,8 @@ def backward_kernel(
         else:
             slope = 1 - h * h
         d = (g + carry) * slope
+        if H < HP:  # as in the forward pass
+            d = tl.where((cols < H)[None, :], d, 0.0)
         tl.store(dz + offset + at, d, mask=inside)
         carry = times(d, W, PRECISION)
         h, g = h_before, g_before
