@@ -11,6 +11,7 @@ from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
 from support import instruction_sets, untyped
 from support.compare import assert_close_to_f64
+from support.decoding import check_infinite_states
 
 assert library.load_error() == ""
 
@@ -154,6 +155,11 @@ def test_only_medium_rounds_in_decode(medium, precision):
     torch.set_float32_matmul_precision(precision)
     for got, want in zip(untyped.decode(native, *args), exact, strict=True):
         assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize(("B", "H"), [(1, 20), (1, 33), (1, 301), (9, 65)])
+def test_infinite_states_stay_infinite_in_decode(medium, B, H):
+    check_infinite_states(B, H, native)
 
 
 def test_operators_are_sound():
