@@ -69,13 +69,7 @@ void require_weights(const RecurrenceSizes& n, const Tensor& W_hh, const std::op
 }  // namespace
 
 void require_options(const RecurrenceSizes& n, int cell, const RecurrenceOptions& options) {
-  if (options.resets) {
-    const int32_t dtype = options.resets->dtype();
-    require(*options.resets, "resets", dtype, {"[T, B]", {n.T, n.B}});
-    if (dtype != aoti_torch_dtype_bool() && dtype != aoti_torch_dtype_uint8()) {
-      fail("resets is ", describe(*options.resets), "; it must be bool or uint8");
-    }
-  }
+  require(options.resets, "resets", aoti_torch_dtype_bool(), {"[T, B]", {n.T, n.B}});
   const bool has_leak = cells::num_saved(cell) > 0;
   if (options.leak && !has_leak) fail("leak is given; it must be None for the cell ", cell);
   if (!options.leak && has_leak) fail("leak is None; it must be given for the cell ", cell);

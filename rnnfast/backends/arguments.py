@@ -8,7 +8,7 @@ loop, where it has one for the case.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,17 +74,29 @@ def check_layer(
     _check_device(name, inputs, "W_xh", W_xh)
 
 
-def check_extras(
+def check_call(
+    inputs: Tensor,  # [T, B] ids or [T, B, V]
+    h0: Tensor,  # [B, H]
+    W_xh: Tensor,  # [V, H]
+    W_hh: Tensor,  # [H, H]
+    b_h: Tensor | None,  # [H], or what broadcasts to [B, H]
+    nonlinearity: str,
+    options: Mapping[str, Any] | None,
+) -> None:
+    """The arguments of a recurrence fit, and its options."""
+    check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
+    if options is not None:
+        _check_options(inputs, W_hh, **options)
+
+
+def _check_options(
     inputs: Tensor,  # [T, B] ids or [T, B, V]
     W_hh: Tensor,  # [H, H]
-    resets: Tensor | None,  # [T, B]
-    leak: Tensor | float | None,  # [H]
-    noise: float,
-    generator: torch.Generator | None,
+    resets: Tensor | None = None,  # [T, B]
+    resets_to_h0: bool = False,
+    leak: Tensor | float | None = None,  # [H]
 ) -> None:
     """What turns the plain recurrence into another one fits."""
-    _check_tensor("inputs", inputs)
-    _check_tensor("W_hh", W_hh)
     if resets is not None:
         _check_tensor("resets", resets)
         if resets.shape != inputs.shape[:2] or resets.dtype != torch.bool:
@@ -99,6 +111,10 @@ def check_extras(
         _check_device("leak", leak, "W_hh", W_hh)
     elif leak is not None:
         check_number("leak", leak)
+
+
+def check_noise(noise: float, generator: torch.Generator | None) -> None:
+    """Normal noise can be drawn."""
     check_number("noise", noise)
     _check_generator(generator)
 

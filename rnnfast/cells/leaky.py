@@ -32,10 +32,11 @@ def mix_backward(
 def leak_of_units(leak: Tensor | float, W_hh: Tensor) -> Tensor:
     """The leak of each unit [H] from that, one of all, or a number.
 
-    What is already [H] stays as it is, since a view takes 3 us; `torch.as_tensor` makes 10 us of a
-    number.
+    What is already [H] stays as it is, since a view takes 3 us and `to` the same dtype 0.7;
+    `torch.as_tensor` makes 10 us of a number.
     """
     if not isinstance(leak, Tensor):
         return W_hh.new_full(W_hh.shape[:1], leak)
-    leak = leak.to(W_hh.dtype)
+    if leak.dtype != W_hh.dtype:
+        leak = leak.to(W_hh.dtype)
     return leak if leak.dim() == 1 else leak.expand(W_hh.shape[0])

@@ -95,8 +95,8 @@ WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"batch_sizes": [3, 0]}, r"batch_sizes\[1\] is 0; it must be at least 1"),
     ({"batch_sizes": [3, 1]}, r"x is float32 \[5, 8\]; it must be float32 \[N, H\] = \[4, 8\]"),
     ({"batch_sizes": []}, "T, the number of steps, is 0"),
-    ({"resets": [[1, 0]]}, r"resets is int64 \[1, 2\]; it must be int64 \[T, B\] = \[2, 3\]"),
-    ({"resets": [[1, 0, 0]] * 2}, r"resets is int64 \[2, 3\]; it must be bool or uint8"),
+    ({"resets": [[1, 0]]}, r"resets is int64 \[1, 2\]; it must be bool \[T, B\] = \[2, 3\]"),
+    ({"resets": [[1, 0, 0]] * 2}, r"resets is int64 \[2, 3\]; it must be bool"),
     ({"leak": [0.5] * 8}, "leak is given; it must be None for the cell 0"),
     ({"cell": "leaky_tanh"}, "leak is None; it must be given for the cell 2"),
 ]
