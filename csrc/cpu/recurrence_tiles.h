@@ -131,27 +131,33 @@ struct BackwardTile {
       tile.add_rows(dense.hs + at + row * layer.array_stride + panel.column, layer.array_stride,
                     panel.columns_left);
     }
-    if (region.carry != nullptr || rows_to_go_on() < Rows) {
-      Real others[Rows * Tile<Real, Rows, Vectors>::kColumns];
-      sum_others(Rows, tile.kColumns, others);
-      tile.add_rows(others, tile.kColumns);
+    Real ended[Rows * Tile<Real, Rows, Vectors>::kColumns];
+    const Real* others = region.carry;
+    int64_t others_stride = layer.stride;
+    if (rows_to_go_on() < Rows) {
+      sum_ended(Rows, tile.kColumns, ended);
+      others = ended;
+      others_stride = tile.kColumns;
+    } else if (others != nullptr) {
+      others += row * layer.stride + panel.column;
     }
+    if (others != nullptr) tile.add_rows(others, others_stride);
     add_products(tile);
     if (dense.h0 != nullptr) {
       tile.store_rows(dense.h0 + batch_row * layer.H + panel.column, layer.H, panel.columns_left);
       return;
     }
+    Real* const dz = region.dz_at(layer, t) + row * layer.stride + panel.column;
     cells::with_update(layer.cell, [&]<class Update>() {
       if constexpr (Update::kSaved > 0) {
-        Real* const dz = region.dz_at(layer, t) + row * layer.stride + panel.column;
         tile.store_rows(dz, layer.stride);
         through_update<Update>(Rows, Vectors, dz);
         tile.load_rows(dz, layer.stride);
       } else {
         times_derivative(tile);
+        tile.store_rows(dz, layer.stride);
       }
     });
-    tile.store_rows(region.dz_at(layer, t) + row * layer.stride + panel.column, layer.stride);
     if (region.dz_copy.values != nullptr) {
       store_copy(tile, region.dz_copy, region.state_row(t) + row, panel);
     }
@@ -163,9 +169,10 @@ struct BackwardTile {
     return dense.h_last != nullptr ? region.rows(layer, t + 1) - row : kTileRows;
   }
 
-  // What reaches h beside grad_hs and the products: grad_h_last in rows that have no further step,
-  // and the carry. Once for all sizes of tiles, as it would be a fifth of each one's code.
-  [[gnu::noinline]] void sum_others(int64_t rows, int64_t columns, Real* sums) const {
+  // What reaches h beside grad_hs and the products where rows have no further step: their
+  // grad_h_last, and the carry. Once for all sizes of tiles, as it would be a fifth of each one's
+  // code.
+  [[gnu::noinline]] void sum_ended(int64_t rows, int64_t columns, Real* sums) const {
     const int64_t go_on = rows_to_go_on();
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t c = 0; c < columns; c += kLanes<Real>) {
