@@ -89,7 +89,7 @@ class RNN(torch.autograd.Function):
         fields = (ctx.cell, hs, ids, W_hh, None, h0, *ctx.options, leak)
         r = Recurrence(*fields)
         needed = ctx.needs_input_grad[2:]
-        args = (ctx.V, hs, saved, grad_hs, grad_h_last, Needs(*needed[1:4]), grad_saved)
+        args = (ctx.V, hs, saved, grad_hs, grad_h_last, Needs(*needed[1:]), grad_saved)
         made = run_backward(ctx.backend, Adjoint(r, *args))
         return None, None, *_wanted(made, needed)
 
@@ -126,7 +126,7 @@ class RNNLogits(torch.autograd.Function):
         grad_logits, grad_h_last, grad_hs = grads
         r = Recurrence(ctx.cell, hs, ids, W_hh, None, h0)
         _, _, need_W_hq, need_b_q, *needed = ctx.needs_input_grad
-        call = Adjoint(r, ctx.V, hs, None, grad_hs, grad_h_last, Needs(*needed[1:4]))
+        call = Adjoint(r, ctx.V, hs, None, grad_hs, grad_h_last, Needs(*needed[1:]))
         if grad_logits is None:
             made = backend.rnn_backward(call)
             grad_W_hq = grad_b_q = None

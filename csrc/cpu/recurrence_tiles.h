@@ -244,19 +244,20 @@ struct BackwardTile {
     Real* const carry = region.carry + row * stride + panel.column + c;
     const Real* const saved = dense.saved + at + row * layer.array_stride + panel.column + c;
     const Vec<Real> a = load(layer.leak + panel.column + c);
+    const bool needs_leak = region.leak_gradient.sum != nullptr;
     Vec<Real> to_leak{};
     for (int64_t i = 0; i < rows; ++i) {
       const Vec<Real> gradient = load(dz + i * stride + c),
                       act = load_first(saved + i * layer.array_stride, panel.columns_left - c);
-      to_leak += Update::to_leak(gradient, act, load(before + (before_row + i) * before_stride));
+      if (needs_leak) {
+        to_leak += Update::to_leak(gradient, act, load(before + (before_row + i) * before_stride));
+      }
       store(carry + i * stride, Update::to_state(gradient, a));
       store(dz + i * stride + c,
             Activation::template through<Math>(Update::to_activation(gradient, a),
                                                Activation::template slope<Math>(act)));
     }
-    if (region.leak_gradient.sum != nullptr) {
-      region.leak_gradient.add(to_leak, t, panel.column + c);
-    }
+    if (needs_leak) region.leak_gradient.add(to_leak, t, panel.column + c);
   }
 
   // The derivative of the activation, from its result alone.

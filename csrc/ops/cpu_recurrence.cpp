@@ -110,39 +110,56 @@ struct RecurrenceGradients {
   OptionalOutput W_hh, b_h, h0;
 };
 
+struct LayerResults {
+  Tensor hs, h_last;
+  std::optional<Tensor> saved;
+};
+
 // Forward. kRounds: with products of bfloat16.
 template <bool kRounds>
-std::tuple<Tensor, Tensor> run_forward(Tensor x, const std::optional<Tensor>& ids, Tensor W_hh,
-                                       std::optional<Tensor> b_h, Tensor h0, int64_t cell,
-                                       RecurrenceOptions options) {
+LayerResults run_forward(Tensor x, const std::optional<Tensor>& ids, Tensor W_hh,
+                         std::optional<Tensor> b_h, Tensor h0, int64_t cell,
+                         RecurrenceOptions options, bool saves = false) {
   const int32_t dtype = kRounds ? require_float(x, "x") : require_real(x, "x");
   const LayerCall n(forward_sizes(x, ids, W_hh, b_h, h0, dtype, options), ids,
                     kRounds ? cell_of(cell) : any_cell_of(cell), options);
   make_all_contiguous(x, W_hh, b_h, h0);
 
-  Tensor hs = empty(n.array(), dtype), h_last = empty(n.state(), dtype);
+  LayerResults out{empty(n.array(), dtype), empty(n.state(), dtype), std::nullopt};
+  if (saves && options.leak) out.saved = empty(n.array(), dtype);
   with_real(dtype, [&]<class Real>() {
-    auto args = forward_arguments<Real>(n, x, W_hh, b_h, h0, hs, h_last);
+    auto args = forward_arguments<Real>(n, x, W_hh, b_h, h0, out.hs, out.h_last);
     args.leak = data_or_null<Real>(options.leak);
-    args.saved = data_or_null<Real>(options.saved);
+    args.saved = data_or_null<Real>(out.saved);
     kernel_of<kRounds>(&KernelsOf<Real>::rnn_forward, &Kernels::rnn_forward_bf16)(args);
   });
-  return {std::move(hs), std::move(h_last)};
+  return out;
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
-                               std::optional<Tensor> b_h, Tensor h0, int64_t cell,
-                               RecurrenceOptions options) {
-  return run_forward<false>(std::move(x), ids, std::move(W_hh), std::move(b_h), std::move(h0), cell,
-                            std::move(options));
+std::tuple<Tensor, Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
+                                       std::optional<Tensor> b_h, Tensor h0, int64_t cell,
+                                       RecurrenceOptions options, bool saves) {
+  LayerResults out = run_forward<false>(std::move(x), ids, std::move(W_hh), std::move(b_h),
+                                        std::move(h0), cell, std::move(options), saves);
+  Tensor saved = out.saved ? std::move(*out.saved) : empty({0}, out.hs.dtype());
+  return {std::move(out.hs), std::move(out.h_last), std::move(saved)};
+}
+
+std::tuple<Tensor, Tensor> rnn_plain(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
+                                     std::optional<Tensor> b_h, Tensor h0, int64_t cell,
+                                     bool transposed) {
+  LayerResults out = run_forward<false>(std::move(x), ids, std::move(W_hh), std::move(b_h),
+                                        std::move(h0), cell, {.transposed = transposed});
+  return {std::move(out.hs), std::move(out.h_last)};
 }
 
 std::tuple<Tensor, Tensor> rnn_bf16(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                     std::optional<Tensor> b_h, Tensor h0, int64_t cell) {
-  return run_forward<true>(std::move(x), ids, std::move(W_hh), std::move(b_h), std::move(h0), cell,
-                           {});
+  LayerResults out = run_forward<true>(std::move(x), ids, std::move(W_hh), std::move(b_h),
+                                       std::move(h0), cell, {});
+  return {std::move(out.hs), std::move(out.h_last)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
@@ -179,13 +196,13 @@ struct LayerGradients : RecurrenceGradients {
 
 LayerGradients run_backward(StateGradients grads, Tensor hs, const std::optional<Tensor>& ids,
                             int64_t V, Tensor W_hh, Tensor h0, int64_t cell, const Needs& needs,
-                            RecurrenceOptions options) {
+                            RecurrenceOptions options, bool need_leak = false) {
   const LayerCall n = backward_call(grads, hs, ids, V, W_hh, h0, any_cell_of(cell), options);
-  require_saved(options);
-  make_all_contiguous(hs, W_hh, h0);
+  require_saved(n, options);
+  make_all_contiguous(hs, W_hh, h0, options.saved);
 
   LayerGradients out(n, ids, needs);
-  if (options.leak) out.leak = empty(n.b_h(), n.dtype);
+  if (need_leak && options.leak) out.leak = empty(n.b_h(), n.dtype);
   with_real(n.dtype, [&]<class Real>() {
     auto args = out.arguments<Real>(n, grads, hs, W_hh, h0);
     args.leak = data_or_null<Real>(options.leak);
@@ -201,10 +218,11 @@ LayerGradients run_backward(StateGradients grads, Tensor hs, const std::optional
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
     std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
     std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, Needs needs,
-    RecurrenceOptions options) {
+    RecurrenceOptions options, std::optional<Tensor> saved, bool need_leak) {
+  options.saved = std::move(saved);
   LayerGradients out =
       run_backward({std::move(grad_hs), std::move(grad_h_last)}, std::move(hs), ids, V,
-                   std::move(W_hh), std::move(h0), cell, needs, std::move(options));
+                   std::move(W_hh), std::move(h0), cell, needs, std::move(options), need_leak);
   return {std::move(out.x), std::move(out.W_hh.tensor), std::move(out.b_h.tensor),
           std::move(out.h0.tensor), out.leak ? std::move(*out.leak) : empty({0}, out.x.dtype())};
 }

@@ -13,7 +13,7 @@ bool has_options(const RecurrenceOptions& options) {
 
 void prepare(const Call& call, RecurrenceOptions& options) {
   call.require_here(options.resets, "resets", options.leak, "leak", options.saved, "saved");
-  make_all_contiguous(options.resets, options.leak);
+  make_all_contiguous(options.resets, options.leak, options.saved);
 }
 
 namespace {

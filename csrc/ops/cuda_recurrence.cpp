@@ -33,9 +33,9 @@ std::vector<Direction> directions_of(const RecurrenceSizes& n, const RecurrenceO
   return directions;
 }
 
-std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
-                               std::optional<Tensor> b_h, Tensor h0, int64_t cell,
-                               RecurrenceOptions options) {
+std::tuple<Tensor, Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
+                                       std::optional<Tensor> b_h, Tensor h0, int64_t cell,
+                                       RecurrenceOptions options, bool saves) {
   const Call call(x, "x");
   const int32_t dtype = require_real(x, "x");
   const int code = any_cell_of(cell);
@@ -48,6 +48,7 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
   make_all_contiguous(x, W_hh, b_h, h0);
 
   Tensor hs = call.empty(n.array(), dtype), h_last = call.empty(n.state(), dtype);
+  if (saves && options.leak) options.saved = call.empty(n.array(), dtype);
   const std::optional<Lengths> lengths = lengths_of(call, n, options.batch_sizes);
   const std::vector<Direction> directions = directions_of(n, options, lengths);
   const auto pass = [&](int64_t index) -> Forward {
@@ -55,20 +56,21 @@ std::tuple<Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
   };
   if (n.B > 0 && n.directions == 1) forward(call, pass(0));
   if (n.B > 0 && n.directions == 2) forward(call, pass(0), pass(1));
-  return {std::move(hs), std::move(h_last)};
+  Tensor saved = options.saved ? std::move(*options.saved) : call.empty({0}, dtype);
+  return {std::move(hs), std::move(h_last), std::move(saved)};
 }
 
 // What a backward call makes. Those that are not wanted have 0 elements.
 struct LayerGradients {
-  LayerGradients(const Call& call, const RecurrenceSizes& n, bool has_ids, bool is_leaky,
+  LayerGradients(const Call& call, const RecurrenceSizes& n, bool has_ids, bool has_leak,
                  const Needs& needs)
       : dz(call.empty(n.array(), n.dtype)),
         W_hh(if_wanted(call, needs.W_hh, n.W_hh(), n.dtype)),
         b_h(if_wanted(call, needs.b_h, n.b_h(), n.dtype)),
         h0(if_wanted(call, needs.h0, n.state(), n.dtype)),
         table(if_wanted(call, has_ids, {"[V, H]", {n.V, n.H}}, n.dtype)),
-        leak(if_wanted(call, is_leaky, n.b_h(), n.dtype)),
-        leak_of_rows(if_wanted(call, is_leaky, n.state(), n.dtype)) {}
+        leak(if_wanted(call, has_leak, n.b_h(), n.dtype)),
+        leak_of_rows(if_wanted(call, has_leak, n.state(), n.dtype)) {}
 
   Tensor dz, W_hh, b_h, h0, table, leak;
   Tensor leak_of_rows;  // [B, H]
@@ -110,10 +112,9 @@ void sum_over_steps(const Call& call, const RecurrenceSizes& n,
 // The states before all steps, where they are wanted and not h0 and hs shifted by a step.
 std::optional<Tensor> states_before(const Call& call, const RecurrenceSizes& n,
                                     const std::vector<Direction>& directions, const Tensor& h0,
-                                    const Tensor& hs, const Needs& needs,
+                                    const Tensor& hs, bool are_wanted,
                                     const RecurrenceOptions& options) {
-  const bool is_wanted = needs.W_hh || options.leak;
-  if (!is_wanted || !has_options(options)) return std::nullopt;
+  if (!are_wanted || !has_options(options)) return std::nullopt;
   Tensor before = call.empty(n.array(), n.dtype);
   for (const Direction& its : directions) {
     find_states_before(call, its, h0, hs, options, before);
@@ -124,12 +125,13 @@ std::optional<Tensor> states_before(const Call& call, const RecurrenceSizes& n,
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
     std::optional<Tensor> grad_hs, std::optional<Tensor> grad_h_last, Tensor hs,
     std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor h0, int64_t cell, Needs needs,
-    RecurrenceOptions options) {
+    RecurrenceOptions options, std::optional<Tensor> saved, bool need_leak) {
   const Call call(hs, "hs");
   const int code = any_cell_of(cell);
   const RecurrenceSizes n = backward_sizes(grad_hs, grad_h_last, hs, ids, V, W_hh, h0, options);
+  options.saved = std::move(saved);
   require_options(n, code, options);
-  require_saved(options);
+  require_saved(n, options);
   if (ids) require_at_least(V, "V", 1);
   call.require_here(grad_hs, "grad_hs", grad_h_last, "grad_h_last");
   call.require_here(ids, "ids", W_hh, "W_hh", h0, "h0");
@@ -137,7 +139,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
   if (options.transposed) W_hh = rnnfast::transposed(W_hh);
   make_all_contiguous(grad_hs, grad_h_last, hs, W_hh, h0);
 
-  LayerGradients grads(call, n, ids.has_value(), options.leak.has_value(), needs);
+  const bool has_leak = need_leak && options.leak;
+  LayerGradients grads(call, n, ids.has_value(), has_leak, needs);
   if (n.B == 0) {
     for (const Tensor* grad : {&grads.W_hh, &grads.b_h, &grads.table, &grads.leak}) {
       fill_zero(*grad);
@@ -145,7 +148,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
   } else {
     const std::optional<Lengths> lengths = lengths_of(call, n, options.batch_sizes);
     const std::vector<Direction> directions = directions_of(n, options, lengths);
-    const std::optional<Tensor> before = states_before(call, n, directions, h0, hs, needs, options);
+    const std::optional<Tensor> before =
+        states_before(call, n, directions, h0, hs, needs.W_hh || has_leak, options);
     const States states{h0, hs, before ? &*before : nullptr};
     const auto pass = [&](int64_t index) -> Backward {
       const Tensor* grad_h0 = needs.h0 ? &grads.h0 : nullptr;
@@ -160,7 +164,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rnn_backward(
               grad_h0,
               options,
               states.before,
-              &grads.leak_of_rows};
+              has_leak ? &grads.leak_of_rows : nullptr};
     };
     if (n.directions == 1) {
       backward(call, pass(0));

@@ -42,8 +42,8 @@ struct Backward : Direction {
   const Tensor& dz;       // [T, B, H]
   const Tensor* grad_h0;  // or null
   const RecurrenceOptions& options = kNoOptions;
-  const Tensor* before = nullptr;     // the state before each step, rows as hs; of a leaky cell
-  const Tensor* grad_leak = nullptr;  // [B, H], of a leaky cell
+  const Tensor* before = nullptr;     // the state before each step, rows as hs; for grad_leak
+  const Tensor* grad_leak = nullptr;  // [B, H], or null
   // The last step of the forward pass is the first one here.
   Order steps() const { return order(T, !reverse); }
 };

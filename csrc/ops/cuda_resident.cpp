@@ -76,8 +76,8 @@ class Launch {
     params.dz = b.dz.data<float>() + first;
     params.grad_h0 = b.grad_h0 != nullptr ? b.grad_h0->data<float>() + b.state() : nullptr;
     set_options(params.options, b);
-    if (b.options.leak) {
-      params.hs = floats(b.options.saved, first);
+    if (b.options.leak) params.hs = floats(b.options.saved, first);
+    if (b.grad_leak != nullptr) {
       params.options.before = b.before->data<float>() + first;
       params.options.grad_leak = b.grad_leak->data<float>() + b.state();
     }

@@ -88,10 +88,8 @@ void backward_by_steps(const Call& call, const Backward& b) {
   const Tensor transpose = transposed(b.weights_of(b.W_hh));
   const Tensor product = call.empty({b.B, b.H}, b.hs.dtype());
   std::optional<Tensor> beside;
-  if (b.options.leak) {
-    beside = call.empty({b.B, b.H}, b.hs.dtype());
-    fill_zero(b.state_of(*b.grad_leak));
-  }
+  if (b.options.leak) beside = call.empty({b.B, b.H}, b.hs.dtype());
+  if (b.grad_leak != nullptr) fill_zero(b.state_of(*b.grad_leak));
   if (b.grad_h0 != nullptr) fill_zero(b.state_of(*b.grad_h0));
   const Tensor& activities = b.options.leak ? *b.options.saved : b.hs;
   StepBackwardParams params = parameters_of(b, product, beside);

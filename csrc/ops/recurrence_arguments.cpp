@@ -74,13 +74,13 @@ void require_options(const RecurrenceSizes& n, int cell, const RecurrenceOptions
   if (options.leak && !has_leak) fail("leak is given; it must be None for the cell ", cell);
   if (!options.leak && has_leak) fail("leak is None; it must be given for the cell ", cell);
   require(options.leak, "leak", n.dtype, n.b_h());
-  require(options.saved, "saved", n.dtype, n.array());
-  if (options.saved && !options.saved->is_contiguous()) fail("saved is not contiguous; it must be");
 }
 
-void require_saved(const RecurrenceOptions& options) {
-  if (!options.leak || options.saved) return;
-  fail("saved is None; it must be what the forward call has saved");
+void require_saved(const RecurrenceSizes& n, const RecurrenceOptions& options) {
+  if (options.leak && !options.saved) {
+    fail("saved is None; it must be what the forward call has saved");
+  }
+  require(options.saved, "saved", n.dtype, n.array());
 }
 
 RecurrenceSizes forward_sizes(const Tensor& x, const std::optional<Tensor>& ids, const Tensor& W_hh,

@@ -10,7 +10,8 @@
 
 namespace rnnfast {
 
-// The arguments that rnn and rnn_backward have beyond those of every other operator.
+// The arguments that rnn and rnn_backward have beyond those of every other operator; and act(z) of
+// a leaky cell, which the former makes where it is told to, and the latter is given.
 struct RecurrenceOptions {
   bool transposed = false, reverse = false;
   std::optional<Tensor> batch_sizes = {}, resets = {};
@@ -29,7 +30,6 @@ struct Boxed<RecurrenceOptions> {
         .resets = take_boxed<MaybeTensor>(next),
         .resets_to_h0 = take_boxed<bool>(next),
         .leak = take_boxed<MaybeTensor>(next),
-        .saved = take_boxed<MaybeTensor>(next),
     };
   }
 };
@@ -93,6 +93,6 @@ RecurrenceSizes backward_sizes(const std::optional<Tensor>& grad_hs,
 void require_options(const RecurrenceSizes& n, int cell, const RecurrenceOptions& options);
 
 // Of a backward call.
-void require_saved(const RecurrenceOptions& options);
+void require_saved(const RecurrenceSizes& n, const RecurrenceOptions& options);
 
 }  // namespace rnnfast

@@ -152,8 +152,8 @@ Library define_operators(const char* name_space) {
       .def(
           "rnn(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, int cell, "
           "bool transposed=False, bool reverse=False, Tensor? batch_sizes=None, "
-          "Tensor? resets=None, bool resets_to_h0=False, Tensor? leak=None, "
-          "Tensor(a!)? saved=None) -> (Tensor hs, Tensor h_last)")
+          "Tensor? resets=None, bool resets_to_h0=False, Tensor? leak=None, bool saves=False) "
+          "-> (Tensor hs, Tensor h_last, Tensor saved)")
       .def(
           "rnn.plain(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, int cell, "
           "bool transposed=False) -> (Tensor hs, Tensor h_last)")
@@ -161,8 +161,9 @@ Library define_operators(const char* name_space) {
           "rnn_backward(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
           "Tensor W_hh, Tensor h0, int cell, bool need_W_hh, bool need_b_h, bool need_h0, "
           "bool transposed=False, bool reverse=False, Tensor? batch_sizes=None, "
-          "Tensor? resets=None, bool resets_to_h0=False, Tensor? leak=None, Tensor? saved=None) "
-          "-> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor grad_h0, "
+          "Tensor? resets=None, bool resets_to_h0=False, Tensor? leak=None, Tensor? saved=None, "
+          "bool need_leak=False) -> (Tensor grad_x, Tensor grad_W_hh, Tensor grad_b_h, Tensor "
+          "grad_h0, "
           "Tensor grad_leak)")
       .def(
           "rnn_backward.plain(Tensor? grad_hs, Tensor? grad_h_last, Tensor hs, Tensor? ids, int V, "
@@ -214,7 +215,7 @@ struct Registration {
     define_operators("rnnfast");
     Library::implement("rnnfast", "CPU")
         .impl<rnn>("rnn")
-        .impl<plain_rnn<rnn>>("rnn.plain")
+        .impl<rnn_plain>("rnn.plain")
         .impl<rnn_bf16>("rnn_bf16")
         .impl<rnn_backward>("rnn_backward")
         .impl<rnn_backward_plain>("rnn_backward.plain")

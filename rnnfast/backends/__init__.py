@@ -56,6 +56,7 @@ class Needs(NamedTuple):
     W_hh: bool = True
     b_h: bool = True
     h0: bool = True
+    leak: bool = True
 
 
 class Gradients(NamedTuple):
@@ -65,7 +66,7 @@ class Gradients(NamedTuple):
     W_hh: Tensor  # [H, H]
     b_h: Tensor  # [H]
     h0: Tensor  # [B, H]
-    leak: Tensor | None = None  # [H], where the cell is leaky
+    leak: Tensor | None = None  # [H], where the cell is leaky; None where it is not needed
 
 
 class Adjoint(NamedTuple):

@@ -39,20 +39,18 @@ class Compiled(Backend):
         if r.is_plain:  # the overload for it takes 1.5 us less
             hs, h_last = self.ops(r.x).rnn.plain(*r[1:6], code, r.transposed)
             return hs, h_last, None
-        saved = None
-        if saves and r.leak is not None:
-            saved = r.x.new_empty(r.x.shape if r.ids is None else (*r.ids.shape, r.x.shape[-1]))
-        hs, h_last = self.ops(r.x).rnn.default(*r[1:6], code, *r[6:], saved)
-        return hs, h_last, saved
+        hs, h_last, saved = self.ops(r.x).rnn.default(*r[1:6], code, *r[6:], saves)
+        return hs, h_last, saved if saves and r.leak is not None else None
 
     def rnn_backward(self, a: Adjoint) -> Gradients:
         """As `Reference.rnn_backward`, by one operator."""
         r, op = a.call, self.ops(a.hs).rnn_backward
         args = (a.grad_hs, a.grad_h_last, a.hs, r.ids, a.V, r.W_hh, r.h0, CELLS[r.cell].code)
         if r.is_plain:
-            return Gradients(*op.plain(*args, *a.needs, r.transposed))
-        x, W_hh, b_h, h0, leak = op.default(*args, *a.needs, *r[6:], a.saved)
-        return Gradients(x, W_hh, b_h, h0, leak if r.leak is not None else None)
+            return Gradients(*op.plain(*args, *a.needs[:3], r.transposed))
+        needs_leak = a.needs.leak and r.leak is not None
+        x, W_hh, b_h, h0, leak = op.default(*args, *a.needs[:3], *r[6:], a.saved, needs_leak)
+        return Gradients(x, W_hh, b_h, h0, leak if needs_leak else None)
 
     def rnn_cross_entropy(self, c: CrossEntropy) -> tuple[Tensor, ...]:
         """As `Reference.rnn_cross_entropy`, by one operator that keeps no logits."""
@@ -147,7 +145,7 @@ class Native(Compiled):
         r, code = a.call, CELLS[a.call.cell].code
         grads = (grad_logits, a.grad_h_last, a.grad_hs)
         *made, grad_W_hq, grad_b_q = torch.ops.rnnfast.rnn_logits_backward.default(
-            *grads, a.hs, r.ids, a.V, r.W_hh, W_hq, r.h0, code, *a.needs
+            *grads, a.hs, r.ids, a.V, r.W_hh, W_hq, r.h0, code, *a.needs[:3]
         )
         return Gradients(*made), grad_W_hq, grad_b_q
 

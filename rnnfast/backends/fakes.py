@@ -28,12 +28,17 @@ def register() -> None:
 
         return register
 
-    @fake("rnnfast::rnn")
     @fake("rnnfast::rnn.plain")
     @fake("rnnfast::rnn_bf16")
-    def _(x, ids, W_hh, b_h, h0, cell, *options):  # type: ignore[no-untyped-def]
+    def layer_shapes(x, ids, W_hh, b_h, h0, cell, *options):  # type: ignore[no-untyped-def]
         hs_shape = x.shape if ids is None else (*ids.shape, h0.shape[-1])
         return x.new_empty(hs_shape), x.new_empty(h0.shape)
+
+    @fake("rnnfast::rnn")
+    def _(*args):  # type: ignore[no-untyped-def]
+        hs, h_last = layer_shapes(*args)
+        saves = _given(args, 12) and _given(args, 11) is not None
+        return hs, h_last, hs.new_empty(hs.shape if saves else 0)
 
     @fake("rnnfast::rnn_logits")
     def _(x, ids, W_hh, b_h, W_hq, b_q, h0, cell):  # type: ignore[no-untyped-def]
@@ -54,8 +59,9 @@ def register() -> None:
 
     @fake("rnnfast::rnn_backward")
     def _(*args):  # type: ignore[no-untyped-def]
-        grads, leak = backward_shapes(*args[:11]), args[16] if len(args) > 16 else None
-        return *grads, args[2].new_empty(0 if leak is None else leak.shape)
+        grads, leak = backward_shapes(*args[:11]), _given(args, 16)
+        needs_leak = _given(args, 18) and leak is not None
+        return *grads, args[2].new_empty(leak.shape if needs_leak else 0)
 
     @fake("rnnfast::rnn_logits_backward")
     def _(grad_logits, grad_h_last, grad_hs, hs, ids, V, W_hh, W_hq, *rest):  # type: ignore[no-untyped-def]
@@ -104,3 +110,8 @@ def _tensors(args: Iterable[Any]) -> Iterator[Tensor]:
             yield each
         elif isinstance(each, (list, tuple)):
             yield from _tensors(each)
+
+
+def _given(args: tuple[Any, ...], i: int) -> Any:
+    """Argument i of an operator, None where the call leaves it to its default."""
+    return args[i] if len(args) > i else None

@@ -77,7 +77,8 @@ def backward(
         through = torch.zeros_like(dh)
         if r.leak is not None:
             through, dh, grad_leak = leaky.mix_backward(dh, before[t], activities[t], r.leak)
-            leak_grads.append(grad_leak)
+            if needs.leak:
+                leak_grads.append(grad_leak)
             dh = dh if beside is None else dh + beside[t]
         dz[t] = dh * cell.slope(activities[t])
         through = through + dz[t] @ W.T
@@ -204,5 +205,5 @@ def _both_backward(
         torch.stack(W_hh),
         torch.stack(b_h),
         torch.stack(h0),
-        None if r.leak is None else torch.stack(leak),
+        None if leak[0] is None else torch.stack(leak),
     )

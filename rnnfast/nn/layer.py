@@ -32,10 +32,11 @@ class Call(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Which gradients of a layer are wanted, besides that of the leak."""
+    """Which gradients of a layer are wanted."""
 
     x: bool
     h0: bool
+    leak: bool
     W_ih: bool
     W_hh: bool
     b: bool | None  # None: there are no biases
@@ -90,7 +91,7 @@ def backward(call: Call, a: Adjoint) -> _Gradients:
     W_ih, W_hh = a.matrices if call.D == 1 else _joined(a.matrices)
     wanted, is_table = a.wanted, _reads_table(call, a.x)
     r = _recurrence(call, a.hs, a.x if is_table else None, W_hh, None, a.h0, a.leak)
-    needs = backends.Needs(wanted.W_hh, bool(wanted.b), wanted.h0)
+    needs = backends.Needs(wanted.W_hh, bool(wanted.b), wanted.h0, wanted.leak)
     args = (W_ih.shape[1], a.hs, a.activity, a.grad_hs, a.grad_h_last, needs, a.grad_activity)
     made = run_backward(call.backend, backends.Adjoint(r, *args))
     grad_W_ih = _product_gradient(made.x, a.x, is_table, W_ih.shape[1]) if wanted.W_ih else None
@@ -165,7 +166,7 @@ def _backward_by_turns(call: Call, a: Adjoint) -> _Gradients:
     return (
         xs[0] + xs[1] if a.wanted.x else None,
         torch.stack(h0s) if a.wanted.h0 else None,
-        None if a.leak is None else torch.stack(leaks),
+        torch.stack(leaks) if a.wanted.leak else None,
         weights[0] + weights[1],
     )
 

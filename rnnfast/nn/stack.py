@@ -76,7 +76,7 @@ class _Stack(torch.autograd.Function):
         for i in reversed(range(L)):
             begin, end = i * of_layer, (i + 1) * of_layer
             is_lowest = not any(needed[1 : 4 + begin]) if i > 0 else not needed[1]
-            wanted = _wanted(not is_lowest, needed[2], needed[4 + begin : 4 + end], D)
+            wanted = _wanted(not is_lowest, needed[2], needed[3], needed[4 + begin : 4 + end], D)
             grad = _sum(grad, grads[i])
             adjoint = Adjoint(
                 hs[i - 1] if i > 0 else x,
@@ -123,11 +123,11 @@ def _require_grad(*tensors: Tensor | None) -> bool:
     return any(each is not None and each.requires_grad for each in tensors)
 
 
-def _wanted(x: bool, h0: bool, weights: tuple[bool, ...], D: int) -> Wanted:
+def _wanted(x: bool, h0: bool, leak: bool, weights: tuple[bool, ...], D: int) -> Wanted:
     """weights: which of a layer's are wanted."""
     k = len(weights) // D
     b = any(weights[2::k] + weights[3::k]) if k == 4 else None
-    return Wanted(x, h0, any(weights[::k]), any(weights[1::k]), b)
+    return Wanted(x, h0, leak, any(weights[::k]), any(weights[1::k]), b)
 
 
 def _apart(calls: Sequence[Call], states: Tensor | None) -> Sequence[Any]:

@@ -126,11 +126,11 @@ def test_decode_is_as_exact_as_rounded_operands_allow(threads, B, H):
 def test_only_medium_rounds(medium, precision):
     """Above medium, in float64, and where a gradient is recorded: the same bits as ever."""
     args = (*make(4, 9, 70), False)
-    exact, short = torch.ops.rnnfast.rnn(*args), rnn_bf16(*args)
+    exact, short = torch.ops.rnnfast.rnn.plain(*args), rnn_bf16(*args)
     assert torch.equal(short[0], exact[0]) != HAS_INSTRUCTION
     assert torch.equal(untyped.rnn_forward(native, *args, saves=False)[0], short[0])
     rounded = untyped.rnn_forward(native, *wide(args), saves=False)
-    for got, want in zip(rounded, torch.ops.rnnfast.rnn(*wide(args)), strict=True):
+    for got, want in zip(rounded, torch.ops.rnnfast.rnn.plain(*wide(args)), strict=True):
         assert torch.equal(got, want)
     x, ids, W_hh, b_h, h0, _ = args
     recur = functools.partial(autograd.recur, native)

@@ -53,6 +53,12 @@ def test_cells_backwards_in_time(shape: tuple[int, ...], cell: str, dtype: torch
     check(make(*shape, dtype=dtype, cell=cell, reverse=True))
 
 
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradient_of_leak_is_optional(shape: tuple[int, ...], both: bool) -> None:
+    recurrences.check_leak_is_optional(native, make(*shape, cell="leaky_relu", both=both))
+
+
 @DTYPES
 @pytest.mark.parametrize("cell", ["tanh", "leaky_tanh"])
 def test_many_steps(cell: str, dtype: torch.dtype) -> None:
@@ -168,13 +174,13 @@ def test_refuses_ids_in_both_directions() -> None:
 
 def test_operators_are_sound() -> None:
     call = make(3, 4, 8, cell="leaky_tanh", resets=True).call
-    saved = torch.empty(3, 4, 8)
-    args = (*call[1:6], 2, *call[6:], saved)
+    args = (*call[1:6], 2, *call[6:], True)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     with torch.no_grad():
         torch.library.opcheck(torch.ops.rnnfast.rnn.default, args, test_utils=checks)
-        hs, _ = torch.ops.rnnfast.rnn.default(*args)
-        back = (hs, None, hs, None, 0, call.W_hh, call.h0, 2, True, True, True, *call[6:], saved)
+        hs, _, saved = torch.ops.rnnfast.rnn.default(*args)
+        needs = (True, True, True)
+        back = (hs, None, hs, None, 0, call.W_hh, call.h0, 2, *needs, *call[6:], saved, True)
         torch.library.opcheck(torch.ops.rnnfast.rnn_backward.default, back, test_utils=checks)
 
 

@@ -8,7 +8,14 @@ from rnnfast import functional, use_backend
 from rnnfast.backends.cuda import cuda
 from rnnfast.cells import CELLS
 from support.emulator import build
-from support.recurrences import WRONG_OPTIONS, check, check_refuses, make, run
+from support.recurrences import (
+    WRONG_OPTIONS,
+    check,
+    check_leak_is_optional,
+    check_refuses,
+    make,
+    run,
+)
 
 pytestmark = [
     pytest.mark.skipif(bool(build.why_not()), reason=build.why_not()),
@@ -61,6 +68,12 @@ def test_leaky_cells(shape, cell, reverse, dtype):
     check(cuda, case)
     check(cuda, case._replace(grad_hs=None))
     check(cuda, case._replace(grad_h_last=None))
+
+
+@DTYPES
+@pytest.mark.parametrize("H", [12, 300], ids=["one block", "a cluster"])
+def test_gradient_of_leak_is_optional(H, dtype):
+    check_leak_is_optional(cuda, make(3, 2, H, cell="leaky_tanh", resets=True, dtype=dtype))
 
 
 @WAYS

@@ -79,12 +79,12 @@ def make(
     return Case(call, normal(*rows, width), normal(*directions, B, H)).to(dtype)
 
 
-def run(backend: Backend, case: Case) -> dict[str, Tensor]:
+def run(backend: Backend, case: Case, needs: Needs | None = None) -> dict[str, Tensor]:
     """All results by their names, those of the backward pass as in `Gradients`."""
     r = case.call
     hs, h_last, saved = backend.rnn_forward(r, True)
     V = 0 if r.ids is None else r.x.shape[0]
-    made = backend.rnn_backward(Adjoint(r, V, hs, saved, *case[1:], Needs()))
+    made = backend.rnn_backward(Adjoint(r, V, hs, saved, *case[1:], needs or Needs()))
     results = {"hs": hs, "h_last": h_last, **made._asdict()}
     return {name: value for name, value in results.items() if value is not None}
 
@@ -110,6 +110,14 @@ def check_refuses(backend: Backend, wrong: dict[str, Any], message: str) -> None
         value = torch.tensor(value, dtype=torch.float32 if name == "leak" else torch.long)
     with pytest.raises(RuntimeError, match=message):
         backend.rnn_forward(call._replace(**{name: value}), True)
+
+
+def check_leak_is_optional(backend: Backend, case: Case) -> None:
+    """Without its gradient, which reads an array more, the others have the same bits."""
+    every, others = run(backend, case), run(backend, case, Needs(leak=False))
+    assert every.keys() - others.keys() == {"leak"}
+    for name, value in others.items():
+        assert torch.equal(value, every[name]), name
 
 
 def check(backend: Backend, case: Case, device: str = "cpu") -> None:

@@ -73,7 +73,9 @@ extern "C" __global__ void step_backward(const __grid_constant__ StepBackwardPar
   const Real activity = at(p.activity, of_step);
   if constexpr (kIsLeaky) {
     const Real leak = at(p.leak, j);
-    at(p.grad_leak, i) += Leaky::to_leak(dh, activity, at(p.before, of_step));
+    if (p.grad_leak != nullptr) {
+      at(p.grad_leak, i) += Leaky::to_leak(dh, activity, at(p.before, of_step));
+    }
     at(p.beside, i) = Leaky::to_state(dh, leak);
     dh = Leaky::to_activation(dh, leak);
   }

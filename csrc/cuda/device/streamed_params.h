@@ -39,7 +39,7 @@ struct StepBackwardParams {
   const void* activity;     // [rows, H] of this step: act(z)
   const void* leak;         // [H], of a leaky cell
   const void* before;       // [rows, H] of this step, of a leaky cell: the state before
-  void* grad_leak;          // [B, H], of a leaky cell: added to
+  void* grad_leak;          // [B, H], of a leaky cell, or null: added to
   void* dz;                 // [rows, H] of this step
   void* grad_h0;            // [B, H] or null
 };
