@@ -36,6 +36,9 @@ struct RnnOptions {
   // [T, B]: where not 0, the state before step t becomes 0, or that of h0; or null.
   const uint8_t* resets = nullptr;
   bool resets_to_h0 = false;
+  // u_t gets this times normal numbers that follow from the seed; forward alone.
+  double noise = 0;
+  uint64_t seed = 0;
 };
 
 // h_t = act(u_t + h_{t-1} W_hh + b_h),  u_t = x[ids_t] (a row of the table) or x_t.

@@ -79,7 +79,7 @@ class RNN(torch.autograd.Function):
         hs, h_last, saved = backend.rnn_forward(r, True)
         ctx.save_for_backward(hs, saved, r.ids, r.W_hh, r.h0, r.leak)
         ctx.set_materialize_grads(False)
-        ctx.cell, ctx.options, ctx.V, ctx.backend = r.cell, r[6:-1], r.x.shape[0], backend
+        ctx.cell, ctx.options, ctx.V, ctx.backend = r.cell, r[6:11], r.x.shape[0], backend
         return hs, h_last, saved
 
     @staticmethod

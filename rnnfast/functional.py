@@ -56,7 +56,8 @@ def rnn(
         nonlinearity: "tanh" or "relu".
         resets: bool [T, B]; where it is true, h_{t-1} is zero in the step, or h0 with resets_to_h0.
         leak: a of a leaky cell, h_t = (1 - a) h_{t-1} + a act(...): a number or a tensor [H].
-        noise: the standard deviation of normal noise in act(...), from `generator` or torch's own.
+        noise: the standard deviation of normal noise in act(...), from `generator` or torch's own:
+            the same bits for the same seed, on one backend.
 
     Returns:
         hs [T, B, H] and h_last [B, H] (its own storage, not a view of hs).
@@ -371,9 +372,12 @@ def _recur_and_read_out(
 
 
 def _recur_with_noise(
-    noise: float, generator: torch.Generator | None, backend: Backend, r: Recurrence
+    noise: float | Tensor, generator: torch.Generator | None, backend: Backend, r: Recurrence
 ) -> tuple[Tensor, Tensor]:
-    """`autograd.recur` with noise in the inputs' projection."""
+    """`autograd.recur` with noise in the inputs' projection, which the backend draws if it can."""
+    seed = None if isinstance(noise, Tensor) else backend.seed_of_noise(generator)
+    if seed is not None:
+        return autograd.recur(backend, Recurrence(*r[:12], float(noise), seed))
     x = r.x if r.ids is None else gather(r.x, r.ids)
     drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
     return autograd.recur(backend, r._replace(x=x + noise * drawn, ids=None))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rnnfast import FallbackWarning, functional, use_backend
-from support import models
+from rnnfast import FallbackWarning, dispatch, functional, use_backend
+from support import models, noise
 
 T, B, V, H = 4, 3, 5, 6
 OPTIONS = {
@@ -83,12 +83,34 @@ def test_noise_is_the_generators(backend, inputs):
 
     assert torch.equal(run(), run())
     generator = torch.Generator().manual_seed(7)
-    drawn = torch.randn(T, B, H, generator=generator, dtype=torch.float64)
+    seed = dispatch.backend_for(leaves[0]).seed_of_noise(generator)
+    if seed is None:
+        drawn = torch.randn(T, B, H, generator=generator, dtype=torch.float64)
+    else:
+        drawn = noise.normals(seed, T * B, H).view(T, B, H)
     x = inputs if inputs.is_floating_point() else torch.nn.functional.one_hot(inputs, V).double()
     want, _ = functional.rnn(
         x @ leaves[1] + 0.5 * drawn, leaves[0], torch.eye(H).double(), *leaves[2:]
     )
-    torch.testing.assert_close(run(), want)
+    torch.testing.assert_close(run(), want, rtol=1e-6, atol=1e-6)
+
+
+def test_noise_is_drawn_anew_by_a_graph_that_was_recorded():
+    leaves, ids = _leaves(), torch.randint(V, (T, B))
+    with torch.no_grad():
+        for record in (
+            torch.compile(_noisy, backend="eager", fullgraph=True),
+            _traced(leaves, ids),
+        ):
+            assert not torch.equal(record(ids, *leaves), record(ids, *leaves))
+
+
+def _noisy(ids, *leaves):
+    return functional.rnn(ids, *leaves, noise=0.5)[0]
+
+
+def _traced(leaves, ids):
+    return torch.jit.trace(_noisy, (ids, *leaves), check_trace=False)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What options cost beside the plain recurrence: `python bench/tools/options.py`.
 
-Resets and a leak for each unit, on calls of `rnnfast.functional.rnn` with and without gradients,
-whole calls, in turns. Writes results/options.json.
+Resets, a leak for each unit, and noise, on calls of `rnnfast.functional.rnn` with and without
+gradients, whole calls, in turns. Writes results/options.json.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _calls(H: int, B: int, gradients: bool) -> Calls:
     params = [each.requires_grad_(gradients) for each in params]
     ids, h0, grad = torch.randint(V, (T, B)), torch.zeros(B, H), torch.randn(T, B, H)
 
-    def call(**options: Tensor) -> None:
+    def call(**options: Tensor | float) -> None:
         hs, _ = functional.rnn(ids, h0, *params, **options)  # type: ignore[arg-type]
         if gradients:
             torch.autograd.grad(hs, params, grad)
@@ -89,6 +89,7 @@ def _calls(H: int, B: int, gradients: bool) -> Calls:
         "plain": call,
         "resets": partial(call, resets=torch.rand(T, B) < 0.05),
         "leak": partial(call, leak=torch.full((H,), 0.3)),
+        "noise": partial(call, noise=0.1),
     }
 
 

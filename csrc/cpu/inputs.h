@@ -1,8 +1,8 @@
 // The inputs u_t + b_h of the recurrence, as the forward tile reads them: rows of padded width.
 //
 // A small table gets its bias added once, and the tile picks rows by id. Inputs of any other kind
-// (a table with more rows than the batch has tokens, a dense projection) are made ready step by
-// step, in a strip of one row per batch row that stays in the L1 cache.
+// (a table with more rows than the batch has tokens, a dense projection, noise) are made ready step
+// by step, in a strip of one row per batch row that stays in the L1 cache.
 #pragma once
 
 #include "recurrence_tiles.h"
@@ -14,9 +14,10 @@ template <class Real>
 class Inputs {
  public:
   // Takes V, ids with strides and b_h from the arguments of a call. is_cut: each worker has its
-  // columns of the rows to itself.
+  // columns of the rows to itself. are_changed: more is added to the rows of each step.
   template <class Args>
-  Inputs(const Args& args, const Real* x, const Layer<Real>& layer, bool is_cut)
+  Inputs(const Args& args, const Real* x, const Layer<Real>& layer, bool is_cut,
+         bool are_changed = false)
       : layer_(layer),
         V_(args.V),
         ids_(args.ids),
@@ -25,7 +26,7 @@ class Inputs {
         x_(x),
         b_h_(args.b_h),
         is_cut_(is_cut),
-        by_table_(has_small_table(args, layer.steps)) {}
+        by_table_(!are_changed && has_small_table(args, layer.steps)) {}
 
   template <class Args>
   static bool has_small_table(const Args& args, const Steps& steps) {

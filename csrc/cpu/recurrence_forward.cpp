@@ -2,6 +2,7 @@
 #include "directions.h"
 #include "inputs.h"
 #include "isa.h"
+#include "noise.h"
 #include "readout.h"
 #include "work.h"
 
@@ -19,7 +20,8 @@ class Forward : public Recurrence<Real> {
       : Base(args, Steps(args.T, args.B, args.options),
              {args.options.transposed, args.options.directions}),
         args_(args),
-        inputs_(args, args.x, layer_, this->is_cut()),
+        noise_{args.options.noise, args.options.seed, args.options.reverse},
+        inputs_(args, args.x, layer_, this->is_cut(), noise_.exists()),
         readout_(args.H, args.classes) {
     this->allocate([&] { lay_out_shared(); },
                    [&](Region<Real>& region) {
@@ -70,6 +72,7 @@ class Forward : public Recurrence<Real> {
   void step(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
     inputs_.prepare_step(t, region, this->columns_of(worker));
+    if (noise_.exists()) add_noise(worker, t);
     if (this->multiplies_rows(layer_)) {
       this->multiply_row(layer_, args_.W_hh, worker, this->whole_h(worker, t));
     }
@@ -86,6 +89,17 @@ class Forward : public Recurrence<Real> {
     if (split_.by_rows) {
       read_out(region.h_at(layer_, t + 1), layer_.h_stride,
                {t * args_.B + region.first, t * args_.B + region.first + region.count});
+    }
+  }
+
+  // To the worker's columns of the strip of step t.
+  void add_noise(int64_t worker, int64_t t) const {
+    const Region<Real>& region = this->region_of(worker);
+    const Share all = this->columns_of(worker);
+    const Share columns{all.begin, all.end < args_.H ? all.end : args_.H};
+    for (int64_t n = 0; n < region.rows(layer_, t); ++n) {
+      noise_.add(layer_.steps.row(t, region.first + n), columns,
+                 region.inputs + n * layer_.own_stride);
     }
   }
 
@@ -141,6 +155,7 @@ class Forward : public Recurrence<Real> {
   }
 
   const RnnForwardArgs<Real>& args_;
+  const Noise noise_;
   Inputs<Real> inputs_;
   Readout<Real> readout_;
 };

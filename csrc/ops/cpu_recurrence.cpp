@@ -32,6 +32,8 @@ struct LayerCall : RecurrenceSizes {
         .directions = directions,
         .resets = data_or_null<uint8_t>(options.resets),
         .resets_to_h0 = options.resets_to_h0,
+        .noise = options.noise,
+        .seed = static_cast<uint64_t>(options.seed),
     };
   }
 
@@ -140,7 +142,10 @@ LayerResults run_forward(Tensor x, const std::optional<Tensor>& ids, Tensor W_hh
 
 std::tuple<Tensor, Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                        std::optional<Tensor> b_h, Tensor h0, int64_t cell,
-                                       RecurrenceOptions options, bool saves) {
+                                       RecurrenceOptions options, double noise, int64_t seed,
+                                       bool saves) {
+  options.noise = noise;
+  options.seed = seed;
   LayerResults out = run_forward<false>(std::move(x), ids, std::move(W_hh), std::move(b_h),
                                         std::move(h0), cell, std::move(options), saves);
   Tensor saved = out.saved ? std::move(*out.saved) : empty({0}, out.hs.dtype());

@@ -35,7 +35,9 @@ std::vector<Direction> directions_of(const RecurrenceSizes& n, const RecurrenceO
 
 std::tuple<Tensor, Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                        std::optional<Tensor> b_h, Tensor h0, int64_t cell,
-                                       RecurrenceOptions options, bool saves) {
+                                       RecurrenceOptions options, double noise, int64_t,
+                                       bool saves) {
+  if (noise != 0) fail("noise is ", noise, "; it must be 0 on CUDA, where torch draws it");
   const Call call(x, "x");
   const int32_t dtype = require_real(x, "x");
   const int code = any_cell_of(cell);

@@ -17,6 +17,8 @@ struct RecurrenceOptions {
   std::optional<Tensor> batch_sizes = {}, resets = {};
   bool resets_to_h0 = false;
   std::optional<Tensor> leak = {}, saved = {};
+  double noise = 0;  // forward, on the CPU
+  int64_t seed = 0;
 };
 
 template <>

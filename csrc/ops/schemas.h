@@ -18,7 +18,8 @@ Library define_operators(const char* name_space);
 
 std::tuple<Tensor, Tensor, Tensor> rnn(Tensor x, std::optional<Tensor> ids, Tensor W_hh,
                                        std::optional<Tensor> b_h, Tensor h0, int64_t cell,
-                                       RecurrenceOptions options, bool saves);
+                                       RecurrenceOptions options, double noise, int64_t seed,
+                                       bool saves);
 
 // rnn and rnn_backward with none of their options but `transposed`, as overloads: each argument
 // takes 0.1 us, a fifth of a small call in all.
@@ -27,7 +28,7 @@ std::tuple<Tensor, Tensor> plain_rnn(Tensor x, std::optional<Tensor> ids, Tensor
                                      std::optional<Tensor> b_h, Tensor h0, int64_t cell,
                                      bool transposed) {
   auto [hs, h_last, saved] = kRnn(std::move(x), std::move(ids), std::move(W_hh), std::move(b_h),
-                                  std::move(h0), cell, {.transposed = transposed}, false);
+                                  std::move(h0), cell, {.transposed = transposed}, 0, 0, false);
   return {std::move(hs), std::move(h_last)};
 }
 template <auto kRnnBackward>

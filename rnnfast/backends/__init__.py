@@ -36,6 +36,9 @@ class Recurrence(NamedTuple):
     resets: Tensor | None = None  # [T, B] bool: before step t the state of a row becomes zero
     resets_to_h0: bool = False  # it becomes the row of h0 instead
     leak: Tensor | None = None  # [H]: a of a leaky cell
+    # u_t has normal noise of this standard deviation, which follows from the seed.
+    noise: float = 0.0
+    seed: int = 0
 
     # Both directions of a layer in one call have W_hh [2, H, H], b_h [2, H], h0 and h_last
     # [2, B, H], leak [2, H], x and hs [T, B, 2 H] (the forward one first), and no ids.
@@ -47,7 +50,7 @@ class Recurrence(NamedTuple):
         Each is asked by `is`, since torch takes 20 us to say that a tensor does not == None.
         """
         others = self.batch_sizes is None and self.resets is None and self.leak is None
-        return others and not self.reverse
+        return others and not self.reverse and self.noise == 0
 
 
 class Needs(NamedTuple):
@@ -165,6 +168,7 @@ class Backend:
     device = ""  # the type of device for which it is a fast path; "" for none
     dtypes: tuple[torch.dtype, ...] = ()
     # Optional fields of Recurrence that it serves, and "both_directions", where W_hh is [2, H, H].
+    # For noise it has `seed_of_noise`.
     features: frozenset[str] = frozenset()
     # Whether it checks its arguments by itself. To check them in Python as well takes 1.4 us of the
     # 8 of a small call.
@@ -196,6 +200,10 @@ class Backend:
     def load_error(self) -> str:
         """Why it cannot be used on this machine, or an empty string; loads it."""
         return ""
+
+    def seed_of_noise(self, generator: torch.Generator | None) -> int | None:
+        """A seed for a call with `noise`, or None where the call must have it in u_t already."""
+        return None
 
     def variants(
         self, device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | None

@@ -37,7 +37,7 @@ def register() -> None:
     @fake("rnnfast::rnn")
     def _(*args):  # type: ignore[no-untyped-def]
         hs, h_last = layer_shapes(*args)
-        saves = _given(args, 12) and _given(args, 11) is not None
+        saves = _given(args, 14) and _given(args, 11) is not None
         return hs, h_last, hs.new_empty(hs.shape if saves else 0)
 
     @fake("rnnfast::rnn_logits")

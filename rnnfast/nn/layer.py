@@ -27,7 +27,10 @@ class Call(NamedTuple):
     D: int = 1  # the number of directions
     batch_sizes: Tensor | None = None  # [T]
     resets: Tensor | None = None  # [T, B]: where an episode begins, which no state enters
-    noise: Tensor | None = None  # [T, B, D * H], packed [N, D * H]: added before the activation
+    # Before the activation: [T, B, D * H], packed [N, D * H], or drawn by the backend from a seed.
+    noise: Tensor | None = None
+    deviation: float = 0.0
+    seed: int = 0
     reverse: bool = False  # of one direction: time runs backwards
 
 
@@ -220,5 +223,6 @@ def _recurrence(
     h0: Tensor,
     leak: Tensor | None,
 ) -> Recurrence:
-    rest = (W_hh, b_h, h0, True, call.reverse, call.batch_sizes, call.resets, False, leak)
-    return Recurrence(call.cell, u, ids, *rest)
+    options = (True, call.reverse, call.batch_sizes, call.resets, False, leak)
+    noise = (call.deviation, call.seed)
+    return Recurrence(call.cell, u, ids, W_hh, b_h, h0, *options, *noise)

@@ -237,7 +237,7 @@ class RNN(torch.nn.RNN):
             x = functional.dropout(x, self.dropout) if first > 0 else x
             calls = [layer.Call(backend, self.cell, D, batch_sizes, resets)] * at_once
             if self.noise:
-                calls = [call._replace(noise=self._noise(x, D, generator)) for call in calls]
+                calls = [self._with_noise(call, x, generator) for call in calls]
             weights = self._read(D * first, D * (first + at_once))
             x, h_n = stack.run(calls, x, h0, leak, weights)
             last.append(h_n)
@@ -252,11 +252,16 @@ class RNN(torch.nn.RNN):
             for name in names
         ]
 
-    def _noise(self, x: Tensor, D: int, generator: torch.Generator | None) -> Tensor:
+    def _with_noise(
+        self, call: layer.Call, x: Tensor, generator: torch.Generator | None
+    ) -> layer.Call:
+        seed = call.backend.seed_of_noise(generator)
+        if seed is not None:
+            return call._replace(deviation=self.noise, seed=seed)
         like, rows = self.example, x.shape if x.dtype == torch.int64 else x.shape[:-1]
-        shape = (*rows, D * self.hidden_size)
+        shape = (*rows, call.D * self.hidden_size)
         drawn = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
-        return self.noise * drawn
+        return call._replace(noise=self.noise * drawn)
 
     def _start(self, B: int) -> Tensor:
         """The learnt h0 of a batch [layers * directions, B, H]."""

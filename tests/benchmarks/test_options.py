@@ -13,6 +13,6 @@ def test_costs_are_told_in_times_of_the_plain_call(tmp_path, capsys):
     with mock.patch.object(sys, "argv", arguments), mock.patch.object(options, "SHAPES", [(8, 4)]):
         options.main()
     costs = json.loads(file.read_text())["costs"]["H8_N4"]["gradients"]
-    assert set(costs) == {"plain", "resets", "leak"}
+    assert set(costs) == {"plain", "resets", "leak", "noise"}
     assert costs["plain"]["times_plain"]["median"] == 1
     assert "plain 1.0" in capsys.readouterr().out
