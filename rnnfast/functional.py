@@ -323,14 +323,14 @@ def _run_layer(
         x, ids, bias = _project(inputs, W_xh, b_h)
         backend = dispatch.backend_for(x, () if options is None else tuple(options))
         if not backend.checks_arguments:
-            arguments.check_call(inputs, h0, W_xh, W_hh, b_h, nonlinearity, options)
+            arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity, options=options)
         state = _for_batch(h0, inputs.shape[1])
         if options is None:
             return run(backend, Recurrence(nonlinearity, x, ids, W_hh, bias, state))
         cell, fields = _cell_of(nonlinearity, W_hh, options)
         return run(backend, Recurrence(cell, x, ids, W_hh, bias, state, **fields))
     except Exception:
-        arguments.check_call(inputs, h0, W_xh, W_hh, b_h, nonlinearity, options)
+        arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity, options=options)
         raise
 
 

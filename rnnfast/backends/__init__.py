@@ -36,7 +36,8 @@ class Recurrence(NamedTuple):
     resets: Tensor | None = None  # [T, B] bool: before step t the state of a row becomes zero
     resets_to_h0: bool = False  # it becomes the row of h0 instead
     leak: Tensor | None = None  # [H]: a of a leaky cell
-    # u_t has normal noise of this standard deviation, which follows from the seed.
+    # u_t gets normal noise of this standard deviation, which follows from the seed. The backward
+    # pass does not need it.
     noise: float = 0.0
     seed: int = 0
 

@@ -53,8 +53,12 @@ def check_layer(
     nonlinearity: str,
     name: str = "inputs",
     state: str = "the state h0",
+    options: Mapping[str, Any] | None = None,
 ) -> None:
-    """The arguments of a recurrence fit; `name` and `state` are what the first two are called."""
+    """The arguments of a recurrence fit; `name` and `state` are what the first two are called.
+
+    options: the optional fields of `Recurrence` that the call has.
+    """
     check_nonlinearity(nonlinearity)
     for each, tensor in ((name, inputs), (state, h0), ("W_xh", W_xh), ("W_hh", W_hh)):
         _check_tensor(each, tensor)
@@ -72,19 +76,6 @@ def check_layer(
         others["b_h"] = b_h
     _check_alike("W_xh", W_xh, others)
     _check_device(name, inputs, "W_xh", W_xh)
-
-
-def check_call(
-    inputs: Tensor,  # [T, B] ids or [T, B, V]
-    h0: Tensor,  # [B, H]
-    W_xh: Tensor,  # [V, H]
-    W_hh: Tensor,  # [H, H]
-    b_h: Tensor | None,  # [H], or what broadcasts to [B, H]
-    nonlinearity: str,
-    options: Mapping[str, Any] | None,
-) -> None:
-    """The arguments of a recurrence fit, and its options."""
-    check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity)
     if options is not None:
         _check_options(inputs, W_hh, **options)
 
