@@ -225,17 +225,17 @@ def test_figures_of_layers_are_those_of_the_benchmark() -> None:
 
 def test_figures_of_options_are_those_of_the_benchmark() -> None:
     result = json.loads((ROOT / "bench" / "results" / "options.json").read_text("utf-8"))
-    most = {
-        name: max(
-            op[name]["times_plain"]["median"]
-            for ops in result["costs"].values()
-            for op in ops.values()
-        )
-        for name in ("resets", "leak")
-    }
+
+    def most(name: str, *ops: str) -> str:
+        costs = [of_shape[op][name] for of_shape in result["costs"].values() for op in ops]
+        return f"{max(each['times_plain']['median'] for each in costs):.1f}"
+
     text = " ".join((ROOT / "docs" / "network.md").read_text("utf-8").split())
-    assert f"`resets` takes at most {most['resets']:.1f} times as long" in text
-    assert f"a leaky one at most {most['leak']:.1f} times" in text
+    both = "states", "gradients"
+    assert f"`resets` takes at most {most('resets', *both)} times as long" in text
+    assert f"a leaky one at most {most('leak', *both)} times" in text
+    noise = [most("noise", op) for op in both]
+    assert f"with `noise` {noise[0]} times forward and {noise[1]} with gradients" in text
 
 
 def test_figures_of_the_gpu_are_those_of_the_benchmark() -> None:

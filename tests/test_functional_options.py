@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rnnfast import FallbackWarning, dispatch, functional, use_backend
 from support import models, noise
@@ -103,6 +104,12 @@ def test_noise_is_drawn_anew_by_a_graph_that_was_recorded():
             _traced(leaves, ids),
         ):
             assert not torch.equal(record(ids, *leaves), record(ids, *leaves))
+
+
+def test_noise_has_a_shape_where_tensors_are_fake():
+    leaves, ids = _leaves(), torch.randint(V, (T, B))
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        assert _noisy(ids, *leaves).shape == (T, B, H)
 
 
 def _noisy(ids, *leaves):

@@ -172,14 +172,15 @@ class Native(Compiled):
         torch.autograd.graph.increment_version((*params, *grads))
 
     def seed_of_noise(self, generator: torch.Generator | None) -> int | None:
-        """Drawn from the generator, but not once and for all where a graph of a call is recorded.
+        """Drawn from the generator; none where a call is recorded or its tensors are fake.
 
-        The kernel draws a number in 0.5 to 1 ns, torch.randn in 2.3 and with two passes more over
-        [T, B, H].
+        One seed would then be that of all calls. The kernel draws a number in 0.5 to 1 ns,
+        torch.randn in 2.3, which takes two passes over [T, B, H] besides.
         """
         if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return None
-        return int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
+        drawn = torch.randint(2**63 - 1, (), generator=generator, device="cpu")
+        return int(drawn) if type(drawn) is Tensor else None
 
     def decoder(self, h0: Tensor) -> Any:
         """The operator that rounds h and W_hh where that is allowed and the CPU has AVX2.
