@@ -348,11 +348,8 @@ class Decoder {
   void hide_padding(Real* logits) const {
     Real* last = logits + logits_width_ - kLanes<Real>;
     const int64_t exist = args_.V - (logits_width_ - kLanes<Real>);
-    Bits<Real> number{};
-    using Number = std::remove_reference_t<decltype(number[0])>;
-    RNNFAST_UNROLL for (int i = 0; i < kLanes<Real>; ++i) number[i] = static_cast<Number>(i);
     const Vec<Real> below = splat(static_cast<Real>(-INFINITY));
-    store(last, number < static_cast<Number>(exist) ? load(last) : below);
+    store(last, lane_numbers<Real>() < static_cast<Real>(exist) ? load(last) : below);
   }
 
   void store_last(int64_t worker) {
