@@ -133,6 +133,13 @@ def test_refuses_options_that_do_not_fit(wrong, message):
     check_refuses(cuda, wrong, message)
 
 
+def test_refuses_noise_that_torch_must_draw():
+    call = make(2, 3, 8, noise=0.5, seed=1).call
+    with pytest.raises(RuntimeError, match=r"noise is 0.5; it must be 0 on CUDA"):
+        cuda.rnn_forward(call, True)
+    assert cuda.seed_of_noise(None) is None
+
+
 @DTYPES
 def test_a_capture_takes_calls_that_have_run_before(dtype, emulated):
     cases = [make(3, 2, 8, dtype=dtype, **o) for o in ({"lengths": [3, 1]}, {"resets": True})]
