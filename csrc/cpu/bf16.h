@@ -40,6 +40,12 @@ RNNFAST_INLINE void store_pairs(Pair* p, Vec<float> v) {
   std::memcpy(p, &halves, sizeof halves);
 }
 
+// Of an odd number of units the last pair of a row has one number that is none. It must be 0: an
+// infinite state times its weights, 0, is NaN.
+RNNFAST_INLINE void clear_half_pair(Pair* row, int64_t units) {
+  if (units % 2 != 0) row[units / 2] &= 0xffff;
+}
+
 // Lane i of both in one pair.
 RNNFAST_INLINE Pairs pair_up(HalfVector low, HalfVector high) {
   return __builtin_convertvector(low, Pairs) | __builtin_convertvector(high, Pairs) << 16;

@@ -295,17 +295,15 @@ class Decoder {
                      operands_at(step + 1, row) + panel.column / (kRounds ? 2 : 1),
                      h_at(step + 1, row) + panel.column, backwards});
       }
-      if constexpr (kRounds) clear_half_pair(step + 1, row, count, panels);
+      if constexpr (kRounds) clear_half_pairs(step + 1, row, count, panels);
       add_logits(worker, step, row, count, panels);
     }
   }
 
-  // Of an odd H the last pair has one number that is no unit: an infinite state times its weights,
-  // 0, is NaN. By the worker that has stored it.
-  void clear_half_pair(int64_t step, int64_t row, int count, Share panels) {
-    if (args_.H % 2 == 0 || panels.begin == panels.end || panels.end != hidden_panels_.count)
-      return;
-    for (int i = 0; i < count; ++i) operands_at(step, row + i)[args_.H / 2] &= 0xffff;
+  // By the worker that has stored them.
+  void clear_half_pairs(int64_t step, int64_t row, int count, Share panels) {
+    if (panels.begin == panels.end || panels.end != hidden_panels_.count) return;
+    for (int i = 0; i < count; ++i) clear_half_pair(operands_at(step, row + i), args_.H);
   }
 
   // The part of the logits that comes from the hidden units of these panels.

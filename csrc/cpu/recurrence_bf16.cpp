@@ -97,6 +97,8 @@ class RoundedForward : public Recurrence<float> {
                                   state(region, t + 1, row),
                                   stride_});
     });
+    if (columns_of(worker).end < layer_.width) return;  // another has stored the last pairs
+    for (int64_t n = 0; n < region.count; ++n) clear_half_pair(state(region, t + 1, n), args_.H);
   }
 
   const RnnForwardArgs<float>& args_;

@@ -96,6 +96,16 @@ def test_what_is_not_finite_stays_so(value):
     assert torch.equal(hs.isinf(), want.isinf())
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(("B", "H"), [(1, 1), (4, 33), (1, 301), (9, 65)])
+def test_an_infinite_state_meets_no_padding(B, H, relu):
+    """Of an odd H the last pair is half of padding, whose weights are 0: NaN, were it infinite."""
+    x, ids, W_hh, b_h, h0 = make(3, B, H)
+    h0[:, H // 2] = float("inf")
+    hs, _ = rnn_bf16(x, ids, W_hh.abs() + 0.01, b_h, h0, relu)
+    assert not hs.isnan().any()
+
+
 @pytest.mark.parametrize(("B", "H"), SIZES)
 def test_decode_is_as_exact_as_rounded_operands_allow(threads, B, H):
     V, steps = 28, 6
