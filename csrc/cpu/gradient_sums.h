@@ -88,11 +88,15 @@ class GradientSums : public Recurrence<Real> {
       this->clear(region.table_gradient + v * layer_.own_stride, columns);
   }
 
-  // A row's last state has a place in the copy of h, so that its dz in that step must be zero.
+  // A row's last state has a place in the copy of h, so that it and its dz must be zero where no
+  // step t follows: were that state infinite, 0 alone would make it NaN.
   void clear_ended(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
     const int64_t first = region.rows(layer_, t), end = region.num_states(layer_, t);
-    if (first < end) clear_copy(region.dz_copy, region.state_row(t) + first, end - first, worker);
+    if (first >= end) return;
+    const Copy<Real> copies[] = {region.h_copy, region.dz_copy};
+    for (const Copy<Real>& each : copies)
+      clear_copy(each, region.state_row(t) + first, end - first, worker);
   }
 
   // Rows of a copy, in the worker's columns.

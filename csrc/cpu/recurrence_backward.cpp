@@ -172,7 +172,7 @@ class Backward : public GradientSums<Real> {
                BackwardTile<Real>{layer_, region, t, at, row, panel, dense,
                                   reads_out() ? &readout : nullptr});
     });
-    this->clear_ended(worker, t);
+    if (t + 1 < args_.T) this->clear_ended(worker, t + 1);  // step t has read the last states
     cut_gradients(worker, t);
     if (t > 0 || args_.grad_h0 != nullptr) {
       this->multiply_columns(layer_, args_.W_hh, worker, region.dz_at(layer_, t), t);

@@ -7,6 +7,7 @@ import torch
 
 from rnnfast.backends import library
 from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
 from rnnfast.cells import CELLS
 from support import instruction_sets, recurrences
 from support.recurrences import Case, make, run
@@ -87,6 +88,20 @@ def test_a_sequence_is_as_if_it_were_alone() -> None:
         torch.testing.assert_close(hs[rows, None], want)
         assert torch.equal(h_last[n], hs[rows[-1]])
         torch.testing.assert_close(h_last[n : n + 1], last)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("cell", ["relu", "leaky_relu"])
+@pytest.mark.parametrize("B", [3, 9])
+def test_no_weight_meets_the_last_state_of_a_sequence(B: int, cell: str, transposed: bool) -> None:
+    """It may be infinite, which a gradient of 0 would make NaN."""
+    lengths = LENGTHS["all different"][:B]
+    case = make(9, B, 150, lengths=lengths, cell=cell, transposed=transposed)
+    first = torch.cat((torch.zeros(1, dtype=torch.long), case.call.batch_sizes.cumsum(0)))
+    case.call.x[first[torch.tensor(lengths) - 1] + torch.arange(B)] = float("inf")
+    got, want = run(native, case), run(reference, case)
+    assert (got["h_last"] == float("inf")).all()
+    torch.testing.assert_close(got["W_hh"], want["W_hh"], rtol=1e-4, atol=1e-4)
 
 
 @THREADS
