@@ -71,6 +71,9 @@ struct StateGradients {
   std::optional<Tensor> hs, h_last;
 };
 
+// Of the operators whose kernels run no second direction.
+void require_one_direction(const Tensor& W_hh) { require_rank(W_hh, "W_hh", 2, "[H, H]"); }
+
 LayerCall backward_call(StateGradients& grads, const Tensor& hs, const std::optional<Tensor>& ids,
                         int64_t V, const Tensor& W_hh, const Tensor& h0, int cell,
                         RecurrenceOptions& options) {
@@ -123,6 +126,7 @@ LayerResults run_forward(Tensor x, const std::optional<Tensor>& ids, Tensor W_hh
                          std::optional<Tensor> b_h, Tensor h0, int64_t cell,
                          RecurrenceOptions options, bool saves = false) {
   const int32_t dtype = kRounds ? require_float(x, "x") : require_real(x, "x");
+  if (kRounds) require_one_direction(W_hh);
   const LayerCall n(forward_sizes(x, ids, W_hh, b_h, h0, dtype, options), ids,
                     kRounds ? cell_of(cell) : any_cell_of(cell), options);
   make_all_contiguous(x, W_hh, b_h, h0);
@@ -171,6 +175,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_logits(Tensor x, std::optional<Tensor> id
                                               std::optional<Tensor> b_h, Tensor W_hq, Tensor b_q,
                                               Tensor h0, int64_t cell) {
   const int32_t dtype = require_real(x, "x");
+  require_one_direction(W_hh);
   RecurrenceOptions none;
   const LayerCall n(forward_sizes(x, ids, W_hh, b_h, h0, dtype), ids, cell_of(cell), none);
   require_rank(W_hq, "W_hq", 2, "[H, V]");
@@ -249,6 +254,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_logits_backward(
     Tensor grad_logits, std::optional<Tensor> grad_h_last, std::optional<Tensor> grad_hs, Tensor hs,
     std::optional<Tensor> ids, int64_t V, Tensor W_hh, Tensor W_hq, Tensor h0, int64_t cell,
     Needs needs) {
+  require_one_direction(W_hh);
   StateGradients grads{std::move(grad_hs), std::move(grad_h_last)};
   RecurrenceOptions none;
   const LayerCall n = backward_call(grads, hs, ids, V, W_hh, h0, cell_of(cell), none);

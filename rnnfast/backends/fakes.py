@@ -44,7 +44,7 @@ def register() -> None:
     def _(x, ids, W_hh, b_h, W_hq, b_q, h0, cell):  # type: ignore[no-untyped-def]
         T, B = (x if ids is None else ids).shape[:2]
         H, V = W_hq.shape
-        return x.new_empty((T * B, V)), x.new_empty((B, H)), x.new_empty((T, B, H))
+        return x.new_empty((T * B, V)), x.new_empty(h0.shape), x.new_empty((T, B, H))
 
     @fake("rnnfast::rnn_backward.plain")
     def backward_shapes(  # type: ignore[no-untyped-def]

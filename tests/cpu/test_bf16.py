@@ -188,6 +188,13 @@ def test_refuses_float64():
         rnn_bf16(*args)
 
 
+def test_refuses_both_directions():
+    x, W_hh, h0 = torch.randn(3, 4, 16), torch.randn(2, 8, 8), torch.randn(2, 4, 8)
+    torch.ops.rnnfast.rnn.plain(x, None, W_hh, None, h0, 0)
+    with pytest.raises(RuntimeError, match=r"W_hh is float32 \[2, 8, 8\]; it must have 2 dim"):
+        rnn_bf16(x, None, W_hh, None, h0, 0)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("instruction_set", instruction_sets.others())
 def test_on_every_instruction_set(instruction_set):

@@ -167,6 +167,27 @@ def test_a_readout_that_does_not_fit(change: dict[str, Tensor], message: str) ->
         )
 
 
+@pytest.mark.parametrize("h0", [torch.zeros(4, 8), torch.zeros(1, 4, 8)], ids=["2", "3"])
+def test_fake_results_have_the_shapes_of_the_call(h0: Tensor) -> None:
+    x, W_hh, W_hq = torch.randn(3, 4, 8), torch.randn(8, 8), torch.randn(8, 5)
+    args = (x, None, W_hh, torch.randn(8), W_hq, torch.randn(5), h0, 0)
+    torch.library.opcheck(torch.ops.rnnfast.rnn_logits.default, args, test_utils="test_faketensor")
+
+
+def test_both_directions_have_no_readout() -> None:
+    """Each would write the logits, and sum the gradients, of its own states."""
+    x, h0 = torch.randn(3, 4, 16), torch.randn(2, 4, 8)
+    W_hh, b_h = torch.randn(2, 8, 8), torch.randn(2, 8)
+    W_hq, b_q = torch.randn(8, 5), torch.randn(5)
+    ops, message = torch.ops.rnnfast, r"W_hh is float32 \[2, 8, 8\]; it must have 2 dimensions"
+    hs, _ = ops.rnn.plain(x, None, W_hh, b_h, h0, 0)
+    with pytest.raises(RuntimeError, match=message):
+        ops.rnn_logits(x, None, W_hh, b_h, W_hq, b_q, h0, 0)
+    given = (torch.randn(12, 5), None, None, hs, None, 0, W_hh, W_hq, h0, 0)
+    with pytest.raises(RuntimeError, match=message):
+        ops.rnn_logits_backward(*given, True, True, True)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("isa", instruction_sets.other_kernels())
 def test_instruction_sets(isa: str) -> None:
