@@ -89,11 +89,7 @@ def _check_options(
 ) -> None:
     """What turns the plain recurrence into another one fits."""
     if resets is not None:
-        _check_tensor("resets", resets)
-        if resets.shape != inputs.shape[:2] or resets.dtype != torch.bool:
-            expected = f"a bool tensor of shape {tuple(inputs.shape[:2])}"
-            raise RuntimeError(f"resets is {described(resets)}, must be {expected}")
-        _check_device("resets", resets, "inputs", inputs)
+        check_resets(resets, inputs.shape[0], inputs.shape[1], "inputs", inputs)
     if isinstance(leak, Tensor):
         _check_tensor("leak", leak)
         if leak.shape not in ((), W_hh.shape[:1]):
@@ -104,10 +100,19 @@ def _check_options(
         check_number("leak", leak)
 
 
+def check_resets(resets: Tensor, T: int, B: int, name: str, inputs: Tensor) -> None:
+    """The mask has a place for each row of each step."""
+    _check_tensor("resets", resets)
+    if resets.shape != (T, B) or resets.dtype != torch.bool:
+        expected = f"a bool tensor of shape {(T, B)}"
+        raise RuntimeError(f"resets is {described(resets)}, must be {expected}")
+    _check_device("resets", resets, name, inputs)
+
+
 def check_noise(noise: float, generator: torch.Generator | None) -> None:
     """Normal noise can be drawn."""
     check_number("noise", noise)
-    _check_generator(generator)
+    check_generator(generator)
 
 
 def check_loss(
@@ -169,10 +174,11 @@ def check_sampling(temperature: float, generator: torch.Generator | None) -> Non
     check_number("temperature", temperature)
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature is {temperature}, must be positive and finite")
-    _check_generator(generator)
+    check_generator(generator)
 
 
-def _check_generator(generator: torch.Generator | None) -> None:
+def check_generator(generator: torch.Generator | None) -> None:
+    """Random numbers can be drawn from it."""
     if not isinstance(generator, (torch.Generator, type(None))):
         raise TypeError(f"generator is {described(generator)}, must be a torch.Generator or None")
 

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnfast import dispatch
 from rnnfast.backends import Backend
-from rnnfast.backends.arguments import check_number, described
+from rnnfast.backends.arguments import check_generator, check_number, check_resets, described
 from rnnfast.nn import dynamo, layer, onnx, stack
 
 
@@ -129,6 +129,7 @@ class RNN(torch.nn.RNN):
                 return run(backend, input, hx, resets, generator)  # type: ignore[no-any-return]
         except _REFUSALS:  # no other: checkpoints leave a forward pass by an exception of their own
             _check_types(x, hx, resets)
+            check_generator(generator)
             if x.dtype != torch.int64 and resets is None:
                 super().forward(input, hx)  # says in torch's words what it refuses
             raise
@@ -226,6 +227,9 @@ class RNN(torch.nn.RNN):
             self.check_hidden_size(hx, (self._rows(), B, self.hidden_size))
         elif self.learns_h0:
             hx = self._start(B)
+        if resets is not None and not backend.checks_arguments:
+            T = len(x) if batch_sizes is None else len(batch_sizes)
+            check_resets(resets, T, B, "input", x)
         D, H, last = 2 if self.bidirectional else 1, self.hidden_size, []
         # The layers between two dropouts are one node of autograd.
         drops = self.dropout > 0 and self.training

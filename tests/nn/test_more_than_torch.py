@@ -188,6 +188,20 @@ def test_double_backward_of_a_leaky_layer():
     assert torch.autograd.gradgradcheck(run, (x, *leaves))
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"resets": torch.zeros(T, 1, dtype=torch.bool)}, RuntimeError, "resets is"),
+        ({"resets": torch.zeros(T + 1, B, dtype=torch.bool)}, RuntimeError, "resets is"),
+        ({"resets": torch.zeros(T, B)}, RuntimeError, "resets is"),
+        ({"generator": 5}, TypeError, "generator is 5, must be"),
+    ],
+)
+def test_what_torch_does_not_know_is_named_where_it_does_not_fit(given, error, message):
+    with pytest.raises(error, match=message):
+        nn.RNN(V, H, noise=0.1)(torch.randn(T, B, V), **given)
+
+
 def test_half_precision_needs_the_reference():
     layer = nn.RNN(V, H, leak=0.5).bfloat16()
     x = torch.randn(T, B, V).bfloat16()
