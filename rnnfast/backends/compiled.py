@@ -179,6 +179,8 @@ class Native(Compiled):
         """
         if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return None
+        if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+            return None  # make_fx records
         drawn = torch.randint(2**63 - 1, (), generator=generator, device="cpu")
         return int(drawn) if type(drawn) is Tensor else None
 
