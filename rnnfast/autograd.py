@@ -25,6 +25,7 @@ from rnnfast.backends import (
     Recurrence,
 )
 from rnnfast.backends.reference import reference
+from rnnfast.backends.reference_recurrence import gather
 
 
 def recur(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
@@ -32,10 +33,22 @@ def recur(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
     if not needs_grad(r):
         hs, h_last, _ = backend.rnn_forward(r, False)
     elif backend.is_differentiable:
-        hs, h_last, _ = backend.rnn_forward(with_own_ids(r), True)
+        hs, h_last, _ = backend.rnn_forward(with_own_inputs(r), True)
     else:
-        hs, h_last, _ = RNN.apply(with_own_ids(r), backend, *tensors_of(r))  # type: ignore[no-untyped-call]
+        hs, h_last, _ = RNN.apply(with_own_inputs(r), backend, *tensors_of(r))  # type: ignore[no-untyped-call]
     return hs, h_last
+
+
+def recur_with_noise(
+    noise: float | Tensor, generator: torch.Generator | None, backend: Backend, r: Recurrence
+) -> tuple[Tensor, Tensor]:
+    """`recur` with noise in the inputs' projection, which the backend draws if it can."""
+    seed = None if isinstance(noise, Tensor) else backend.seed_of_noise(generator)
+    if seed is not None:
+        return recur(backend, Recurrence(*r[:12], float(noise), seed))
+    x = r.x if r.ids is None else gather(r.x, r.ids)
+    drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return recur(backend, r._replace(x=x + noise * drawn, ids=None))
 
 
 def needs_grad(r: Recurrence) -> bool:
@@ -49,8 +62,10 @@ def needs_grad(r: Recurrence) -> bool:
     )
 
 
-def with_own_ids(r: Recurrence) -> Recurrence:
-    """Copy the ids, which the backward pass needs as they are now: the caller may change them."""
+def with_own_inputs(r: Recurrence) -> Recurrence:
+    """Copy ids and resets: the caller may change them before the backward pass needs them."""
+    if r.resets is not None:
+        r = r._replace(resets=r.resets.clone(memory_format=torch.contiguous_format))
     if r.ids is None:
         return r
     ids = r.ids.clone(memory_format=torch.contiguous_format)

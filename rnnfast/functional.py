@@ -76,7 +76,7 @@ def rnn(
     run: _Run = autograd.recur
     if noise != 0:
         arguments.check_noise(noise, generator)
-        run = partial(_recur_with_noise, noise, generator)
+        run = partial(autograd.recur_with_noise, noise, generator)
     elif resets is None and leak is None:
         return _run_layer(run, inputs, h0, W_xh, W_hh, b_h, nonlinearity)
     options: dict[str, Any] = {}
@@ -327,7 +327,9 @@ def _run_layer(
         state = _for_batch(h0, inputs.shape[1])
         if options is None:
             return run(backend, Recurrence(nonlinearity, x, ids, W_hh, bias, state))
-        cell, fields = _cell_of(nonlinearity, W_hh, options)
+        cell, fields = nonlinearity, dict(options)
+        if "leak" in fields:
+            cell, fields["leak"] = f"leaky_{cell}", leak_of_units(fields["leak"], W_hh)
         return run(backend, Recurrence(cell, x, ids, W_hh, bias, state, **fields))
     except Exception:
         arguments.check_layer(inputs, h0, W_xh, W_hh, b_h, nonlinearity, options=options)
@@ -361,7 +363,7 @@ def _recur_and_read_out(
     small = W_hq.numel() <= backend.fused_readout and b_q.dim() == 1
     if small and not torch.is_autocast_enabled(r.x.device.type):
         if autograd.needs_grad(r):
-            args = (autograd.with_own_ids(r), backend, W_hq, b_q, *autograd.tensors_of(r))
+            args = (autograd.with_own_inputs(r), backend, W_hq, b_q, *autograd.tensors_of(r))
             logits, h_last, _ = autograd.RNNLogits.apply(*args)  # type: ignore[no-untyped-call]
             return logits, h_last
         if not (torch.is_grad_enabled() and (W_hq.requires_grad or b_q.requires_grad)):
@@ -369,27 +371,6 @@ def _recur_and_read_out(
             return logits, h_last
     hs, h_last = autograd.recur(backend, r)
     return readout(hs, W_hq, b_q), h_last
-
-
-def _recur_with_noise(
-    noise: float | Tensor, generator: torch.Generator | None, backend: Backend, r: Recurrence
-) -> tuple[Tensor, Tensor]:
-    """`autograd.recur` with noise in the inputs' projection, which the backend draws if it can."""
-    seed = None if isinstance(noise, Tensor) else backend.seed_of_noise(generator)
-    if seed is not None:
-        return autograd.recur(backend, Recurrence(*r[:12], float(noise), seed))
-    x = r.x if r.ids is None else gather(r.x, r.ids)
-    drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-    return autograd.recur(backend, r._replace(x=x + noise * drawn, ids=None))
-
-
-def _cell_of(
-    nonlinearity: str, W_hh: Tensor, options: Mapping[str, Any]
-) -> tuple[str, Mapping[str, Any]]:
-    """The cell, and the options with the leak of each unit."""
-    if "leak" not in options:
-        return nonlinearity, options
-    return f"leaky_{nonlinearity}", {**options, "leak": leak_of_units(options["leak"], W_hh)}
 
 
 def _project(
@@ -401,10 +382,12 @@ def _project(
     if inputs.dtype is torch.int64:
         if ready:
             return W_xh, inputs, b_h
-        x = torch.nn.functional.embedding(inputs, W_xh)
+        x = gather(W_xh, inputs)
     else:
         if not inputs.dtype.is_floating_point:
             arguments.check_ids("inputs", inputs)
+        if W_xh.dim() != 2:
+            raise ValueError("W_xh is no matrix")  # of [T, V, H] each step would get its own
         x = inputs @ W_xh
         x = x if x.dtype == W_xh.dtype else x.to(W_xh.dtype)  # under autocast it is bfloat16
     if ready or b_h is None:

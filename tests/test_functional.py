@@ -222,6 +222,16 @@ def test_bfloat16_falls_back_and_says_so(ids):
         ({"b_h": torch.zeros(T, B, H)}, RuntimeError, "b_h has shape"),
         ({"b_h": torch.zeros(B + 1, H)}, RuntimeError, "b_h has shape"),
         ({"W_xh": torch.zeros(V)}, RuntimeError, "W_xh has shape"),
+        (
+            {"inputs": torch.zeros(T, B, V), "W_xh": torch.zeros(T, V, H)},
+            RuntimeError,
+            "W_xh has shape",
+        ),
+        (
+            {"inputs": torch.full((T, B), V), "b_h": torch.zeros(B, H)},
+            RuntimeError,
+            "num_classes",
+        ),
         ({"nonlinearity": "gelu"}, ValueError, "nonlinearity is 'gelu'"),
     ],
 )

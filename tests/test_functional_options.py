@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from rnnfast import FallbackWarning, dispatch, functional, use_backend
 from support import models, noise
@@ -102,6 +103,7 @@ def test_noise_is_drawn_anew_by_a_graph_that_was_recorded():
         for record in (
             torch.compile(_noisy, backend="eager", fullgraph=True),
             _traced(leaves, ids),
+            make_fx(_noisy)(ids, *leaves),
         ):
             assert not torch.equal(record(ids, *leaves), record(ids, *leaves))
 
@@ -120,12 +122,23 @@ def _traced(leaves, ids):
     return torch.jit.trace(_noisy, (ids, *leaves), check_trace=False)
 
 
+def test_resets_may_change_after_the_call(backend, inputs, options):
+    leaves = _leaves()
+    hs, _ = functional.rnn(inputs, *leaves, **options)
+    want = torch.autograd.grad(hs.sin().sum(), leaves)
+    hs, _ = functional.rnn(inputs, *leaves, **options)
+    if "resets" in options:
+        options["resets"].logical_not_()
+    torch.testing.assert_close(torch.autograd.grad(hs.sin().sum(), leaves), want)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"resets": torch.zeros(T, B)}, "resets is a float32"),
         ({"resets": torch.zeros(T, B + 1, dtype=torch.bool)}, "resets is a bool"),
         ({"leak": torch.ones(H + 1)}, "leak has shape"),
+        ({"leak": torch.ones(H, dtype=torch.complex128)}, "leak is a complex128"),
     ],
 )
 def test_bad_options_name_the_argument(backend, options, message):

@@ -38,5 +38,7 @@ def leak_of_units(leak: Tensor | float, W_hh: Tensor) -> Tensor:
     if not isinstance(leak, Tensor):
         return W_hh.new_full(W_hh.shape[:1], leak)
     if leak.dtype != W_hh.dtype:
+        if leak.is_complex():  # torch would drop the imaginary part
+            raise RuntimeError("leak is complex, must be real")
         leak = leak.to(W_hh.dtype)
     return leak if leak.dim() == 1 else leak.expand(W_hh.shape[0])

@@ -18,6 +18,17 @@ def test_ids_may_change_after_the_call(bidirectional, backend_of_module):
     torch.testing.assert_close(torch.autograd.grad(loss, list(layer.parameters())), want)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("leak", [None, 0.5])
+def test_resets_may_change_after_the_call(bidirectional, leak, backend_of_module):
+    layer = nn.RNN(V, H, 2, bidirectional=bidirectional, leak=leak)
+    x, resets = torch.randn(T, B, V), torch.rand(T, B) < 0.5
+    want = torch.autograd.grad(layer(x, resets=resets)[0].sin().sum(), list(layer.parameters()))
+    loss = layer(x, resets=resets)[0].sin().sum()
+    resets.logical_not_()
+    torch.testing.assert_close(torch.autograd.grad(loss, list(layer.parameters())), want)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_a_changed_output_is_an_error_and_no_wrong_gradient(batch_first):
     """As with cuDNN's layers: the output is all that the backward pass keeps."""
