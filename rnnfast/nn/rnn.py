@@ -230,6 +230,8 @@ class RNN(torch.nn.RNN):
         if resets is not None and not backend.checks_arguments:
             T = len(x) if batch_sizes is None else len(batch_sizes)
             check_resets(resets, T, B, "input", x)
+        if resets is not None and torch.is_grad_enabled():
+            resets = resets.clone()  # the caller may change the mask before the backward pass
         D, H, last = 2 if self.bidirectional else 1, self.hidden_size, []
         # The layers between two dropouts are one node of autograd.
         drops = self.dropout > 0 and self.training

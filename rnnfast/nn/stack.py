@@ -27,9 +27,6 @@ def run(
     wants_grad = torch.is_grad_enabled() and _require_grad(x, hx, leak, *weights)
     if wants_grad and x.dtype == torch.int64:
         x = x.clone()  # the caller may change the ids
-    if wants_grad and calls[0].resets is not None:
-        resets = calls[0].resets.clone()  # and the mask
-        calls = [call._replace(resets=resets) for call in calls]
     if wants_grad and not calls[0].backend.is_differentiable:
         h_n, *hs = _Stack.apply(calls, x, hx, leak, *weights)  # type: ignore[no-untyped-call]
     else:
