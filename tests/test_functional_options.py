@@ -104,6 +104,7 @@ def test_noise_is_drawn_anew_by_a_graph_that_was_recorded():
             torch.compile(_noisy, backend="eager", fullgraph=True),
             _traced(leaves, ids),
             make_fx(_noisy)(ids, *leaves),
+            make_fx(_noisy, pre_dispatch=True)(ids, *leaves),
         ):
             assert not torch.equal(record(ids, *leaves), record(ids, *leaves))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from rnnfast.backends import (
     WIDE,
@@ -179,8 +180,8 @@ class Native(Compiled):
         """
         if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return None
-        if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
-            return None  # make_fx records
+        if get_proxy_mode() is not None:  # make_fx records
+            return None
         drawn = torch.randint(2**63 - 1, (), generator=generator, device="cpu")
         return int(drawn) if type(drawn) is Tensor else None
 
