@@ -153,7 +153,8 @@ Library define_operators(const char* name_space) {
           "rnn(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, int cell, "
           "bool transposed=False, bool reverse=False, Tensor? batch_sizes=None, "
           "Tensor? resets=None, bool resets_to_h0=False, Tensor? leak=None, "
-          "float noise=0.0, int seed=0, bool saves=False) -> (Tensor hs, Tensor h_last, Tensor saved)")
+          "float noise=0.0, int seed=0, bool saves=False) -> (Tensor hs, Tensor h_last, Tensor "
+          "saved)")
       .def(
           "rnn.plain(Tensor x, Tensor? ids, Tensor W_hh, Tensor? b_h, Tensor h0, int cell, "
           "bool transposed=False) -> (Tensor hs, Tensor h_last)")
