@@ -6,12 +6,11 @@
 // polynomials, which vectors take: 0.5 ns a number with AVX-512 and 1 with AVX2, torch.randn 2.3.
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
 
+#include "math.h"
 #include "parallel.h"
-#include "simd.h"
 
 namespace rnnfast::RNNFAST_ISA {
 
@@ -47,43 +46,51 @@ RNNFAST_INLINE void threefry(const uint32_t (&key)[4], NoiseWord (&x)[4]) {
 }
 
 // ln(u) of u in (0, 1] that is no denormal number, to 3e-7.
-RNNFAST_INLINE float log_of(float u) {
+RNNFAST_INLINE Vec<float> log_of(Vec<float> u) {
   constexpr int32_t kSqrtHalf = 0x3f3504f3;  // its bits: mantissas are taken from there on
   constexpr float kLn2 = 0.693147181f;
-  const auto bits = std::bit_cast<int32_t>(u);
-  const int32_t exponent = (bits - kSqrtHalf) >> 23;
-  const float f = std::bit_cast<float>(bits - (exponent << 23)) - 1;
-  float series = -1.01917247e-1f;
-  series = series * f + 1.60243794e-1f;
-  series = series * f - 1.71371279e-1f;
-  series = series * f + 1.99245036e-1f;
-  series = series * f - 2.49832669e-1f;
-  series = series * f + 3.33342457e-1f;
-  return f + f * f * (series * f - 0.5f) + static_cast<float>(exponent) * kLn2;
+  // (ln(1 + f) - f) / f^2
+  constexpr float kSeries[] = {
+      -1.01917247e-1f, 1.60243794e-1f, -1.71371279e-1f, 1.99245036e-1f, -2.49832669e-1f,
+      3.33342457e-1f,  -0.5f};
+  const Bits<float> exponent = (to_bits<float>(u) - kSqrtHalf) >> 23;
+  const Vec<float> f = from_bits<float>(to_bits<float>(u) - (exponent << 23)) - 1.0f;
+  return f + f * f * polynomial<float>(f, kSeries) +
+         __builtin_convertvector(exponent, Vec<float>) * kLn2;
+}
+
+RNNFAST_INLINE Vec<float> square_root(Vec<float> x) {
+  RNNFAST_UNROLL for (int l = 0; l < kNoiseWidth; ++l) x[l] = std::sqrt(x[l]);
+  return x;
+}
+
+// A word as a number in [-2^31, 2^31).
+RNNFAST_INLINE Vec<float> number_of(NoiseWord word) {
+  return __builtin_convertvector(reinterpret_cast<Bits<float>>(word), Vec<float>);
 }
 
 // Two normal numbers from two random words: r cos(p) and r sin(p), where r^2 = -2 ln(u) and p is a
 // quarter turn for the two highest bits, and in [-pi/4, pi/4) for the others.
-RNNFAST_INLINE void box_muller(const NoiseWord& of_radius, const NoiseWord& of_angle, float* first,
+RNNFAST_INLINE void box_muller(NoiseWord of_radius, NoiseWord of_angle, float* first,
                                float* second) {
   constexpr float kHalfPi = 1.57079633f;
-  for (int l = 0; l < kNoiseWidth; ++l) {
-    // The middles of 2^31 intervals: never 0.
-    const float u = (static_cast<float>(static_cast<int32_t>(of_radius[l] >> 1)) + 0.5f) * 0x1p-31f;
-    const float r = std::sqrt(-2 * log_of(u));
-    const uint32_t turns = of_angle[l];
-    const float p = static_cast<float>(static_cast<int32_t>(turns << 2)) * (kHalfPi * 0x1p-32f);
-    const float q = p * p;
-    const float sine = p + p * q * ((-1.95172989e-4f * q + 8.33217815e-3f) * q - 1.66666549e-1f);
-    const float cosine = 1 + q * ((-1.35978230e-3f * q + 4.16562946e-2f) * q - 4.99998948e-1f);
-    const bool is_odd = (turns >> 30 & 1) != 0;
-    const uint32_t sign = turns & 0x80000000u;
-    const auto turned = [&](float value) {
-      return std::bit_cast<float>(std::bit_cast<uint32_t>(value) ^ sign);
-    };
-    first[l] = r * turned(is_odd ? -sine : cosine);
-    second[l] = r * turned(is_odd ? cosine : sine);
-  }
+  // (sin(p) / p - 1) / p^2 and (cos(p) - 1) / p^2, of p^2
+  constexpr float kSine[] = {-1.95172989e-4f, 8.33217815e-3f, -1.66666549e-1f};
+  constexpr float kCosine[] = {-1.35978230e-3f, 4.16562946e-2f, -4.99998948e-1f};
+  // The middles of 2^31 intervals: never 0.
+  const Vec<float> u = (number_of(of_radius >> 1) + 0.5f) * 0x1p-31f;
+  const Vec<float> r = square_root(-2.0f * log_of(u));
+  const Vec<float> p = number_of(of_angle << 2) * (kHalfPi * 0x1p-32f);
+  const Vec<float> q = p * p;
+  const Vec<float> sine = p + p * q * polynomial<float>(q, kSine);
+  const Vec<float> cosine = 1.0f + q * polynomial<float>(q, kCosine);
+  const auto is_odd = (of_angle & 1u << 30) != 0;
+  const auto turned = [&](Vec<float> value) {
+    const auto sign = reinterpret_cast<Bits<float>>(of_angle & 1u << 31);
+    return from_bits<float>(to_bits<float>(value) ^ sign);
+  };
+  store(first, r * turned(is_odd ? -sine : cosine));
+  store(second, r * turned(is_odd ? cosine : sine));
 }
 
 struct Noise {
