@@ -33,9 +33,10 @@ def recur(backend: Backend, r: Recurrence) -> tuple[Tensor, Tensor]:
     if not needs_grad(r):
         hs, h_last, _ = backend.rnn_forward(r, False)
     elif backend.is_differentiable:
-        hs, h_last, _ = backend.rnn_forward(with_own_inputs(r), True)
+        own = r._replace(ids=_copy(r.ids), resets=_copy(r.resets))
+        hs, h_last, _ = backend.rnn_forward(own, True)
     else:
-        hs, h_last, _ = RNN.apply(with_own_inputs(r), backend, *tensors_of(r))  # type: ignore[no-untyped-call]
+        hs, h_last, *_ = RNN.apply(r, backend, *tensors_of(r))  # type: ignore[no-untyped-call]
     return hs, h_last
 
 
@@ -62,15 +63,9 @@ def needs_grad(r: Recurrence) -> bool:
     )
 
 
-def with_own_inputs(r: Recurrence) -> Recurrence:
-    """Copy ids and resets: the caller may change them before the backward pass needs them."""
-    if r.resets is not None:
-        resets = r.resets.clone(memory_format=torch.contiguous_format)
-        r = Recurrence(*r[:9], resets, *r[10:])  # `_replace` takes 2 us
-    if r.ids is None:
-        return r
-    ids = r.ids.clone(memory_format=torch.contiguous_format)
-    return Recurrence(r.cell, r.x, ids, *r[3:])
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    """Of ids and resets: the caller may change them before the backward pass needs them."""
+    return None if tensor is None else tensor.clone()
 
 
 def tensors_of(r: Recurrence) -> tuple[Tensor | None, ...]:
@@ -85,28 +80,28 @@ def tensors_of(r: Recurrence) -> tuple[Tensor | None, ...]:
 class RNN(torch.autograd.Function):
     """The recurrence over a backend that torch cannot differentiate by itself.
 
-    What a leaky cell saves is a result, so that it can be differentiated again.
+    What a leaky cell saves is a result, too, so that it can be differentiated again.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, r: Recurrence, backend: Backend, *tensors: Any
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(ctx: Any, r: Recurrence, backend: Backend, *tensors: Any) -> tuple[Tensor, ...]:
         hs, h_last, saved = backend.rnn_forward(r, True)
-        ctx.save_for_backward(hs, saved, r.ids, r.W_hh, r.h0, r.leak)
+        ctx.save_for_backward(hs, saved, _copy(r.ids), r.W_hh, r.h0, r.leak)
         ctx.set_materialize_grads(False)
-        ctx.cell, ctx.options, ctx.V, ctx.backend = r.cell, r[6:11], r.x.shape[0], backend
-        return hs, h_last, saved
+        options = (*r[6:9], _copy(r.resets), r.resets_to_h0)
+        ctx.rest = (r.cell, options, r.x.shape[0], backend)
+        return (hs, h_last) if saved is None else (hs, h_last, saved)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hs, saved, ids, W_hh, h0, leak = ctx.saved_tensors
-        grad_hs, grad_h_last, grad_saved = grads
-        fields = (ctx.cell, hs, ids, W_hh, None, h0, *ctx.options, leak)
+        cell, options, V, backend = ctx.rest
+        fields = (cell, hs, ids, W_hh, None, h0, *options, leak)
         r = Recurrence(*fields)
+        grad_hs, grad_h_last, *of_saved = grads
         needed = ctx.needs_input_grad[2:]
-        args = (ctx.V, hs, saved, grad_hs, grad_h_last, Needs(*needed[1:]), grad_saved)
-        made = run_backward(ctx.backend, Adjoint(r, *args))
+        args = (V, hs, saved, grad_hs, grad_h_last, Needs(*needed[1:]), *of_saved)
+        made = run_backward(backend, Adjoint(r, *args))
         return None, None, *_wanted(made, needed)
 
 
@@ -130,7 +125,7 @@ class RNNLogits(torch.autograd.Function):
         *tensors: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         logits, h_last, hs = backend.rnn_logits(r, W_hq, b_q, True)
-        ctx.save_for_backward(hs, r.ids, r.W_hh, W_hq, r.h0)
+        ctx.save_for_backward(hs, _copy(r.ids), r.W_hh, W_hq, r.h0)
         ctx.set_materialize_grads(False)
         ctx.cell, ctx.V, ctx.backend = r.cell, r.x.shape[0], backend
         return logits, h_last, hs

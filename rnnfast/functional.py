@@ -363,7 +363,7 @@ def _recur_and_read_out(
     small = W_hq.numel() <= backend.fused_readout and b_q.dim() == 1
     if small and not torch.is_autocast_enabled(r.x.device.type):
         if autograd.needs_grad(r):
-            args = (autograd.with_own_inputs(r), backend, W_hq, b_q, *autograd.tensors_of(r))
+            args = (r, backend, W_hq, b_q, *autograd.tensors_of(r))
             logits, h_last, _ = autograd.RNNLogits.apply(*args)  # type: ignore[no-untyped-call]
             return logits, h_last
         if not (torch.is_grad_enabled() and (W_hq.requires_grad or b_q.requires_grad)):
@@ -384,12 +384,10 @@ def _project(
             return W_xh, inputs, b_h
         x = gather(W_xh, inputs)
     else:
-        if not inputs.dtype.is_floating_point:
-            arguments.check_ids("inputs", inputs)
         if W_xh.dim() != 2:
             raise ValueError("W_xh is no matrix")  # of [T, V, H] each step would get its own
         x = inputs @ W_xh
-        x = x if x.dtype == W_xh.dtype else x.to(W_xh.dtype)  # under autocast it is bfloat16
+        x = x if x.dtype is W_xh.dtype else x.to(W_xh.dtype)  # under autocast it is bfloat16
     if ready or b_h is None:
         return x, None, b_h
     arguments.check_broadcasts("b_h", b_h, (x.shape[1], x.shape[2]))

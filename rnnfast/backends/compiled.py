@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from rnnfast.backends import (
@@ -117,7 +118,9 @@ class Native(Compiled):
         """
         if not r.is_plain:
             return super().rnn_forward(r, saves)
-        op, code = library.plain_rnn, CELLS[r.cell].code
+        code = CELLS[r.cell].code
+        # dynamo knows operators, and not what they call
+        op = torch.ops.rnnfast.rnn.plain if is_dynamo_compiling() else library.plain_rnn
         if not saves and _allows_bf16() and _rounds(r):
             op = torch.ops.rnnfast.rnn_bf16.default
         if r.transposed:
