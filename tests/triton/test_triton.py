@@ -50,7 +50,18 @@ def test_an_old_gpu_is_a_reason(monkeypatch):
 
 
 @needs_triton
-def test_it_serves_float_tensors_on_cuda_and_no_others():
+def test_a_machine_without_a_gpu_is_a_reason(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    explanation = explain(device="cuda")
+    assert explanation.reasons["triton"] == ["torch sees no CUDA device"]
+    assert explanation.backend == "reference"
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert triton.load_error() == ""
+
+
+@needs_triton
+def test_it_serves_float_tensors_on_cuda_and_no_others(monkeypatch):
+    monkeypatch.setattr(triton, "load_error", lambda: "")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert explain(device="cuda", dtype=dtype).reasons["triton"] == []
     assert "float64" in explain(device="cuda", dtype=torch.float64).reasons["triton"][0]

@@ -39,7 +39,11 @@ def load_error() -> str:
     """Why Triton cannot be used, or an empty string; does not import it."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (a CUDA build of torch on Linux brings it)"
-    if torch.cuda.is_available() and torch.version.cuda:
+    if is_interpreted():
+        return ""
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    if torch.version.cuda:
         major, minor = torch.cuda.get_device_capability()
         if major < 8:
             return f"the GPU is of compute capability {major}.{minor}, older than 8.0"
