@@ -36,7 +36,7 @@ def image(unit: str, options: str, arch: str, sources: Mapping[str, str]) -> Com
     if (known := _read(path)) is not None:
         return known
     _announce(f"rnnfast: compiling {unit}.cu for sm_{arch}, once: {options}")
-    made = nvrtc.compile_image(unit, sources, options.split(), arch)
+    made = nvrtc.compile_image(unit, options, arch, sources)
     _keep(path, made)
     return made
 
