@@ -41,11 +41,6 @@ def image(unit: str, options: str, arch: str, sources: Mapping[str, str]) -> Com
     return made
 
 
-def is_cached(unit: str, options: str, arch: str, sources: Mapping[str, str]) -> bool:
-    """Whether `image` would answer without the compiler."""
-    return _read(_path(unit, options, arch, sources)) is not None
-
-
 def directory() -> Path:
     """Where images are kept."""
     return Path(os.environ.get("RNNFAST_CACHE") or user_cache()) / "images"
