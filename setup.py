@@ -24,6 +24,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
+DEVICE = CSRC / "cuda" / "device"
 BUILD = ROOT / "build" / "native"  # persists, so that ninja compiles only what changed
 # What ninja and its shell read names files from there: whatever the path of the sources holds (a
 # space, a quote, a dollar), neither sees it.
@@ -79,13 +80,9 @@ def instruction_sets() -> dict[str, str]:
 
 def object_files() -> list[tuple[str, Path, str]]:
     """(object, source, flags), in link order."""
-    shared = [
-        *sorted(CSRC.glob("*.cpp")),
-        *sorted((CSRC / "torch").glob("*.cpp")),
-        *sorted((CSRC / "ops").glob("*.cpp")),
-        *sorted((CSRC / "cuda" / "host").glob("*.cpp")),
-        *(CSRC / "cpu" / name for name in SHARED_SOURCES),
-    ]
+    folders = (CSRC, CSRC / "torch", CSRC / "ops", CSRC / "cuda" / "host")
+    shared = [source for folder in folders for source in sorted(folder.glob("*.cpp"))]
+    shared += [CSRC / "cpu" / name for name in SHARED_SOURCES]
     kernels = sorted(set((CSRC / "cpu").glob("*.cpp")) - set(shared))
     if device_sources():
         shared.append(BUILD / "device_sources.cpp")
@@ -113,29 +110,26 @@ def device_sources() -> list[Path]:
     An include is looked up beside the *.cu, then from csrc/ on. The sources become part of the
     library, so that the launcher's view of a kernel's parameters and the kernel's cannot differ.
     """
-    folder = CSRC / "cuda" / "device"
-    found, waiting = set[Path](), sorted(folder.glob("*.cu"))
+    found, waiting = set[Path](), sorted(DEVICE.glob("*.cu"))
     while waiting:
         path = waiting.pop()
         found.add(path)
         included = re.findall(r'^#include "(.+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
-        places = [(folder if (folder / name).exists() else CSRC) / name for name in included]
+        places = [(DEVICE if (DEVICE / name).exists() else CSRC) / name for name in included]
         waiting += [place for place in places if place not in found]
     return sorted(found)
 
 
 def included_name(path: Path) -> str:
     """How the device sources include this one."""
-    folder = CSRC / "cuda" / "device"
-    return path.name if path.parent == folder else path.relative_to(CSRC).as_posix()
+    return path.name if path.parent == DEVICE else path.relative_to(CSRC).as_posix()
 
 
 def write_device_sources(target: Path) -> None:
     """C++ that defines csrc/cuda/host/sources.h."""
-    sources = device_sources()
     rows = [
         f'    {{"{included_name(path)}", R"rnnfast({path.read_text(encoding="utf-8")})rnnfast"}},\n'
-        for path in sources
+        for path in device_sources()
     ]
     text = (
         '#include "cuda/host/sources.h"\n\nnamespace rnnfast::cuda {\n\n'

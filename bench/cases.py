@@ -165,7 +165,7 @@ class CharVocab:
     """28 single characters in the role of the book's vocabulary: token <-> index."""
 
     def __init__(self, size: int = 28) -> None:
-        self.idx_to_token = list(("?" + " " + string.ascii_lowercase + string.digits)[:size])
+        self.idx_to_token = list(("? " + string.ascii_lowercase + string.digits)[:size])
         self.token_to_idx = {token: index for index, token in enumerate(self.idx_to_token)}
 
     def __len__(self) -> int:

@@ -138,14 +138,8 @@ __all__ = [
 plt: Any  #: matplotlib.pyplot, imported when it is first asked for: see __getattr__
 
 # The book writes these names for torch's functions,
-abs, cos, cosh, sin, sinh, tanh = (
-    torch.abs,
-    torch.cos,
-    torch.cosh,
-    torch.sin,
-    torch.sinh,
-    torch.tanh,
-)
+abs, cos, cosh = torch.abs, torch.cos, torch.cosh
+sin, sinh, tanh = torch.sin, torch.sinh, torch.tanh
 exp, log, matmul, stack, concat = torch.exp, torch.log, torch.matmul, torch.stack, torch.cat
 arange, eye, linspace, meshgrid = torch.arange, torch.eye, torch.linspace, torch.meshgrid
 normal, ones, rand, tensor, zeros = torch.normal, torch.ones, torch.rand, torch.tensor, torch.zeros

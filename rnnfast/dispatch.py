@@ -54,12 +54,10 @@ class Explanation:
         lines = [f"{self.call.dtype} on {self.call.device}: backend {self.backend}, {how}"]
         for name, reasons in self.reasons.items():
             if name == self.backend:
-                why = "runs"
+                lines += [f"  {name:9} runs", *(f"  {'':9} {each}" for each in self.variants)]
             else:
                 why = "; ".join(reasons) or "could run, but is not the one chosen"
-            lines.append(f"  {name:9} {why}")
-            if name == self.backend:
-                lines += [f"  {'':9} {variant}" for variant in self.variants]
+                lines.append(f"  {name:9} {why}")
         lines += self.layers
         if self.training:
             lines.append(f"the last epoch trained by {self.training}")
@@ -99,9 +97,7 @@ def backend_for(tensor: Tensor, features: tuple[str, ...] = ()) -> Backend:
     return _BACKENDS[_current_choice(tensor.device, tensor.dtype, features)]
 
 
-def _current_choice(
-    device: torch.device, dtype: torch.dtype, features: tuple[str, ...] = ()
-) -> str:
+def _current_choice(device: torch.device, dtype: torch.dtype, features: tuple[str, ...]) -> str:
     return choose(_forced.get(), device, dtype, active_transform(), features)
 
 
@@ -111,8 +107,7 @@ def kernels_for(tensor: Tensor, features: tuple[str, ...]) -> Backend | None:
     It is where the reference would be the choice, unless a torch.func transform is the reason (for
     torch's layer has none under vmap), under autocast, and while torch.jit traces.
     """
-    name = _current_kernels(tensor.device, tensor.dtype, features)
-    return _BACKENDS[name] if name else None
+    return _BACKENDS.get(_current_kernels(tensor.device, tensor.dtype, features))
 
 
 def why_no_kernels(tensor: Tensor, features: tuple[str, ...]) -> str:
@@ -123,15 +118,14 @@ def why_no_kernels(tensor: Tensor, features: tuple[str, ...]) -> str:
     explanation = _explain(_forced.get(), Call(device, tensor.dtype, active_transform(), features))
     if explanation.forced_by:
         return f"{explanation.forced_by} asks for {explanation.backend}"
-    why = [f"{name}: {'; '.join(explanation.reasons[name])}" for name in _made_for(device)]
-    return " | ".join(why) or f"there are no kernels for {device}"
+    reasons = {name: explanation.reasons[name] for name in _made_for(device)}
+    return _join(reasons) or f"there are no kernels for {device}"
 
 
 def _current_kernels(device: torch.device, dtype: torch.dtype, features: tuple[str, ...]) -> str:
     if torch._C._is_any_autocast_enabled() or torch._C._get_tracing_state() is not None:
         return ""
-    transform = active_transform()
-    if transform:
+    if active_transform():
         return _current_choice(device, dtype, features)
     return _find_kernels(_forced.get(), device, dtype, features)
 
@@ -160,7 +154,7 @@ def choose(
     device: torch.device,
     dtype: torch.dtype,
     transform: str,
-    features: tuple[str, ...] = (),
+    features: tuple[str, ...],
 ) -> str:
     """The name of the backend for a call. Cached: a call costs one look-up after the first.
 
@@ -169,7 +163,7 @@ def choose(
     call = Call(device.type, dtype, transform, features)
     explanation = _explain(forced, call)
     fast = _made_for(call.device)
-    if fast and not explanation.forced_by and explanation.backend not in fast:
+    if not explanation.forced_by and explanation.backend not in fast:
         for name in fast:
             for reason in explanation.reasons[name]:
                 warn_fallback(f"{name} cannot serve {dtype} on {call.device}: {reason}")

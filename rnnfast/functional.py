@@ -75,7 +75,8 @@ def rnn(
     """
     run: _Run = autograd.recur
     if noise != 0:
-        arguments.check_noise(noise, generator)
+        arguments.check_number("noise", noise)
+        arguments.check_generator(generator)
         run = partial(autograd.recur_with_noise, noise, generator)
     elif resets is None and leak is None:
         return _run_layer(run, inputs, h0, W_xh, W_hh, b_h, nonlinearity)

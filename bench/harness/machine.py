@@ -39,12 +39,12 @@ def describe(device: str = "cpu") -> dict[str, Any]:
     return found
 
 
-def commit(checkout: Path = ROOT) -> dict[str, Any]:
-    """The checkout's commit, and whether its files differ from it; None where git cannot tell.
+def commit() -> dict[str, Any]:
+    """This checkout's commit, and whether its files differ from it; None where git cannot tell.
 
     Results are no part of what is measured.
     """
-    git = ("git", "-C", str(checkout))
+    git = ("git", "-C", str(ROOT))
     name = _first_line(*git, "rev-parse", "HEAD")
     code = (".", ":!bench/results")
     dirty = bool(_first_line(*git, "status", "--porcelain", "--untracked-files=no", "--", *code))

@@ -82,10 +82,9 @@ class Run:
     def _part(self, part: Part, log: IO[bytes]) -> None:
         """Its last line is told, and that it failed."""
         limit = max(1.0, min(part.limit, self._end - time.monotonic()))
-        places = {"FOLDER": str(self.file.parent), "NAME": self._suite.name}
-        command = [sys.executable, *part.arguments]
-        for place, value in places.items():
-            command = [argument.replace(place, value) for argument in command]
+        folder, name = str(self.file.parent), self._suite.name
+        arguments = [a.replace("FOLDER", folder).replace("NAME", name) for a in part.arguments]
+        command = [sys.executable, *arguments]
         try:
             done = subprocess.run(
                 command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, timeout=limit

@@ -17,15 +17,12 @@ VERSIONS = {"torch": torch.__version__}
 def make(variant: str, task: Sequences, threads: int, device: str) -> Layers:
     """variant: "torch", "compile" or "ours"."""
     torch.set_num_threads(threads)
+    rnn = _stack(task)
     if variant == "ours":
         import rnnfast
-        import rnnfast.nn
 
         warnings.simplefilter("error", rnnfast.FallbackWarning)
-        ours = _stack(task, rnnfast.nn.RNN)
-        ours.load_state_dict(_stack(task, nn.RNN).state_dict())
-        return Layers(ours, task, device)
-    rnn = _stack(task, nn.RNN)
+        rnnfast.convert(rnn)
     layers = Layers(rnn, task, device)
     if variant == "compile":
         layers.call = torch.compile(rnn)
@@ -34,7 +31,7 @@ def make(variant: str, task: Sequences, threads: int, device: str) -> Layers:
 
 def in_float64(task: Sequences) -> Layers:
     """torch's layers, as the truth."""
-    return Layers(_stack(task, nn.RNN).double(), task, "cpu")
+    return Layers(_stack(task).double(), task, "cpu")
 
 
 class Layers:
@@ -79,12 +76,7 @@ class Layers:
         return output.data, h_n
 
 
-def _stack(task: Sequences, module: type[nn.RNN]) -> nn.RNN:
-    case = task.case
+def _stack(task: Sequences) -> nn.RNN:
+    case, both = task.case, task.case.directions == 2
     torch.manual_seed(0)
-    return module(
-        case.inputs,
-        case.hidden,
-        case.layers,
-        bidirectional=case.directions == 2,
-    )
+    return nn.RNN(case.inputs, case.hidden, case.layers, bidirectional=both)

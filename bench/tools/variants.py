@@ -130,7 +130,7 @@ def _why_wrong(device: Device, variant: Variant, operation: str) -> str:
         if choice is None:
             return ""  # no batch of this size can run by it
         device.force(choice)
-        inputs = _inputs(6, B, H, torch.float32, device.name)
+        inputs = _inputs(6, B, H, device.name)
         got = _call(operation, inputs, nonlinearity)()
         with dispatch.use_backend("reference"):
             loop = _call(operation, inputs, nonlinearity)()
@@ -168,7 +168,7 @@ def _question(operation: str, B: int, H: int, cell: int = 0) -> Question:
 
 def _step_us(device: Device, operation: str, B: int, H: int) -> float:
     """Microseconds per step of the kernel, the launch left out."""
-    calls = [_call(operation, _inputs(T, B, H, torch.float32, device.name)) for T in _T]
+    calls = [_call(operation, _inputs(T, B, H, device.name)) for T in _T]
     seconds: list[list[float]] = [[], []]
     for _ in range(_ROUNDS):
         for call, taken in zip(calls, seconds, strict=True):
@@ -177,11 +177,11 @@ def _step_us(device: Device, operation: str, B: int, H: int) -> float:
     return max(0.0, (last - first) / (_T[1] - _T[0]) * 1e6)
 
 
-def _inputs(T: int, B: int, H: int, dtype: torch.dtype, device: str) -> list[Tensor]:
-    """W_hh, x, h0 in [-1, 1], and a gradient of hs; rounded to float32 whatever the dtype."""
+def _inputs(T: int, B: int, H: int, device: str) -> list[Tensor]:
+    """W_hh, x, h0 in [-1, 1], and a gradient of hs."""
     g = torch.Generator().manual_seed(T + B + H)
     shapes = ((H, H), (T, B, H), (B, H), (T, B, H))
-    found = [torch.randn(shape, generator=g).to(device, dtype) for shape in shapes]
+    found = [torch.randn(shape, generator=g).to(device) for shape in shapes]
     found[0] *= H**-0.5
     found[2].tanh_()
     return found

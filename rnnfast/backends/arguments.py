@@ -109,12 +109,6 @@ def check_resets(resets: Tensor, T: int, B: int, name: str, inputs: Tensor) -> N
     _check_device("resets", resets, name, inputs)
 
 
-def check_noise(noise: float, generator: torch.Generator | None) -> None:
-    """Normal noise can be drawn."""
-    check_number("noise", noise)
-    check_generator(generator)
-
-
 def check_loss(
     ids: Tensor,  # [T, B]
     targets: Tensor,  # [T, B]

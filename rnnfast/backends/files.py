@@ -1,4 +1,4 @@
-"""Writing a file so that a reader sees the old one or the new one, never a part of it."""
+"""Where files are kept, and writing one so that a reader sees the old or the new, never a part."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def user_cache() -> Path:
+    """The folder of the user's cache that is ours."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():  # unset, or not to be heeded by the XDG specification
+        cache = Path.home() / ".cache"
+    return cache / "rnnfast"
 
 
 @contextlib.contextmanager

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rnnfast import functional
 from rnnfast.book import models
@@ -78,17 +77,19 @@ def _continue(
     """Return the prefix's ids and num_preds more."""
     num_preds = max(0, operator.index(num_preds))  # below 0 it counts as 0, as in the book
     state = net.begin_state(batch_size=1, device=device)
-    first = prefix[0]  # an empty prefix is an IndexError, as in the book
-    pick = _picker(temperature, generator)
+    last = prefix[-1]  # an empty prefix is an IndexError, as in the book
     if type(net) is models.RNNModelScratch and net.forward_fn is models.rnn:
         return prefix + _decode_ours(prefix, num_preds, net, state, temperature, generator)
-    for token in prefix[1:]:
-        _, state = net(torch.tensor([[first]], device=device), state)
-        first = token
-    token_id, chosen = torch.tensor([[first]], device=device), []
+    for token in prefix[:-1]:
+        _, state = net(torch.tensor([[token]], device=device), state)
+    token_id, chosen = torch.tensor([[last]], device=device), []
     for _ in range(num_preds):
         logits, state = net(token_id, state)
-        token_id = pick(logits).reshape(1, 1)
+        if temperature == 0:
+            token_id = logits.argmax(dim=1).reshape(1, 1)
+        else:
+            p = torch.softmax(logits / temperature, 1)
+            token_id = torch.multinomial(p, 1, generator=generator)
         chosen.append(token_id)
     return prefix + [int(each) for each in chosen]
 
@@ -114,12 +115,3 @@ def _decode_ours(
         )
     chosen: list[int] = new.flatten().tolist()
     return chosen
-
-
-def _picker(temperature: float, generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
-    """A function from logits [1, V] to an id: the most probable one, or a draw."""
-    if temperature == 0:
-        return lambda logits: logits.argmax(dim=1)
-    return lambda logits: torch.multinomial(
-        torch.softmax(logits / temperature, 1), 1, generator=generator
-    )

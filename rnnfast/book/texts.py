@@ -10,7 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-from rnnfast.backends.files import replacing
+from rnnfast.backends.files import replacing, user_cache
 from rnnfast.book.arguments import TEXT, named, optional
 
 DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
@@ -51,7 +51,7 @@ def download(name: str, cache_dir: str | os.PathLike[str] | None = None) -> str:
         if path.exists():
             _check(path, sha1, name)
             return str(path)
-    target = Path(cache_dir or _user_cache()) / file_name
+    target = Path(cache_dir or user_cache()) / file_name
     _fetch(url, sha1, target, name)
     return str(target)
 
@@ -108,21 +108,10 @@ def letters(text: str) -> list[str]:
 
 
 def _places(cache_dir: str | os.PathLike[str] | None) -> list[Path]:
-    places = [Path("..", "data"), _user_cache()]
-    if given := os.environ.get("RNNFAST_DATA"):
-        if not Path(given).is_dir():
-            raise ValueError(f"RNNFAST_DATA is {given!r}, which must be an existing directory")
-        places.insert(0, Path(given))
-    if cache_dir:
-        places.insert(0, Path(cache_dir))
-    return places
-
-
-def _user_cache() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not cache.is_absolute():  # unset, or not to be heeded by the XDG specification
-        cache = Path.home() / ".cache"
-    return cache / "rnnfast"
+    given = os.environ.get("RNNFAST_DATA")
+    if given and not Path(given).is_dir():
+        raise ValueError(f"RNNFAST_DATA is {given!r}, which must be an existing directory")
+    return [Path(each) for each in (cache_dir, given, Path("..", "data"), user_cache()) if each]
 
 
 def _check(path: Path, sha1: str, name: str) -> None:

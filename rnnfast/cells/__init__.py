@@ -17,20 +17,16 @@ from rnnfast.cells import plain
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell by its name, with the number that names it to the operators (csrc/cells/cells.h)."""
+    """code: the number that names it to the operators (csrc/cells/cells.h)."""
 
-    name: str
     code: int
     activation: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]  # act'(z) from act(z), so that no z has to be kept
 
 
 CELLS = {
-    cell.name: cell
-    for cell in (
-        Cell("tanh", 0, plain.tanh, plain.tanh_slope),
-        Cell("relu", 1, plain.relu, plain.relu_slope),
-        Cell("leaky_tanh", 2, plain.tanh, plain.tanh_slope),
-        Cell("leaky_relu", 3, plain.relu, plain.relu_slope),
-    )
+    "tanh": Cell(0, plain.tanh, plain.tanh_slope),
+    "relu": Cell(1, plain.relu, plain.relu_slope),
+    "leaky_tanh": Cell(2, plain.tanh, plain.tanh_slope),
+    "leaky_relu": Cell(3, plain.relu, plain.relu_slope),
 }

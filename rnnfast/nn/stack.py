@@ -24,7 +24,9 @@ def run(
     weights: Sequence[Tensor],  # of each layer as `layer.forward` takes them
 ) -> tuple[Tensor, Tensor]:
     """hs of the last layer [T, B, D * H] (packed [N, D * H]), and the last states like hx."""
-    wants_grad = torch.is_grad_enabled() and _require_grad(x, hx, leak, *weights)
+    wants_grad = torch.is_grad_enabled() and any(
+        each is not None and each.requires_grad for each in (x, hx, leak, *weights)
+    )
     if wants_grad and x.dtype == torch.int64:
         x = x.clone()  # the caller may change the ids
     if wants_grad and not calls[0].backend.is_differentiable:
@@ -117,10 +119,6 @@ def _forward(
         if activity is not None:
             activities.append(activity)
     return _together(last), all_hs, activities
-
-
-def _require_grad(*tensors: Tensor | None) -> bool:
-    return any(each is not None and each.requires_grad for each in tensors)
 
 
 def _wanted(x: bool, h0: bool, leak: bool, weights: tuple[bool, ...], D: int) -> Wanted:

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     wanted = [
         (arch, each)
         for arch in options.arch or _architectures_here()
-        for each in kernel_table.kernels(_capability(arch))
+        for each in kernel_table.kernels(int(arch.rstrip("a")))
     ]
     rows: list[dict[str, Any]] = []
     with image_cache.quietly():
@@ -42,10 +42,6 @@ def _architectures_here() -> list[str]:
     if not capabilities:
         raise RuntimeError("there is no CUDA device here: say --arch 90a, the one to build for")
     return sorted(map(nvrtc.architecture, capabilities))
-
-
-def _capability(arch: str) -> int:
-    return int(arch.rstrip("a"))
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

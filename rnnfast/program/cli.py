@@ -92,47 +92,39 @@ class _Refused(argparse.Action):
 
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:
-    def setting(flag: str, summary: str, **kwargs: Any) -> None:
+    def setting(flag: str, name: str, type: Callable[[str], Any], value: str, summary: str) -> None:
         # None means "not given": --resume then takes the value from the checkpoint.
-        name = kwargs["dest"]
-        parser.add_argument(flag, help=f"{summary} (default {getattr(Settings, name)})", **kwargs)
+        help = f"{summary} (default {getattr(Settings, name)})"
+        parser.add_argument(flag, dest=name, type=type, metavar=value, help=help)
 
-    positive = _whole_number(1)
+    positive, count = _whole_number(1), _whole_number(0)
     parser.add_argument(
         "--data",
         type=_corpus,
         metavar="|".join((*texts.NAMED, "FILE")),
         help="text to train on (default: the book time_machine, or docs where it cannot be had)",
     )
-    setting("--batch-size", "sequences per batch", dest="batch_size", type=positive, metavar="N")
-    setting("--num-steps", "characters per sequence", dest="num_steps", type=positive, metavar="N")
-    setting("--hiddens", "hidden units", dest="num_hiddens", type=positive, metavar="N")
-    setting("--layers", "recurrent layers", dest="layers", type=positive, metavar="N")
+    setting("--batch-size", "batch_size", positive, "N", "sequences per batch")
+    setting("--num-steps", "num_steps", positive, "N", "characters per sequence")
+    setting("--hiddens", "num_hiddens", positive, "N", "hidden units")
+    setting("--layers", "layers", positive, "N", "recurrent layers")
     parser.add_argument(
         "--bidirectional",
         action=_Refused,
         nargs=0,
         help="refused: a network that reads the text backwards as well cannot generate",
     )
-    setting("--lr", "learning rate", dest="lr", type=_positive_float, metavar="X")
-    setting(
-        "--clip", "largest gradient norm; 0 or none: no limit", dest="clip", type=_clip, metavar="X"
-    )
-    setting("--epochs", "epochs in total", dest="epochs", type=positive, metavar="N")
-    setting(
-        "--max-tokens",
-        "characters of the text to use; 0: all",
-        dest="max_tokens",
-        type=_whole_number(0),
-        metavar="N",
-    )
+    setting("--lr", "lr", _positive_float, "X", "learning rate")
+    setting("--clip", "clip", _clip, "X", "largest gradient norm; 0 or none: no limit")
+    setting("--epochs", "epochs", positive, "N", "epochs in total")
+    setting("--max-tokens", "max_tokens", count, "N", "characters of the text to use; 0: all")
     parser.add_argument(
         "--random-iter",
         action="store_const",
         const=True,
         help="sample sequences at random instead of in order",
     )
-    setting("--seed", "seed of all randomness", dest="seed", type=_whole_number(0), metavar="N")
+    setting("--seed", "seed", count, "N", "seed of all randomness")
     parser.add_argument(
         "--device",
         type=_device,
@@ -208,16 +200,12 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_no_options(parser: argparse.ArgumentParser) -> None:
-    pass
-
-
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("Train on a text; leaves a checkpoint and a curve.", _add_train_options),
     "generate": ("Continue a text with a trained network.", _add_generate_options),
     "bench": ("Compare training speed with the textbook's own loop.", _add_bench_options),
     "build": ("Compile the CUDA kernels ahead of their first use.", _add_build_options),
-    "info": ("Show versions, the native build, and which backend runs.", _add_no_options),
+    "info": ("Show versions, the native build, and which backend runs.", lambda _: None),
 }
 
 

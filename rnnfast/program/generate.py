@@ -30,15 +30,6 @@ def run(options: argparse.Namespace) -> int:
         generator.seed()
     else:
         generator.manual_seed(options.seed)
-    show(
-        generate(
-            options.prefix,
-            options.n,
-            net,
-            vocab,
-            device,
-            temperature=options.temperature,
-            generator=generator,
-        )
-    )
+    call = (options.prefix, options.n, net, vocab, device)
+    show(generate(*call, temperature=options.temperature, generator=generator))
     return 0

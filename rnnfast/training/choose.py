@@ -22,18 +22,17 @@ def level_for(
     net: Any, loss: Callable[..., Tensor], updater: Updater, clip: float | None
 ) -> tuple[GeneralLevel | graphs.GraphLevel, str]:
     """The fastest level for these, and why it is not a faster one (empty for the device's best)."""
-    level: type[GeneralLevel] = GeneralLevel
-    chosen: graphs.GraphLevel | None = None
-    reason = _why_not_ours(net) or _why_not_mean_cross_entropy(loss)
-    if not reason:
-        level, reason = LossLevel, _why_not_plain_sgd(updater, net.params)
-        if not reason:
-            from rnnfast.training import graphs  # 4 ms, only where they are needed
+    level: type[GeneralLevel] = StepLevel
+    if reason := _why_not_ours(net) or _why_not_mean_cross_entropy(loss):
+        level = GeneralLevel
+    elif reason := _why_not_plain_sgd(updater, net.params):
+        level = LossLevel
+    step: GeneralLevel | graphs.GraphLevel = level(net, loss, updater, clip)
+    if isinstance(step, StepLevel):
+        from rnnfast.training import graphs  # 4 ms, only where they are needed
 
-            level = StepLevel
-            if graphs.exist_for(net.params[0]) and not (reason := graphs.why_not(net)):
-                chosen = graphs.GraphLevel(StepLevel(net, loss, updater, clip))
-    step = chosen or level(net, loss, updater, clip)
+        if graphs.exist_for(net.params[0]) and not (reason := graphs.why_not(net)):
+            step = graphs.GraphLevel(step)
     note_choice(step.name, step.summary, reason)
     return step, reason
 

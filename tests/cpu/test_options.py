@@ -202,7 +202,7 @@ def test_operators_are_sound() -> None:
 def test_cells_have_the_same_codes_everywhere() -> None:
     header = library.LIBRARY.parents[1] / "csrc" / "cells" / "cells.h"
     camel = {name: "k" + name.title().replace("_", "") for name in CELLS}
-    codes = ", ".join(f"{camel[cell.name]} = {cell.code}" for cell in CELLS.values())
+    codes = ", ".join(f"{camel[name]} = {cell.code}" for name, cell in CELLS.items())
     assert f"{{ {codes} }}" in header.read_text()
 
 

@@ -155,7 +155,8 @@ def test_a_step_refuses_what_does_not_fit(change, message):
 @pytest.mark.parametrize("d2l", [True, False])
 @pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
 def test_clip_of_more_gradients_than_a_launch_takes(dtype, d2l):
-    clipping.check(cuda, [torch.randn(i % 7, 3, dtype=dtype) for i in range(150)], 0.5, d2l)
+    grads = [torch.randn(i % 7, 3, dtype=dtype) for i in range(150)]
+    clipping.check(cuda.clip_grads_, grads, 0.5, d2l)
 
 
 def test_clip_of_any_layout():
@@ -169,7 +170,7 @@ def test_clip_of_any_layout():
         torch.empty(0, 4),
         torch.randn(5, 1, 6, dtype=F64).transpose(0, 2),
     ]
-    clipping.check(cuda, grads, 0.5, True)
+    clipping.check(cuda.clip_grads_, grads, 0.5, True)
 
 
 def test_clip_of_nothing_is_zero():

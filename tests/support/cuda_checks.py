@@ -1,12 +1,12 @@
 """The emulated kernels around the recurrence against torch and the reference."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from rnnfast.backends.reference import reference
-from support.compare import assert_close_to_f64
+from support import clipping
 from support.cuda_kernels import clip, cross_entropy
 from support.emulator import build
 
@@ -24,13 +24,7 @@ def check_finds(check, bug, schedules):
 
 
 def check_clip(grads, max_norm, d2l, **options):
-    same, wide = [g.clone() for g in grads], [g.double() for g in grads]
-    norm = clip(grads, max_norm, d2l, **options)
-    same_norm = reference.clip_grads_(same, max_norm, d2l)
-    wide_norm = reference.clip_grads_(wide, max_norm, d2l)
-    assert_close_to_f64("norm", norm, same_norm, wide_norm)
-    for i, (got, want, truth) in enumerate(zip(grads, same, wide, strict=True)):
-        assert_close_to_f64(f"grads[{i}]", got, want, truth)
+    clipping.check(partial(clip, **options), grads, max_norm, d2l)
 
 
 def torch_cross_entropy(logits, targets):

@@ -48,14 +48,8 @@ def table_of(grads, parameters=None):
         if grad.is_contiguous():
             layout = {"row": grad.numel(), "stride": 1}
         else:
-            assert grad.dim() == 2
-            layout = dict(
-                zip(
-                    ("row", "row_stride", "stride"),
-                    (grad.shape[1], grad.stride(0), grad.stride(1)),
-                    strict=True,
-                )
-            )
+            row_stride, stride = grad.stride()
+            layout = {"row": grad.shape[1], "row_stride": row_stride, "stride": stride}
         entries.append(
             params(
                 "GradientRows",

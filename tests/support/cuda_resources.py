@@ -55,7 +55,7 @@ def compile_by_nvcc(unit: str, options: str, arch: str) -> Compiled:
 
 
 def compile_by_nvrtc(unit: str, options: str, arch: str) -> Compiled:
-    return nvrtc.compile_image(unit, bridge.sources(), options.split(), arch)
+    return nvrtc.compile_image(unit, options, arch, bridge.sources())
 
 
 COMPILERS = {"nvrtc": compile_by_nvrtc, "nvcc": compile_by_nvcc}

@@ -1,6 +1,6 @@
 """Models to generate with, and what is right for the ids that come out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -53,13 +53,12 @@ class Model:
         return self.states_along(ids)[0] @ self.W_hq + self.b_q
 
     def to(self, dtype):
-        parts = {
+        changed = {
             name: value.to(dtype)
-            if isinstance(value, Tensor) and value.is_floating_point()
-            else value
             for name, value in vars(self).items()
+            if isinstance(value, Tensor) and value.is_floating_point()
         }
-        return Model(**parts)
+        return replace(self, **changed)
 
 
 def check_infinite_states(B, H, backend, dtype=torch.float32):
@@ -118,11 +117,10 @@ def check_sampled(model, u, temperature, ids, h_last):
     check_last_state(model, ids, h_last)
 
 
-def constant_logits(logits, H=5, dtype=torch.float32):
+def constant_logits(logits, dtype=torch.float32):
     """A model whose logits do not depend on its state."""
-    V = len(logits)
-    model = make(1, H, V, dtype)
-    model.W_hq = torch.zeros(H, V, dtype=dtype)
+    model = make(1, 5, len(logits), dtype)
+    model.W_hq.zero_()
     model.b_q = torch.tensor(logits, dtype=dtype)
     return model
 

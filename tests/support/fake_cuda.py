@@ -1,4 +1,4 @@
-"""A stand-in for `capture.Cuda` on CPU tensors: work is queued, captured and replayed as on a GPU.
+"""A stand-in for `cuda_graph.Device` on CPU tensors: work is queued, captured, replayed as there.
 
 Nothing that goes through it is done before somebody has to wait for it, so that a buffer that is
 written too early spoils the result. A capture executes nothing; a replay repeats the operations on

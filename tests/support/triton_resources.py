@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -92,14 +92,10 @@ def noted() -> Iterator[list[Launch]]:
         )
 
     modules = (recurrence, embedding, cross_entropy, clip_norm, generate)
-    patches = [mock.patch.object(module, "launch", note) for module in modules]
-    for patch in patches:
-        patch.start()
-    try:
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(mock.patch.object(module, "launch", note))
         yield launches
-    finally:
-        for patch in patches:
-            patch.stop()
 
 
 class Model:

@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 USUAL_H, USUAL_B, USUAL_V = (64, 128, 256, 512, 1024), (1, 32, 256), 28
 
 
-def load_error() -> str:
-    """Why this backend cannot be used here, or an empty string; starts it otherwise."""
-    return _start(is_emulated())
-
-
 def is_emulated() -> bool:
     """Whether a driver that runs kernels on the CPU stands in for the real one."""
     return bool(os.environ.get("RNNFAST_CUDA_DRIVER"))
@@ -39,6 +34,7 @@ def is_emulated() -> bool:
 
 @functools.cache
 def _start(emulated: bool) -> str:
+    """Why this backend cannot be used here, or an empty string; starts it otherwise."""
     from rnnfast.backends.cuda import bridge, nvrtc
 
     if not emulated:
@@ -64,13 +60,6 @@ def _current(emulated: bool) -> int:
     return 0 if emulated else torch.cuda.current_device()
 
 
-def check_errors(device: torch.device) -> None:
-    """Raise what earlier calls had to complain about; see `bridge.check`."""
-    from rnnfast.backends.cuda import bridge
-
-    bridge.check(_index(device))
-
-
 def plan_for(question: Question) -> Plan | None:
     """The kernel for a call, its clusters as the device says; None: step by step."""
     from rnnfast.backends.cuda import bridge, choose_decode, choose_recurrence
@@ -82,47 +71,6 @@ def plan_for(question: Question) -> Plan | None:
         )
     choice = choose_recurrence.chosen(question)
     return choice.plan if choice else None
-
-
-def explain(device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | None) -> list[str]:
-    """What serves the forward pass and the training of a net of these H and V, in lines.
-
-    None: of some usual ones.
-
-    The device is asked as a call asks it, so kernels may be compiled.
-    """
-    from rnnfast.backends.cuda import bridge, choose_recurrence
-
-    setting = torch.get_float32_matmul_precision()
-    least_exact = precision.least_exact()
-    lines = [f"products as exact as {least_exact}, as torch's precision {setting!r} asks"]
-    nets = [sizes] if sizes else [(H, USUAL_V) for H in USUAL_H]
-    for H, V in nets:
-        for B in USUAL_B if sizes else (32,):
-            question = _question("rnn_forward", B, H, V, device, dtype)
-            lines.append(f"H={H} B={B}: {choose_recurrence.explain(question)}")
-    bits = torch.finfo(dtype).bits
-    for H, V in nets:
-        choice = bridge.training_choice(H, V, bits, _index(device))
-        lines.append(f"training H={H} V={V}: {choice}")
-    return lines
-
-
-def explain_layer(device: torch.device, dtype: torch.dtype, layer: Layer) -> list[str]:
-    """What serves the passes of a layer, in lines; see `Backend.layer_variants`."""
-    from rnnfast.backends.cuda import choose_recurrence
-    from rnnfast.backends.cuda.kernel_table import LEAKY_CELLS, OPERATIONS
-
-    H, cell, has_options, directions = layer
-    code = CELLS[cell].code
-    has_options = has_options or code in LEAKY_CELLS
-    lines = []
-    for operation in OPERATIONS:
-        for B in USUAL_B:
-            question = _question(operation, B, H, 0, device, dtype, code, has_options, directions)
-            how = choose_recurrence.explain(question)
-            lines.append(f"{operation.removeprefix('rnn_')} H={H} B={B}: {how}")
-    return lines
 
 
 def _question(
@@ -157,18 +105,45 @@ class Cuda(Compiled):
         return is_emulated()
 
     def load_error(self) -> str:
-        return library.load_error() or load_error()
+        return library.load_error() or _start(is_emulated())
 
     def variants(
         self, device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | None
     ) -> list[str]:
-        return explain(device, dtype, sizes)
+        """The device is asked as a call asks it, so kernels may be compiled."""
+        from rnnfast.backends.cuda import bridge, choose_recurrence
+
+        setting = torch.get_float32_matmul_precision()
+        exact = precision.least_exact()
+        lines = [f"products as exact as {exact}, as torch's precision {setting!r} asks"]
+        nets = [sizes] if sizes else [(H, USUAL_V) for H in USUAL_H]
+        for H, V in nets:
+            for B in USUAL_B if sizes else (32,):
+                question = _question("rnn_forward", B, H, V, device, dtype)
+                lines.append(f"H={H} B={B}: {choose_recurrence.explain(question)}")
+        for H, V in nets:
+            choice = bridge.training_choice(H, V, torch.finfo(dtype).bits, _index(device))
+            lines.append(f"training H={H} V={V}: {choice}")
+        return lines
 
     def layer_variants(self, device: torch.device, dtype: torch.dtype, layer: Layer) -> list[str]:
-        return explain_layer(device, dtype, layer)
+        from rnnfast.backends.cuda import choose_recurrence
+        from rnnfast.backends.cuda.kernel_table import LEAKY_CELLS, OPERATIONS
+
+        H, cell, has_options, directions = layer
+        code = CELLS[cell].code
+        call = (device, dtype, code, has_options or code in LEAKY_CELLS, directions)
+        lines = []
+        for operation in OPERATIONS:
+            for B in USUAL_B:
+                how = choose_recurrence.explain(_question(operation, B, H, 0, *call))
+                lines.append(f"{operation.removeprefix('rnn_')} H={H} B={B}: {how}")
+        return lines
 
     def check_errors(self, device: torch.device) -> None:
-        check_errors(device)
+        from rnnfast.backends.cuda import bridge
+
+        bridge.check(_index(device))
 
     def ops(self, tensor: Tensor) -> Any:
         _allow_products()

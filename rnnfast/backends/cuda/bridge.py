@@ -11,11 +11,9 @@ import ctypes
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rnnfast.backends.cuda import image_cache, nvrtc, precision
-
-LIBRARY = Path(__file__).parents[2] / "_C.so"
+from rnnfast.backends.library import LIBRARY
 
 
 @dataclass(frozen=True)
@@ -225,11 +223,10 @@ def _call(name: str, *arguments: object) -> None:
 @functools.cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))  # loaded before, by torch
-    library.rnnfast_cuda_source_name.restype = ctypes.c_char_p
-    library.rnnfast_cuda_source_text.restype = ctypes.c_char_p
     library.rnnfast_cuda_needs.argtypes = [
         *(ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
     ]
     for name in ("rnnfast_cuda_source_name", "rnnfast_cuda_source_text"):
-        getattr(library, name).argtypes = [ctypes.c_size_t]
+        function = getattr(library, name)
+        function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_size_t]
     return library

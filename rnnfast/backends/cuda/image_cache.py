@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rnnfast.backends.cuda import nvrtc
 from rnnfast.backends.cuda.nvrtc import Compiled, Resources
-from rnnfast.backends.files import replacing
+from rnnfast.backends.files import replacing, user_cache
 
 _MAGIC = b"rnnfast image 1\n"
 
@@ -36,24 +36,14 @@ def image(unit: str, options: str, arch: str, sources: Mapping[str, str]) -> Com
     if (known := _read(path)) is not None:
         return known
     _announce(f"rnnfast: compiling {unit}.cu for sm_{arch}, once: {options}")
-    made = nvrtc.compile_image(unit, sources, options.split(), arch)
+    made = nvrtc.compile_image(unit, options, arch, sources)
     _keep(path, made)
     return made
 
 
-def is_cached(unit: str, options: str, arch: str, sources: Mapping[str, str]) -> bool:
-    """Whether `image` would answer without the compiler."""
-    return _read(_path(unit, options, arch, sources)) is not None
-
-
 def directory() -> Path:
     """Where images are kept."""
-    if chosen := os.environ.get("RNNFAST_CACHE"):
-        return Path(chosen) / "images"
-    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not cache.is_absolute():  # unset, or not to be heeded by the XDG specification
-        cache = Path.home() / ".cache"
-    return cache / "rnnfast" / "images"
+    return Path(os.environ.get("RNNFAST_CACHE") or user_cache()) / "images"
 
 
 def _path(unit: str, options: str, arch: str, sources: Mapping[str, str]) -> Path:

@@ -122,7 +122,7 @@ class Variant:
         macros = dict(zip(MACROS[self.unit], self.macros, strict=True)) | others
         return " ".join(f"-DRF_{name}={int(value)}" for name, value in macros.items())
 
-    def recurrence_options(self, operation: str, cell: int, has_options: bool = False) -> list[str]:
+    def recurrence_options(self, operation: str, cell: int, has_options: bool) -> list[str]:
         """The kernels for an operation: for dense inputs, then for ids, where these differ."""
         macros = {"BACKWARD": operation == "rnn_backward", "CELL": cell}
         if has_options or cell in LEAKY_CELLS:
@@ -186,7 +186,8 @@ def kernels(capability: int) -> list[Kernels]:
     found = [Kernels(unit, options) for unit, several in UNITS.items() for options in several]
     for variant in table():
         if variant.runs_on(capability):
-            of_unit = _OF_UNIT[variant.unit](variant, capability)
+            decodes = variant.unit == "decode"
+            of_unit = _decodes(variant) if decodes else _recurrences(variant, capability)
             found += [each for each in of_unit if each.shared_bytes <= room]
     return found
 
@@ -205,17 +206,11 @@ def _recurrences(variant: Variant, capability: int) -> Iterator[Kernels]:
                     yield Kernels(variant.unit, options, needs.shared_bytes)
 
 
-def _decodes(variant: Variant, _capability: int) -> Iterator[Kernels]:
+def _decodes(variant: Variant) -> Iterator[Kernels]:
     for rows in sorted({1, variant["ROWS"]}):
         for holds_tables, cell in itertools.product((True, False), CELLS):
             options = variant.with_rows(rows).options(HOLDS_TABLES=holds_tables, CELL=cell)
             yield Kernels(variant.unit, options)
-
-
-_OF_UNIT = {
-    **dict.fromkeys(("cluster", "large_batch", "single_block"), _recurrences),
-    "decode": _decodes,
-}
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import ctypes
 import functools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,16 +62,14 @@ def parse_report(text: str) -> dict[str, Resources]:
     return found
 
 
-def compile_image(
-    unit: str, sources: Mapping[str, str], options: Sequence[str], arch: str
-) -> Compiled:
+def compile_image(unit: str, options: str, arch: str, sources: Mapping[str, str]) -> Compiled:
     """Compile sources[unit + ".cu"], which may include the other sources, for "80", "90a", ...
 
     Raises CompilerError where the compiler is missing, too old for `arch`, or refuses the source.
     """
     library = _library()
     headers = {name: text for name, text in sources.items() if not name.endswith(".cu")}
-    flags = [*FLAGS, f"--gpu-architecture=sm_{arch}", *options]
+    flags = [*FLAGS, f"--gpu-architecture=sm_{arch}", *options.split()]
     program = ctypes.c_void_p()
     _check(
         library.nvrtcCreateProgram(
@@ -90,7 +88,7 @@ def compile_image(
         if failed:
             raise CompilerError(
                 f"NVRTC {version()} does not compile {unit}.cu for sm_{arch} "
-                f"({' '.join(options)}): {_error_text(failed)}\n{log}"
+                f"({options}): {_error_text(failed)}\n{log}"
             )
         return Compiled(_output(program, "CUBIN"), parse_report(log))
     finally:
@@ -112,7 +110,7 @@ def architecture(compute_capability: int) -> str:
     """
     if compute_capability < 80:
         raise CompilerError(
-            f"the device has compute capability {_dotted(compute_capability)}; 8.0 is the least"
+            f"the device has compute capability {compute_capability / 10}; 8.0 is the least"
         )
     count = ctypes.c_int()
     _check(_library().nvrtcGetNumSupportedArchs(ctypes.byref(count)), "list its architectures")
@@ -126,7 +124,7 @@ def architecture(compute_capability: int) -> str:
     if not family:
         raise CompilerError(
             f"NVRTC {version()} knows no architecture for compute capability "
-            f"{_dotted(compute_capability)}; a newer torch brings a newer one"
+            f"{compute_capability / 10}; a newer torch brings a newer one"
         )
     best = max(family)
     return "90a" if best == 90 else str(best)
@@ -200,7 +198,3 @@ def _check(result: int, what: str) -> None:
 def _error_text(result: int) -> str:
     text: bytes = _library().nvrtcGetErrorString(result)
     return text.decode()
-
-
-def _dotted(compute_capability: int) -> str:
-    return f"{compute_capability // 10}.{compute_capability % 10}"

@@ -35,21 +35,6 @@ from rnnfast.backends.triton import checks
 _PLAIN = torch.contiguous_format
 
 
-def load_error() -> str:
-    """Why Triton cannot be used, or an empty string; does not import it."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (a CUDA build of torch on Linux brings it)"
-    if is_interpreted():
-        return ""
-    if not torch.cuda.is_available():
-        return "torch sees no CUDA device"
-    if torch.version.cuda:
-        major, minor = torch.cuda.get_device_capability()
-        if major < 8:
-            return f"the GPU is of compute capability {major}.{minor}, older than 8.0"
-    return ""
-
-
 def is_interpreted() -> bool:
     """Whether TRITON_INTERPRET=1 has Triton run its kernels in Python, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "") == "1"
@@ -64,7 +49,18 @@ class Triton(Backend):
         return is_interpreted()
 
     def load_error(self) -> str:
-        return load_error()
+        """Does not import Triton."""
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed (a CUDA build of torch on Linux brings it)"
+        if self.stands_in():
+            return ""
+        if not torch.cuda.is_available():
+            return "torch sees no CUDA device"
+        if torch.version.cuda:
+            major, minor = torch.cuda.get_device_capability()
+            if major < 8:
+                return f"the GPU is of compute capability {major}.{minor}, older than 8.0"
+        return ""
 
     def variants(
         self, device: torch.device, dtype: torch.dtype, sizes: tuple[int, int] | None

@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import math
-import os
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
+
+from rnnfast.backends.triton import is_interpreted
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
@@ -19,20 +20,15 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> No
     if not math.prod(grid):
         return
     device = next(arg.device for arg in args if isinstance(arg, Tensor))
-    if not interpreted():
+    if not is_interpreted():
         options["enable_fp_fusion"] = True
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         kernel[grid](*args, **options)
 
 
-def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels, as read when they were decorated."""
-    return os.environ.get("TRITON_INTERPRET", "") == "1"
-
-
-def padded(size: int, least: int = 16) -> int:
+def padded(size: int) -> int:
     """The power of two that a block of `size` elements takes; 16 is the least that tl.dot takes."""
-    return max(least, int(triton.next_power_of_2(size)))
+    return max(16, int(triton.next_power_of_2(size)))
 
 
 def dot_precision(dtype: torch.dtype) -> str:

@@ -27,7 +27,6 @@ def driver() -> ctypes.CDLL:
     """The driver's twin."""
     build.emulator()  # its functions are found by their names
     path = build._compile("driver", [build.HERE / "driver.cpp"], ["-fPIC", "-shared"])
-    os.environ["RNNFAST_CUDA_DRIVER"] = str(path)
     library = ctypes.CDLL(str(path))
     library.emulated_driver_launches.restype = ctypes.c_ulonglong
     return library
