@@ -72,8 +72,9 @@ class RNN(torch.nn.RNN):
         if leak is not None:
             if not isinstance(leak, Tensor):
                 check_number("leak", leak)
-            value = torch.as_tensor(leak, dtype=like.dtype, device=like.device).clone()
-            _check_leak(value, self.hidden_size)
+                leak = torch.tensor(float(leak), dtype=torch.float64, device="cpu")
+            _check_leak(leak, self.hidden_size)
+            value = leak.detach().to(like.device, like.dtype, copy=True)
             if learn_leak:
                 self.leak = torch.nn.Parameter(value)
             else:
@@ -307,5 +308,5 @@ def _check_types(x: Any, hx: Any, resets: Any) -> None:
 def _check_leak(leak: Tensor, H: int) -> None:
     if leak.shape not in ((), (H,)):
         raise ValueError(f"leak has shape {tuple(leak.shape)}, must be a number or ({H},)")
-    if not ((leak > 0) & (leak <= 1)).all():
+    if not leak.is_meta and not ((leak > 0) & (leak <= 1)).all():
         raise ValueError(f"leak is {leak.tolist()}, must be in (0, 1]")

@@ -42,6 +42,27 @@ def test_a_leak_that_is_none_is_refused(leak):
         nn.RNN(V, H, learn_leak=True)
 
 
+@pytest.mark.parametrize("learn_leak", [False, True])
+def test_a_leak_is_a_copy_that_sends_nothing_back(learn_leak):
+    given = torch.full((H,), 0.5, requires_grad=True)
+    layer = nn.RNN(V, H, leak=given, learn_leak=learn_leak)
+    copy.deepcopy(layer)(torch.randn(T, B, V))[0].sum().backward()
+    assert layer.leak.requires_grad == learn_leak
+    assert layer.leak.data_ptr() != given.data_ptr()
+    assert given.grad is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_leaky_layer_without_memory_takes_a_state_dict(device):
+    same, x = nn.RNN(V, H, leak=torch.linspace(0.1, 1, H)), torch.randn(T, B, V)
+    with torch.device("meta"):
+        layer = nn.RNN(V, H, leak=torch.ones(H, device=device))
+        with pytest.raises(ValueError, match=r"leak is 1\.5"):
+            nn.RNN(V, H, leak=1.5)
+    layer.load_state_dict(same.state_dict(), assign=True)
+    torch.testing.assert_close(layer(x), same(x))
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_a_reset_starts_a_new_sequence(batch_first, num_layers):
