@@ -187,6 +187,7 @@ BAD_CALLS = {
     "hx layers": lambda layer: layer(torch.zeros(5, 2, 3), torch.zeros(3, 2, 4)),
     "hx dtype": lambda layer: layer(torch.zeros(5, 2, 3), torch.zeros(2, 2, 4).double()),
     "hx packed": lambda layer: layer(pack_sequence([torch.zeros(3, 3)]), torch.zeros(2, 3, 4)),
+    "axes packed": lambda layer: layer(pack_sequence([torch.zeros(3, 1, 3)])),
     "features packed": lambda layer: layer(pack_sequence([torch.zeros(3, 4)])),
 }
 
