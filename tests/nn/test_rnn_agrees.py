@@ -151,6 +151,13 @@ def test_other_dtypes_and_devices():
     assert layer.to("meta")(x.to("meta", torch.float16))[0].device.type == "meta"
 
 
+def test_complex_numbers_are_torchs():
+    ours, torchs = _twins({"input_size": 3, "hidden_size": 4}, torch.complex64)
+    x = torch.randn(5, 2, 3, dtype=torch.complex64)
+    for got, want in zip(ours(x), torchs(x), strict=True):
+        assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_ids_are_one_hot_vectors(batch_first, bidirectional, backend_of_module):
