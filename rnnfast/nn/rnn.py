@@ -41,8 +41,8 @@ class RNN(torch.nn.RNN):
             begins there and the one before it know nothing of each other.
         generator: what the noise is drawn from; torch's own generator by default.
 
-    Where no kernel serves a call (half precision on the CPU, complex numbers, autocast, a device
-    without kernels, weights that make gradients of each sample), torch's own implementation runs;
+    Where no kernel serves a call (half precision on the CPU, autocast, a device without kernels,
+    weights that make gradients of each sample), torch's own implementation runs;
     `rnnfast.explain(module)` says so.
     Raises what torch.nn.RNN raises.
     """
