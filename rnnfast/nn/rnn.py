@@ -215,7 +215,8 @@ class RNN(torch.nn.RNN):
         T, B = len(batch_sizes), int(batch_sizes[0])
         hx = None if hx is None else self.permute_hidden(hx, order)
         if resets is not None:
-            check_resets(resets, (B, T) if self.batch_first else (T, B), "input", data)
+            if not torch.compiler.is_compiling():  # a traced call does not know its B
+                check_resets(resets, (B, T) if self.batch_first else (T, B), "input", data)
             resets = self.permute_hidden(resets.T if self.batch_first else resets, order)
         hs, h_n = self._run(backend, data, hx, B, batch_sizes, resets, generator)
         return PackedSequence(hs, batch_sizes, order, back), self.permute_hidden(h_n, back)
