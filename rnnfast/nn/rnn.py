@@ -167,10 +167,10 @@ class RNN(torch.nn.RNN):
         if hx is None and self.learns_h0:
             if packed:
                 hx = self._start(int(input[1][0]))
-            elif x.dim() == 2:
-                hx = self.h0
-            else:
+            elif x.dim() == 3:
                 hx = self._start(x.shape[0 if self.batch_first else 1])
+            else:
+                hx = self.h0
         return input, hx
 
     def _forward_padded(

@@ -151,6 +151,13 @@ def test_other_dtypes_and_devices():
     assert layer.to("meta")(x.to("meta", torch.float16))[0].device.type == "meta"
 
 
+@pytest.mark.parametrize("axes", [1, 4])
+def test_with_a_learnt_h0_other_dtypes_are_refused_in_torchs_words(axes):
+    x = torch.zeros((3,) * axes, dtype=torch.float16)
+    with pytest.raises(ValueError, match=f"Expected input to be 2D or 3D, got {axes}D"):
+        nn.RNN(3, 4, learn_h0=True).half()(x)
+
+
 def test_complex_numbers_are_torchs():
     ours, torchs = _twins({"input_size": 3, "hidden_size": 4}, torch.complex64)
     x = torch.randn(5, 2, 3, dtype=torch.complex64)
