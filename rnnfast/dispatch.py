@@ -101,18 +101,21 @@ def _current_choice(device: torch.device, dtype: torch.dtype, features: tuple[st
     return choose(_forced.get(), device, dtype, active_transform(), features)
 
 
-def kernels_for(tensor: Tensor, features: tuple[str, ...]) -> Backend | None:
+def kernels_for(
+    tensor: Tensor, features: tuple[str, ...], has_options: bool = False
+) -> Backend | None:
     """The backend for a call that torch's own layer can serve, too: None where that is better.
 
     It is where the reference would be the choice, unless a torch.func transform is the reason (for
-    torch's layer has none under vmap), under autocast, and while torch.jit traces.
+    torch's layer has none under vmap), under autocast, for complex numbers, and while torch.jit
+    traces. With has_options, torch's layer cannot: None is where the reference is the choice.
     """
-    return _BACKENDS.get(_current_kernels(tensor.device, tensor.dtype, features))
+    return _BACKENDS.get(_current_kernels(tensor.device, tensor.dtype, features, has_options))
 
 
-def why_no_kernels(tensor: Tensor, features: tuple[str, ...]) -> str:
+def why_no_kernels(tensor: Tensor, features: tuple[str, ...], has_options: bool) -> str:
     """Why `kernels_for` gives None, or the reference."""
-    if torch._C._is_any_autocast_enabled():
+    if torch._C._is_any_autocast_enabled() and not has_options:
         return "autocast is on"
     device = tensor.device.type
     explanation = _explain(_forced.get(), Call(device, tensor.dtype, active_transform(), features))
@@ -122,8 +125,14 @@ def why_no_kernels(tensor: Tensor, features: tuple[str, ...]) -> str:
     return _join(reasons) or f"there are no kernels for {device}"
 
 
-def _current_kernels(device: torch.device, dtype: torch.dtype, features: tuple[str, ...]) -> str:
-    if torch._C._is_any_autocast_enabled() or torch._C._get_tracing_state() is not None:
+def _current_kernels(
+    device: torch.device, dtype: torch.dtype, features: tuple[str, ...], has_options: bool
+) -> str:
+    if not has_options and (
+        torch._C._is_any_autocast_enabled()
+        or torch._C._get_tracing_state() is not None
+        or dtype.is_complex
+    ):
         return ""
     if active_transform():
         return _current_choice(device, dtype, features)

@@ -89,7 +89,7 @@ def _check_options(
 ) -> None:
     """What turns the plain recurrence into another one fits."""
     if resets is not None:
-        check_resets(resets, inputs.shape[0], inputs.shape[1], "inputs", inputs)
+        check_resets(resets, inputs.shape[:2], "inputs", inputs)
     if isinstance(leak, Tensor):
         _check_tensor("leak", leak)
         if leak.shape not in ((), W_hh.shape[:1]):
@@ -100,11 +100,11 @@ def _check_options(
         check_number("leak", leak)
 
 
-def check_resets(resets: Tensor, T: int, B: int, name: str, inputs: Tensor) -> None:
-    """The mask has a place for each row of each step."""
+def check_resets(resets: Tensor, steps: tuple[int, ...], name: str, inputs: Tensor) -> None:
+    """The mask has the shape `steps`: a place for each row of each step, in the caller's order."""
     _check_tensor("resets", resets)
-    if resets.shape != (T, B) or resets.dtype != torch.bool:
-        expected = f"a bool tensor of shape {(T, B)}"
+    if resets.shape != steps or resets.dtype != torch.bool:
+        expected = f"a bool tensor of shape {tuple(steps)}"
         raise RuntimeError(f"resets is {described(resets)}, must be {expected}")
     _check_device("resets", resets, name, inputs)
 

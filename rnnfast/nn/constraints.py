@@ -64,5 +64,6 @@ class Dale(torch.nn.Module):
     def right_inverse(self, W: Tensor) -> Tensor:
         """The free parameter for a weight that is assigned: its magnitude."""
         if self.signs.shape != W.shape[1:]:
-            raise ValueError(f"signs has shape {tuple(self.signs.shape)}, must be {W.shape[1:]}")
+            expected = tuple(W.shape[1:])
+            raise ValueError(f"signs has shape {tuple(self.signs.shape)}, must be {expected}")
         return W.abs()

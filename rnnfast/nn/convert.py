@@ -39,10 +39,11 @@ def revert(module: _Module) -> _Module:
 
 def _exchange(module: torch.nn.Module, old: type, new: type) -> None:
     for layer in list(_of_class(module, old)):
-        if type(layer) is old:
+        own = type(layer)
+        if own is old:
             layer.__class__ = new
-        else:  # torch.nn.utils.parametrize gave this one module a class of its own
-            type(layer).__bases__ = (new,)
+        else:  # a class from torch.nn.utils.parametrize, which copies of the module share
+            layer.__class__ = type(own.__name__, (new,), dict(vars(own)))
 
 
 def _of_class(module: torch.nn.Module, cls: type) -> Iterator[RNN]:

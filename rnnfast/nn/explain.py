@@ -35,13 +35,14 @@ def _explain_one(name: str, rnn: RNN) -> list[str]:
 
 def _how(rnn: RNN, packed: bool) -> tuple[str, list[str]]:
     """What runs a layer, and which of its kernels."""
-    like, features = rnn.example, rnn.asks(packed, resets=False)
-    backend = dispatch.kernels_for(like, features)
+    has_options = rnn.is_more_than_torchs
+    asked = rnn.example, rnn.asks(packed, resets=False), has_options
+    backend = dispatch.kernels_for(*asked)
     if backend is not None and not backend.is_differentiable:
         return f"the kernels of {backend.name}", _kernels(backend, rnn, packed)
-    is_torchs = backend is None and not rnn.is_more_than_torchs
+    is_torchs = backend is None and not has_options
     what = "torch's own implementation" if is_torchs else "the reference"
-    return f"{what}, since {dispatch.why_no_kernels(like, features)}", []
+    return f"{what}, since {dispatch.why_no_kernels(*asked)}", []
 
 
 def _kernels(backend: Backend, rnn: RNN, packed: bool) -> list[str]:

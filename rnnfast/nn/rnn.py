@@ -41,9 +41,9 @@ class RNN(torch.nn.RNN):
             begins there and the one before it know nothing of each other.
         generator: what the noise is drawn from; torch's own generator by default.
 
-    Where no kernel serves a call (half precision on the CPU, autocast, a torch.func transform, a
-    device without kernels, weights that make gradients of each sample), torch's own implementation
-    runs; `rnnfast.explain(module)` says so.
+    Where no kernel serves a call (half precision on the CPU, autocast, a device without kernels,
+    weights that make gradients of each sample), torch's own implementation runs;
+    `rnnfast.explain(module)` says so.
     Raises what torch.nn.RNN raises.
     """
 
@@ -72,8 +72,9 @@ class RNN(torch.nn.RNN):
         if leak is not None:
             if not isinstance(leak, Tensor):
                 check_number("leak", leak)
-            value = torch.as_tensor(leak, dtype=like.dtype, device=like.device).clone()
-            _check_leak(value, self.hidden_size)
+                leak = torch.tensor(float(leak), dtype=torch.float64, device="cpu")
+            _check_leak(leak, self.hidden_size)
+            value = leak.detach().to(like.device, like.dtype, copy=True)
             if learn_leak:
                 self.leak = torch.nn.Parameter(value)
             else:
@@ -130,7 +131,7 @@ class RNN(torch.nn.RNN):
         except _REFUSALS:  # no other: checkpoints leave a forward pass by an exception of their own
             _check_types(x, hx, resets)
             check_generator(generator)
-            if x.dtype != torch.int64 and resets is None:
+            if x.dtype != torch.int64:
                 super().forward(input, hx)  # says in torch's words what it refuses
             raise
         return super().forward(*self._for_torch(input, hx))
@@ -166,10 +167,10 @@ class RNN(torch.nn.RNN):
         if hx is None and self.learns_h0:
             if packed:
                 hx = self._start(int(input[1][0]))
-            elif x.dim() == 2:
-                hx = self.h0
-            else:
+            elif x.dim() == 3:
                 hx = self._start(x.shape[0 if self.batch_first else 1])
+            else:
+                hx = self.h0
         return input, hx
 
     def _forward_padded(
@@ -182,9 +183,13 @@ class RNN(torch.nn.RNN):
     ) -> tuple[Tensor, Tensor]:
         axes = 2 if x.dtype == torch.int64 else 3
         is_batched = x.dim() == axes
+        if not is_batched and x.dim() != axes - 1:
+            raise ValueError(
+                f"input is {described(x)}, must be token ids [T, B] or [T], or features"
+            )
+        if resets is not None:
+            check_resets(resets, x.shape if axes == 2 else x.shape[:-1], "input", x)
         if not is_batched:
-            if x.dim() != axes - 1:
-                raise ValueError(f"input has {x.dim()} axes, must have {axes - 1} or {axes}")
             x = x.unsqueeze(1)
             hx = None if hx is None else hx.unsqueeze(1)
             resets = None if resets is None else resets.unsqueeze(1)
@@ -205,10 +210,14 @@ class RNN(torch.nn.RNN):
         generator: torch.Generator | None,
     ) -> tuple[PackedSequence, Tensor]:
         data, batch_sizes, order, back = input
+        if data.dim() != (1 if data.dtype == torch.int64 else 2):
+            raise ValueError(f"input is {described(data)}, must be token ids [N], or features")
+        T, B = len(batch_sizes), int(batch_sizes[0])
         hx = None if hx is None else self.permute_hidden(hx, order)
         if resets is not None:
+            if not torch.compiler.is_compiling():  # a traced call does not know its B
+                check_resets(resets, (B, T) if self.batch_first else (T, B), "input", data)
             resets = self.permute_hidden(resets.T if self.batch_first else resets, order)
-        B = int(batch_sizes[0])
         hs, h_n = self._run(backend, data, hx, B, batch_sizes, resets, generator)
         return PackedSequence(hs, batch_sizes, order, back), self.permute_hidden(h_n, back)
 
@@ -227,9 +236,6 @@ class RNN(torch.nn.RNN):
             self.check_hidden_size(hx, (self._rows(), B, self.hidden_size))
         elif self.learns_h0:
             hx = self._start(B)
-        if resets is not None and not backend.checks_arguments:
-            T = len(x) if batch_sizes is None else len(batch_sizes)
-            check_resets(resets, T, B, "input", x)
         if resets is not None and torch.is_grad_enabled():
             resets = resets.clone()  # the caller may change the mask before the backward pass
         D, H, last = 2 if self.bidirectional else 1, self.hidden_size, []
@@ -307,5 +313,5 @@ def _check_types(x: Any, hx: Any, resets: Any) -> None:
 def _check_leak(leak: Tensor, H: int) -> None:
     if leak.shape not in ((), (H,)):
         raise ValueError(f"leak has shape {tuple(leak.shape)}, must be a number or ({H},)")
-    if not ((leak > 0) & (leak <= 1)).all():
+    if not leak.is_meta and not ((leak > 0) & (leak <= 1)).all():
         raise ValueError(f"leak is {leak.tolist()}, must be in (0, 1]")

@@ -1,8 +1,14 @@
 """convert and revert: the class of the layers changes, and nothing else."""
 
+import copy
+
 import pytest
 import torch
-from torch.nn.utils.parametrize import is_parametrized, register_parametrization
+from torch.nn.utils.parametrize import (
+    is_parametrized,
+    register_parametrization,
+    remove_parametrizations,
+)
 
 import rnnfast
 from rnnfast import nn
@@ -72,6 +78,20 @@ def test_a_parametrized_layer_is_converted():
     torch.testing.assert_close(layer(x), want)
     rnnfast.revert(layer)
     assert not isinstance(layer, nn.RNN)
+
+
+def test_a_copy_of_a_parametrized_layer_stays_what_it_is():
+    layer = torch.nn.RNN(3, 4)
+    register_parametrization(layer, "weight_hh_l0", torch.nn.Tanh(), unsafe=True)
+    ours = rnnfast.convert(copy.deepcopy(layer))
+    assert isinstance(ours, nn.RNN)
+    assert not isinstance(layer, nn.RNN)
+    again = rnnfast.revert(copy.deepcopy(ours))
+    assert isinstance(ours, nn.RNN)
+    remove_parametrizations(again, "weight_hh_l0")
+    assert type(again) is torch.nn.RNN
+    x = torch.randn(5, 2, 3)
+    torch.testing.assert_close((ours(x), again(x)), (layer(x), layer(x)))
 
 
 def test_revert_refuses_what_torch_does_not_have():

@@ -4,6 +4,7 @@ import torch
 
 import rnnfast
 from rnnfast import nn, use_backend
+from rnnfast.backends.compiled import native
 
 
 class Own(torch.nn.RNN):
@@ -36,8 +37,25 @@ def test_reasons():
     assert "no kernels for meta" in _lines(nn.RNN(3, 4, device="meta"))[0]
     with torch.autocast("cpu", torch.bfloat16):
         assert "autocast" in _lines(nn.RNN(3, 4))[0]
+        assert _lines(nn.RNN(3, 4, leak=0.5))[0].endswith("the kernels of native")
+        assert "bfloat16" in _lines(nn.RNN(3, 4, leak=0.5).bfloat16())[0]
     with use_backend("reference"):
         assert "the reference, since use_backend asks for reference" in _lines(nn.RNN(3, 4))[0]
+
+
+def test_under_autocast_the_kernels_run_what_torch_does_not_have(monkeypatch):
+    run, ran = type(native).rnn_forward, []
+
+    def noted(self, r, saves):
+        ran.append(r.cell)
+        return run(self, r, saves)
+
+    monkeypatch.setattr(type(native), "rnn_forward", noted)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = nn.RNN(3, 4, leak=0.5)(torch.randn(2, 2, 3))
+    assert ran == ["leaky_tanh"]
+    assert y.dtype == torch.float32
+    y.sum().backward()
 
 
 def test_what_it_says_is_what_runs(monkeypatch):

@@ -42,6 +42,27 @@ def test_a_leak_that_is_none_is_refused(leak):
         nn.RNN(V, H, learn_leak=True)
 
 
+@pytest.mark.parametrize("learn_leak", [False, True])
+def test_a_leak_is_a_copy_that_sends_nothing_back(learn_leak):
+    given = torch.full((H,), 0.5, requires_grad=True)
+    layer = nn.RNN(V, H, leak=given, learn_leak=learn_leak)
+    copy.deepcopy(layer)(torch.randn(T, B, V))[0].sum().backward()
+    assert layer.leak.requires_grad == learn_leak
+    assert layer.leak.data_ptr() != given.data_ptr()
+    assert given.grad is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_leaky_layer_without_memory_takes_a_state_dict(device):
+    same, x = nn.RNN(V, H, leak=torch.linspace(0.1, 1, H)), torch.randn(T, B, V)
+    with torch.device("meta"):
+        layer = nn.RNN(V, H, leak=torch.ones(H, device=device))
+        with pytest.raises(ValueError, match=r"leak is 1\.5"):
+            nn.RNN(V, H, leak=1.5)
+    layer.load_state_dict(same.state_dict(), assign=True)
+    torch.testing.assert_close(layer(x), same(x))
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_a_reset_starts_a_new_sequence(batch_first, num_layers):
@@ -202,6 +223,62 @@ def test_what_torch_does_not_know_is_named_where_it_does_not_fit(given, error, m
         nn.RNN(V, H, noise=0.1)(torch.randn(T, B, V), **given)
 
 
+PACKED = pack_sequence([torch.zeros(n, V) for n in (2, T, 4)], enforce_sorted=False)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(
+    ("input", "shape"),
+    [
+        (torch.zeros(B, T, V), (T + 1, B)),
+        (torch.zeros(B, T).long(), (T, 1)),
+        (torch.zeros(T, V), (T + 1,)),
+        (torch.zeros(T, V), (T, 1)),
+        (torch.zeros(T).long(), (T, V)),
+        (PACKED, (T, B + 1)),  # rows that the order of the sequences leaves out
+        (PACKED, (T, B - 1)),
+        (PACKED, (T,)),
+    ],
+)
+def test_resets_of_a_wrong_shape_are_named_as_they_were_given(input, shape, batch_first):
+    is_batched = isinstance(input, torch.nn.utils.rnn.PackedSequence) or len(input) == B
+    want, given = ((T, B), shape) if is_batched else ((T,), shape)
+    if batch_first and is_batched:
+        want, given = want[::-1], given[::-1]
+    elif is_batched and isinstance(input, torch.Tensor):
+        input = input.transpose(0, 1)
+    resets = torch.zeros(given, dtype=torch.bool)
+    with pytest.raises(RuntimeError) as error:
+        nn.RNN(V, H, batch_first=batch_first)(input, resets=resets)
+    expected = f"resets is a bool tensor of shape {given}, must be a bool tensor of shape {want}"
+    assert str(error.value) == expected
+
+
+@pytest.mark.parametrize(
+    "input", [torch.zeros(T, B, V + 1), torch.zeros(T, B, V).double(), torch.zeros(V), PACKED]
+)
+def test_beside_resets_an_input_is_refused_in_torchs_words(input):
+    hx = torch.zeros(1, B, H + 1) if input is PACKED else None
+    with pytest.raises(Exception) as theirs:  # noqa: PT011 -- whatever torch raises
+        torch.nn.RNN(V, H)(input, hx)
+    with pytest.raises(theirs.type) as mine:
+        nn.RNN(V, H)(input, hx, resets=torch.zeros(T, B, dtype=torch.bool))
+    assert str(mine.value) == str(theirs.value)
+
+
+@pytest.mark.parametrize(
+    ("input", "axes"),
+    [
+        (torch.zeros(T, B, V).long(), r"\[T, B\] or \[T\]"),
+        (torch.tensor(1), r"\[T, B\] or \[T\]"),
+        (pack_sequence([torch.zeros(T, V).long()]), r"\[N\]"),
+    ],
+)
+def test_integers_that_are_no_ids_are_named(input, axes):
+    with pytest.raises(ValueError, match=f"^input is an int64 tensor .* must be token ids {axes}"):
+        nn.RNN(V, H)(input)
+
+
 def test_half_precision_needs_the_reference():
     layer = nn.RNN(V, H, leak=0.5).bfloat16()
     x = torch.randn(T, B, V).bfloat16()
@@ -230,7 +307,13 @@ def test_constraints_hold_while_training():
     assert not stored.grad[~mask].any()
 
 
-@pytest.mark.parametrize("constraint", [Dale(torch.ones(H + 1)), Sparse(torch.ones(H, H + 1))])
-def test_constraints_of_another_shape_are_refused(constraint):
-    with pytest.raises(ValueError, match="has shape"):
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        (Dale(torch.ones(H + 1)), r"signs has shape \(6,\), must be \(5,\)"),
+        (Sparse(torch.ones(H, H + 1)), r"mask has shape \(5, 6\), must be \(5, 5\)"),
+    ],
+)
+def test_constraints_of_another_shape_are_refused(constraint, message):
+    with pytest.raises(ValueError, match=message):
         register_parametrization(nn.RNN(V, H), "weight_hh_l0", constraint)

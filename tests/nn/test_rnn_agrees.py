@@ -151,6 +151,20 @@ def test_other_dtypes_and_devices():
     assert layer.to("meta")(x.to("meta", torch.float16))[0].device.type == "meta"
 
 
+@pytest.mark.parametrize("axes", [1, 4])
+def test_with_a_learnt_h0_other_dtypes_are_refused_in_torchs_words(axes):
+    x = torch.zeros((3,) * axes, dtype=torch.float16)
+    with pytest.raises(ValueError, match=f"Expected input to be 2D or 3D, got {axes}D"):
+        nn.RNN(3, 4, learn_h0=True).half()(x)
+
+
+def test_complex_numbers_are_torchs():
+    ours, torchs = _twins({"input_size": 3, "hidden_size": 4}, torch.complex64)
+    x = torch.randn(5, 2, 3, dtype=torch.complex64)
+    for got, want in zip(ours(x), torchs(x), strict=True):
+        assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_ids_are_one_hot_vectors(batch_first, bidirectional, backend_of_module):
@@ -187,6 +201,7 @@ BAD_CALLS = {
     "hx layers": lambda layer: layer(torch.zeros(5, 2, 3), torch.zeros(3, 2, 4)),
     "hx dtype": lambda layer: layer(torch.zeros(5, 2, 3), torch.zeros(2, 2, 4).double()),
     "hx packed": lambda layer: layer(pack_sequence([torch.zeros(3, 3)]), torch.zeros(2, 3, 4)),
+    "axes packed": lambda layer: layer(pack_sequence([torch.zeros(3, 1, 3)])),
     "features packed": lambda layer: layer(pack_sequence([torch.zeros(3, 4)])),
 }
 

@@ -70,6 +70,10 @@ def test_compile_with_ids_and_resets():
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(ids), layer(ids))
     torch.testing.assert_close(compiled(ids, resets=resets), layer(ids, resets=resets))
+    for sort in (True, False):
+        packed = pack_sequence([torch.randn(n, V) for n in (5, 3, 2)], enforce_sorted=sort)
+        got, want = compiled(packed, resets=resets), layer(packed, resets=resets)
+        torch.testing.assert_close((got[0].data, got[1]), (want[0].data, want[1]))
 
 
 def test_export_and_reload(twins, tmp_path):
