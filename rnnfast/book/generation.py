@@ -105,7 +105,7 @@ def _decode_ours(
     device, params = net.params[0].device, net.params
     if len(prefix) > 1:
         _, state = net(torch.tensor([prefix[:-1]], device=device), state)
-    last, h = torch.tensor(prefix[-1:], device=device), state[0]
+    last, h = torch.tensor(prefix[-1:], device=device), models.only(state)
     if temperature == 0:
         new, _ = functional.greedy_decode(last, h, params, num_preds)
     else:

@@ -228,6 +228,14 @@ def test_prediction_of_nothing_and_from_nothing():
         predict_ch8("", 5, net, Letters(), "cpu")
 
 
+@pytest.mark.parametrize("prefix", ["a", "ab"])
+def test_prediction_refuses_a_state_of_two_tensors(prefix):
+    net, _ = models.pair(V, H)
+    net.init_state = lambda *_: (torch.zeros(1, H), torch.zeros(1, H))
+    with pytest.raises(ValueError, match="the state has 2 tensors"):
+        predict_ch8(prefix, 3, net, Letters(), "cpu")
+
+
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), None])
 def test_the_second_notebooks_predict_takes_digits(device):
     net = RNNModel(torch.nn.RNN(V, H), V)
