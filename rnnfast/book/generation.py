@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rnnfast import functional
+from rnnfast.backends.reference import probabilities
 from rnnfast.book import models
 from rnnfast.book.arguments import DEVICE, LIST, NET, Kind, integer, named
 
@@ -121,5 +122,5 @@ def _picker(temperature: float, generator: torch.Generator | None) -> Callable[[
     if temperature == 0:
         return lambda logits: logits.argmax(dim=1)
     return lambda logits: torch.multinomial(
-        torch.softmax(logits / temperature, 1), 1, generator=generator
+        probabilities(logits, temperature), 1, generator=generator
     )

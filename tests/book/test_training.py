@@ -261,6 +261,8 @@ def test_sampled_text_is_reproducible(foreign):
     assert texts[0] == texts[1] != texts[2]
     with pytest.raises(ValueError, match="temperature is -1"):
         generation.generate("ab", 1, net, Letters(), "cpu", temperature=-1)
+    coldest = generation.generate("ab", 40, net, Letters(), "cpu", temperature=1e-320)
+    assert coldest == generation.generate("ab", 40, net, Letters(), "cpu")
 
 
 @pytest.mark.parametrize("module", [False, True])
