@@ -15,13 +15,19 @@ from rnnfast.backends.reference import probabilities
 from rnnfast.book import models
 from rnnfast.book.arguments import DEVICE, LIST, NET, Kind, integer, named
 
+_PREFIX = Kind(
+    "a text or a list of tokens, and not empty",
+    LIST.type_fits,
+    lambda prefix: len(prefix) > 0,
+    IndexError,
+)
 _VOCAB_OR_DEVICE = Kind(
     "a Vocab, or the device where there is none",
     lambda value: hasattr(value, "idx_to_token") or DEVICE.type_fits(value),
 )
 
 
-@named(prefix=LIST, num_preds=integer(), net=NET, vocab=_VOCAB_OR_DEVICE, device=DEVICE)
+@named(prefix=_PREFIX, num_preds=integer(), net=NET, vocab=_VOCAB_OR_DEVICE, device=DEVICE)
 def predict_ch8(
     prefix: Any, num_preds: int, net: Any, vocab: Any = None, device: Any = None
 ) -> Any:

@@ -224,7 +224,7 @@ def test_predictions_of_foreign_functions_feed_one_token_at_a_time():
 def test_prediction_of_nothing_and_from_nothing():
     net, _ = models.pair(V, H)
     assert predict_ch8("ab", 0, net, Letters(), "cpu") == "ab"
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="prefix is '', must be a text or a list of tokens, and"):
         predict_ch8("", 5, net, Letters(), "cpu")
 
 
