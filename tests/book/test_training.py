@@ -115,6 +115,22 @@ def test_an_epoch_without_batches_is_an_error():
         train_epoch_ch8(net, [], torch.nn.CrossEntropyLoss(), updater, "cpu", False)
 
 
+def test_an_interrupted_epoch_leaves_gradients_on():
+    net, _ = models.pair(V, H)
+
+    def interrupted():
+        yield from _batches(2)
+        torch.set_grad_enabled(False)  # where torch.no_grad has come to when Ctrl-C cuts into it
+        raise KeyboardInterrupt
+
+    loss, updater = torch.nn.CrossEntropyLoss(), torch.optim.Adam(net.params)
+    with torch.enable_grad():
+        with pytest.raises(KeyboardInterrupt):
+            train_epoch_ch8(net, interrupted(), loss, updater, "cpu", False)
+        assert torch.is_grad_enabled()
+        train_epoch_ch8(net, _batches(), loss, updater, "cpu", False)
+
+
 def test_training_without_clipping_and_with_another_threshold():
     norms = {}
     for clip in (None, 1e-3):
