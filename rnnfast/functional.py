@@ -23,6 +23,7 @@ from rnnfast.backends import (
     TrainSteps,
     arguments,
 )
+from rnnfast.backends.reference import LEAST_TEMPERATURE
 from rnnfast.backends.reference_recurrence import gather
 from rnnfast.cells.leaky import leak_of_units
 
@@ -301,8 +302,8 @@ def sample_decode(
     arguments.check_sampling(temperature, generator)
     device, B = h0.device if generator is None else generator.device, first.shape[0]
     uniforms = torch.rand((steps, B), generator=generator, device=device).to(h0.device)
-    state = _for_batch(h0, B)
-    call = Decoding(nonlinearity, first, model, state, steps, float(temperature), uniforms)
+    state, temperature = _for_batch(h0, B), max(float(temperature), LEAST_TEMPERATURE)
+    call = Decoding(nonlinearity, first, model, state, steps, temperature, uniforms)
     return dispatch.backend_for(model.W_xh).decode(call)
 
 

@@ -276,6 +276,17 @@ def test_sampling_is_reproducible_and_the_same_on_both_backends():
     assert torch.equal(drawn[0], drawn[2])
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-38, 1e-45, 1e-320])
+def test_sampling_at_the_lowest_temperatures_takes_the_likeliest(backend, temperature):
+    first = torch.tensor([1, 2, 3])
+    for dtype in (torch.float32, torch.float64, torch.float16)[
+        : 3 if backend == "reference" else 2
+    ]:
+        h0, *params = (leaf.detach().to(dtype) for leaf in _leaves())
+        ids, _ = functional.sample_decode(first, h0, params, 9, temperature=temperature)
+        assert torch.equal(ids, functional.greedy_decode(first, h0, params, 9)[0])
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
 def test_sampling_needs_a_temperature(temperature):
     h0, *params = _leaves()

@@ -157,10 +157,13 @@ class Reference(Backend):
             if d.uniforms is None:
                 ids = logits.argmax(1)
             else:
-                ids = _inverse_cdf(torch.softmax(logits / d.temperature, 1), d.uniforms[step])
+                ids = _inverse_cdf(probabilities(logits, d.temperature), d.uniforms[step])
             out.append(ids)
         return (torch.stack(out) if out else ids.new_empty((0, ids.shape[0]))), h
 
+
+#: a temperature as low as any: below it 1 / temperature is infinite in float32, and 0 * inf a NaN
+LEAST_TEMPERATURE = torch.finfo(torch.float32).tiny
 
 reference = Reference()
 
@@ -171,6 +174,12 @@ def added_to(grads: Sequence[Tensor] | None, new: Sequence[Tensor]) -> Sequence[
         return new
     torch._foreach_add_(list(grads), list(new))
     return grads
+
+
+def probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """softmax(logits / temperature), also where that quotient would overflow."""
+    below_maximum = logits - logits.amax(1, keepdim=True)
+    return torch.softmax(below_maximum / max(temperature, LEAST_TEMPERATURE), 1)
 
 
 def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Vocab:
 
     `tokens` is a list of tokens or a list of lists of them; those rarer than `min_freq` are left
     out. Equally frequent ones keep the order of their first occurrence.
-    Source: `d2l.Vocab` of d2l 0.17.6.
+    Source: `d2l.Vocab` of d2l 0.17.6, where a token that is reserved twice has two ids.
     """
 
     unk = 0  #: the id of every token that is not in the vocabulary

@@ -10,16 +10,23 @@ from typing import Any
 import torch
 
 from rnnfast import functional
+from rnnfast.backends.reference import probabilities
 from rnnfast.book import models
 from rnnfast.book.arguments import DEVICE, LIST, NET, Kind, integer, named
 
+_PREFIX = Kind(
+    "a text or a list of tokens, and not empty",
+    LIST.type_fits,
+    lambda prefix: len(prefix) > 0,
+    IndexError,
+)
 _VOCAB_OR_DEVICE = Kind(
     "a Vocab, or the device where there is none",
     lambda value: hasattr(value, "idx_to_token") or DEVICE.type_fits(value),
 )
 
 
-@named(prefix=LIST, num_preds=integer(), net=NET, vocab=_VOCAB_OR_DEVICE, device=DEVICE)
+@named(prefix=_PREFIX, num_preds=integer(), net=NET, vocab=_VOCAB_OR_DEVICE, device=DEVICE)
 def predict_ch8(
     prefix: Any, num_preds: int, net: Any, vocab: Any = None, device: Any = None
 ) -> Any:
@@ -88,7 +95,7 @@ def _continue(
         if temperature == 0:
             token_id = logits.argmax(dim=1).reshape(1, 1)
         else:
-            p = torch.softmax(logits / temperature, 1)
+            p = probabilities(logits, temperature)
             token_id = torch.multinomial(p, 1, generator=generator)
         chosen.append(token_id)
     return prefix + [int(each) for each in chosen]
@@ -106,7 +113,7 @@ def _decode_ours(
     device, params = net.params[0].device, net.params
     if len(prefix) > 1:
         _, state = net(torch.tensor([prefix[:-1]], device=device), state)
-    last, h = torch.tensor(prefix[-1:], device=device), state[0]
+    last, h = torch.tensor(prefix[-1:], device=device), models.only(state)
     if temperature == 0:
         new, _ = functional.greedy_decode(last, h, params, num_preds)
     else:

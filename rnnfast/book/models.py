@@ -63,7 +63,7 @@ def rnn(inputs: Tensor, state: State, params: Sequence[Tensor]) -> tuple[Tensor,
     parameters of another length.
     Source: the notebook's `rnn`.
     """
-    logits, h_last = functional.rnn_logits(inputs, _only(state), params)
+    logits, h_last = functional.rnn_logits(inputs, only(state), params)
     return logits, (h_last,)
 
 
@@ -165,7 +165,7 @@ class RNNModel(nn.Module):
         return torch.zeros(shape, device=device)
 
 
-def _only(state: object) -> Tensor:
+def only(state: object) -> Tensor:
     """Take the hidden state out of its tuple. The types of error are those of the book's loop."""
     if isinstance(state, Tensor):
         raise StateError(

@@ -105,6 +105,7 @@ def train_epoch_ch8(
     step, _ = choose.level_for(net, loss, updater, clip)
     if isinstance(device, str):
         device = torch.device(device)  # once: each .to() would read the name again
+    records_gradients = torch.is_grad_enabled()
     try:
         group_size = (lambda X: 1) if use_random_iter else step.group_size
         for batches, is_last in _groups(train_iter, group_size):
@@ -116,6 +117,7 @@ def train_epoch_ch8(
             mean_losses, state = step.train(batches, state, device)
             losses.add(mean_losses, [Y.numel() for _, Y in batches])
     finally:
+        torch.set_grad_enabled(records_gradients)  # Ctrl-C as torch.no_grad begins leaves them off
         step.finish()
     total, tokens = losses.total()
     total += step.unreturned_loss()

@@ -71,17 +71,15 @@ def _saying_what_is_stored(training: Run) -> Iterator[None]:
 
 def _previous(options: argparse.Namespace) -> Checkpoint | None:
     """The checkpoint to resume from. FileExistsError where a new run would destroy a file."""
-    if options.resume:
-        return checkpoint.load(options.out / checkpoint.FILE_NAME)
     for path in (options.out / name for name in (checkpoint.FILE_NAME, CURVE, FIGURES)):
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a directory, must be a file; give another --out")
-        if path.exists() and not options.force:
+        if path.exists() and not (options.force or options.resume):
             raise FileExistsError(
                 f"{path} is there already: --resume continues that run, --force overwrites it, "
                 "--out takes another directory"
             )
-    return None
+    return checkpoint.load(options.out / checkpoint.FILE_NAME) if options.resume else None
 
 
 def _settings(options: argparse.Namespace, previous: Checkpoint | None) -> Settings:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from rnnfast import dispatch
 from rnnfast.backends.reference import reference
@@ -70,6 +72,8 @@ def _why_not_ours(net: Any) -> str:
         return "the reference backend runs, which has no fused kernels"
     if torch.is_autocast_enabled(net.params[0].device.type):
         return "autocast is on"
+    if not torch.is_grad_enabled():
+        return "torch records no gradients, as under torch.no_grad"
     return ""
 
 
@@ -79,8 +83,10 @@ def _why_not_mean_cross_entropy(loss: Any) -> str:
     plain = loss.weight is None and loss.label_smoothing == 0 and loss.ignore_index == -100
     if not plain or loss.reduction == "sum":
         return "the loss is not the plain mean over all targets"
-    if loss._forward_hooks or loss._forward_pre_hooks or loss._backward_hooks:
-        return "the loss has hooks"
+    forward = loss._forward_pre_hooks or loss._forward_hooks or "forward" in vars(loss)
+    backward = loss._backward_pre_hooks or loss._backward_hooks
+    if forward or backward or _has_any_global_hook():
+        return "the loss has hooks, or a forward of its own"
     return ""
 
 
@@ -90,7 +96,7 @@ def _why_not_plain_sgd(updater: Any, params: list[Tensor]) -> str:
         return "" if same and updater.finds_zeros() else "gradients of before would be added to"
     if type(updater) is not torch.optim.SGD:
         return f"the updater is {type(updater).__name__}, not a plain torch.optim.SGD"
-    if len(updater.param_groups) != 1 or "step" in vars(updater) or _has_hooks(updater):
+    if len(updater.param_groups) != 1 or _is_changed(updater):
         return "the optimizer has several parameter groups, hooks or a scheduler"
     group = updater.param_groups[0]
     if {id(p) for p in group["params"]} != {id(p) for p in params}:
@@ -102,5 +108,8 @@ def _why_not_plain_sgd(updater: Any, params: list[Tensor]) -> str:
     return ""
 
 
-def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+def _is_changed(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether more happens in a step than the class has; a scheduler puts its own `step` there."""
+    own = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    hooks = (*own, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+    return any(hooks) or not vars(optimizer).keys().isdisjoint(("step", "zero_grad"))

@@ -115,6 +115,22 @@ def test_an_epoch_without_batches_is_an_error():
         train_epoch_ch8(net, [], torch.nn.CrossEntropyLoss(), updater, "cpu", False)
 
 
+def test_an_interrupted_epoch_leaves_gradients_on():
+    net, _ = models.pair(V, H)
+
+    def interrupted():
+        yield from _batches(2)
+        torch.set_grad_enabled(False)  # where torch.no_grad has come to when Ctrl-C cuts into it
+        raise KeyboardInterrupt
+
+    loss, updater = torch.nn.CrossEntropyLoss(), torch.optim.Adam(net.params)
+    with torch.enable_grad():
+        with pytest.raises(KeyboardInterrupt):
+            train_epoch_ch8(net, interrupted(), loss, updater, "cpu", False)
+        assert torch.is_grad_enabled()
+        train_epoch_ch8(net, _batches(), loss, updater, "cpu", False)
+
+
 def test_training_without_clipping_and_with_another_threshold():
     norms = {}
     for clip in (None, 1e-3):
@@ -224,8 +240,16 @@ def test_predictions_of_foreign_functions_feed_one_token_at_a_time():
 def test_prediction_of_nothing_and_from_nothing():
     net, _ = models.pair(V, H)
     assert predict_ch8("ab", 0, net, Letters(), "cpu") == "ab"
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="prefix is '', must be a text or a list of tokens, and"):
         predict_ch8("", 5, net, Letters(), "cpu")
+
+
+@pytest.mark.parametrize("prefix", ["a", "ab"])
+def test_prediction_refuses_a_state_of_two_tensors(prefix):
+    net, _ = models.pair(V, H)
+    net.init_state = lambda *_: (torch.zeros(1, H), torch.zeros(1, H))
+    with pytest.raises(ValueError, match="the state has 2 tensors"):
+        predict_ch8(prefix, 3, net, Letters(), "cpu")
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), None])
@@ -253,6 +277,8 @@ def test_sampled_text_is_reproducible(foreign):
     assert texts[0] == texts[1] != texts[2]
     with pytest.raises(ValueError, match="temperature is -1"):
         generation.generate("ab", 1, net, Letters(), "cpu", temperature=-1)
+    coldest = generation.generate("ab", 40, net, Letters(), "cpu", temperature=1e-320)
+    assert coldest == generation.generate("ab", 40, net, Letters(), "cpu")
 
 
 @pytest.mark.parametrize("module", [False, True])

@@ -44,12 +44,24 @@ def test_damaged_checkpoint(
     assert str(path) in failure(capsys, main(["generate", "--checkpoint", str(path)]))
 
 
-def test_directory_in_the_place_of_the_checkpoint(
-    train: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", FILES)
+def test_directory_in_the_place_of_a_file(
+    train: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
 ) -> None:
-    (tmp_path / "out" / "checkpoint.safetensors").mkdir(parents=True)
-    assert "is a directory" in failure(capsys, train("--force"))
-    assert "is a directory" in failure(capsys, train("--resume"))
+    assert train("--epochs", 1) == 0
+    path = tmp_path / "out" / name
+    path.unlink()
+    path.mkdir()
+    before = sorted(tmp_path.glob("out/*"))
+    capsys.readouterr()
+    monkeypatch.setattr(training_run.Run, "train", lambda *_: pytest.fail("was trained"))
+    for option in ("--force", "--resume"):
+        assert f"{path} is a directory" in failure(capsys, train("--epochs", 2, option))
+    assert sorted(tmp_path.glob("out/*")) == before
 
 
 @pytest.mark.parametrize("out", ["text.txt", "text.txt/below"])

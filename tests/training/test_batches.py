@@ -1,4 +1,6 @@
-"""Minibatches of odd shapes: every level takes the same ones, and refuses others alike."""
+"""Minibatches and states of odd shapes: all levels take the same ones, and refuse others alike."""
+
+import re
 
 import pytest
 import torch
@@ -12,13 +14,13 @@ B, T, V, H = 3, 5, 7, 4
 LEVELS = {"general": "general", "loss": "loss", "step": "step", "several steps": "step"}
 
 
-def train(level: str, *batches: tuple[Tensor, Tensor]) -> tuple[float, list[Tensor]]:
+def train(
+    level: str, *batches: tuple[Tensor, Tensor], init_state=rnnfast.init_rnn_state
+) -> tuple[float, list[Tensor]]:
     """An epoch at that level: its perplexity, and the parameters after it."""
     torch.manual_seed(0)
     forward_fn = book.rnn if level == "general" else rnnfast.rnn
-    net = rnnfast.RNNModelScratch(
-        V, H, "cpu", rnnfast.get_params, rnnfast.init_rnn_state, forward_fn
-    )
+    net = rnnfast.RNNModelScratch(V, H, "cpu", rnnfast.get_params, init_state, forward_fn)
     sgd = torch.optim.SGD(net.params, 0.5)
 
     def update(batch_size: int) -> None:
@@ -91,3 +93,39 @@ def test_a_minibatch_of_three_tensors_is_named(level, batch):
     X, Y = batch
     with pytest.raises(ValueError, match="train_iter gives a tuple of 3, must give pairs"):
         train(level, (X, Y, Y))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        (torch.ones(B, H), ValueError, "the state is a bare tensor (3, 4), must be a tuple (H,)"),
+        ((torch.ones(B, H), torch.ones(B, H)), ValueError, "the state has 2 tensors, must be"),
+        ((), ValueError, "the state has 0 tensors, must be"),
+        (None, TypeError, "the state is None, must be"),
+        ((torch.ones(H),), RuntimeError, "has shape (4,), must be [B, H] = (3, 4)"),
+        ((torch.ones(1, B, H),), RuntimeError, "has shape (1, 3, 4), must be [B, H] = (3, 4)"),
+        ((torch.ones(B + 1, H),), RuntimeError, "has shape (4, 4), read as [B, H]: a batch of 4"),
+    ],
+    ids=["bare", "two", "empty", "none", "one axis", "three axes", "other batch"],
+)
+def test_a_state_of_another_form_is_refused(level, state, error, message, batch):
+    match = None if level == "general" else re.escape(message)  # that one is the book's own
+    with pytest.raises(error, match=match):
+        train(level, batch, batch, init_state=lambda *_: state)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("rows", [(1, 3), (3, 3)], ids=["a first batch of one row", "strided"])
+def test_states_that_torch_broadcasts_or_strides(level, rows, batch):
+    X, Y = batch
+    batches = [(X[: rows[0]], Y[: rows[0]]), (X, Y)]
+
+    def init_state(batch_size, num_hiddens, device):
+        return (torch.full((num_hiddens, batch_size), 0.5).T,)
+
+    wanted, params = train("general", *batches, init_state=init_state)
+    perplexity, trained = train(level, *batches, init_state=init_state)
+    assert perplexity == pytest.approx(wanted, rel=1e-5)
+    for one, other in zip(trained, params, strict=True):
+        torch.testing.assert_close(one, other)

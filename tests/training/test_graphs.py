@@ -140,7 +140,7 @@ def test_the_state_goes_from_one_graph_to_another(cuda):
 def test_a_batch_size_that_the_state_does_not_fit_is_the_same_error(cuda):
     net, _ = _twins()
     _graphed(net, _batches(4), UPDATERS["book"](net))
-    with pytest.raises(RuntimeError, match=r"must match the existing size \(4\)"):
+    with pytest.raises(RuntimeError, match=r"has shape \(4, 12\), read as \[B, H\]: a batch of 4"):
         _graphed(net, [*_batches(4), *_batches(1, b=3)], UPDATERS["book"](net))
 
 

@@ -2,6 +2,11 @@
 
 import pytest
 import torch
+from torch.nn.modules import module
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 import rnnfast
 from rnnfast import functional, optim, train_epoch_ch8
@@ -114,6 +119,14 @@ def test_opaque_updaters_schedulers_and_hooks_get_the_loss_in_one_call():
     hooked = torch.optim.SGD(net.params, 0.5)
     hooked.register_step_post_hook(lambda *args: None)
     assert _choose(net, updater=hooked)[0] == "loss"
+    patched = torch.optim.SGD(net.params, 0.5)
+    patched.zero_grad = lambda: None
+    assert _choose(net, updater=patched)[0] == "loss"
+    for register in (register_optimizer_step_pre_hook, register_optimizer_step_post_hook):
+        handle = register(lambda *args: None)
+        assert _choose(net)[0] == "loss"
+        handle.remove()
+    assert _choose(net)[0] == "step"
     net.params[0].grad = torch.ones(V, H)
     assert _choose(net, updater=optim.SGD(net.params, 0.5))[0] == "loss"
 
@@ -185,6 +198,40 @@ def test_other_losses_go_the_general_way(loss):
     level, reason = _choose(net, loss=loss)
     assert level == "general"
     assert "loss is" in reason
+
+
+def _with_another_forward(loss):
+    loss.forward = torch.nn.functional.cross_entropy
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda loss: loss.register_forward_pre_hook(lambda *args: None),
+        lambda loss: loss.register_forward_hook(lambda *args: None),
+        lambda loss: loss.register_full_backward_pre_hook(lambda *args: None),
+        lambda loss: loss.register_full_backward_hook(lambda *args: None),
+        lambda loss: module.register_module_forward_hook(lambda *args: None),
+        _with_another_forward,
+    ],
+)
+def test_losses_with_hooks_go_the_general_way(change):
+    net, _ = models.pair(V, H)
+    loss = torch.nn.CrossEntropyLoss()
+    handle = change(loss)
+    level, why = _choose(net, loss)
+    if handle:
+        handle.remove()
+    assert (level, why) == ("general", "the loss has hooks, or a forward of its own")
+
+
+def test_without_gradients_the_error_is_the_books():
+    net, _ = models.pair(V, H)
+    before = [p.detach().clone() for p in net.params]
+    updater = torch.optim.SGD(net.params, 0.5)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="does not require grad"):
+        train_epoch_ch8(net, _batches(), torch.nn.CrossEntropyLoss(), updater, "cpu", False)
+    assert all(map(torch.equal, net.params, before))
 
 
 def test_the_reference_and_autocast_go_the_general_way():

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rnnfast.backends.reference import probabilities
 from rnnfast.backends.triton.activation import activate, times
 from rnnfast.backends.triton.launch import launch, padded
 
@@ -79,7 +80,7 @@ def decode_by_steps(
         if uniforms is None:
             id = logits.argmax(1)
         else:
-            p = torch.softmax(logits.float() / temperature, 1)
+            p = probabilities(logits.float(), temperature)
             above = (p.cumsum(1) > uniforms[step].unsqueeze(1)) & (p > 0)
             last = torch.where(p > 0, torch.arange(V, device=p.device), 0).amax(1)
             id = torch.where(above.any(1), above.int().argmax(1), last)
