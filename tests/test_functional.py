@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from rnnfast import FallbackWarning, dispatch, functional, optim, use_backend
+from rnnfast.backends import Decoding, Params
 from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
 from support import models
 
 T, B, V, H = 4, 3, 5, 6
@@ -250,6 +252,25 @@ def test_nan_goes_through(backend, ids):
     assert hs[:, [0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda ids, h0, p: functional.rnn(ids, h0, *p[:3]),
+        lambda ids, h0, p: functional.rnn_logits(ids, h0, p),
+        lambda ids, h0, p: functional.rnn_cross_entropy(ids, ids, h0, p),
+        lambda ids, h0, p: torch.no_grad()(functional.rnn_cross_entropy_grads)(ids, ids, h0, p),
+        lambda ids, h0, p: functional.greedy_decode(ids[0], h0, p, 3),
+        lambda ids, h0, p: functional.sample_decode(
+            ids[0], h0, p, 3, generator=torch.Generator().manual_seed(5)
+        ),
+    ],
+    ids=["rnn", "logits", "loss", "gradients", "greedy", "sample"],
+)
+def test_a_state_of_one_row_is_that_of_all(backend, ids, call):
+    h0, *params = _leaves()
+    torch.testing.assert_close(call(ids, h0[:1], params), call(ids, h0[:1].repeat(B, 1), params))
+
+
 def test_decode_continues_the_recurrence(backend):
     h0, *params = (leaf.detach() for leaf in _leaves(torch.float32))
     first = torch.tensor([1, 2, 3])
@@ -272,8 +293,10 @@ def test_sampling_is_reproducible_and_the_same_on_both_backends():
                 first, h0, params, 20, temperature=0.7, generator=generator
             )
         drawn.append(ids)
-    assert torch.equal(drawn[0], drawn[1])
-    assert torch.equal(drawn[0], drawn[2])
+    uniforms = torch.rand(20, B, generator=torch.Generator().manual_seed(5))
+    want = reference.decode(Decoding("tanh", first, Params(*params), h0, 20, 0.7, uniforms))
+    for each in drawn:
+        assert torch.equal(each, want[0])
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])

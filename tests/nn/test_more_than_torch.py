@@ -34,6 +34,12 @@ def test_a_leaky_layer_follows_its_equation(leak, learn_leak):
     assert len(got) == 4 + learn_leak
 
 
+@pytest.mark.parametrize("noise", [-0.1, float("nan")])
+def test_a_noise_that_is_none_is_refused(noise):
+    with pytest.raises(ValueError, match="noise is"):
+        nn.RNN(V, H, noise=noise)
+
+
 @pytest.mark.parametrize("leak", [0.0, 1.5, float("nan"), torch.ones(H + 1)])
 def test_a_leak_that_is_none_is_refused(leak):
     with pytest.raises(ValueError, match="leak"):
@@ -146,6 +152,13 @@ def test_a_learnt_h0_is_the_state_at_the_start():
     torch.testing.assert_close(layer(x[:, 0])[0], got[:, 0])
     lengths = pack_sequence([x[:n, i] for i, n in enumerate((2, 6, 4))], enforce_sorted=False)
     torch.testing.assert_close(layer(lengths)[1], layer(lengths, h0)[1])
+
+
+def test_a_leak_is_copied():
+    given = torch.full((H,), 0.5)
+    layer = nn.RNN(V, H, leak=given)
+    given.zero_()
+    assert layer.leak.tolist() == [0.5] * H
 
 
 def test_options_are_copied_and_reset_and_printed():

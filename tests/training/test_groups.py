@@ -179,6 +179,18 @@ def test_an_error_leaves_the_steps_before_it():
         assert p.grad is None
 
 
+def test_an_error_before_the_first_step_leaves_the_gradients_of_before():
+    net, _ = models.pair(V, H)
+    _train(net, _minibatches([T]))
+    before = [p.grad.clone() for p in net.params]
+    batches = _minibatches([T] * 3)
+    batches[0][0][1, 3] = V
+    with pytest.raises(RuntimeError, match="smaller than num_classes"):
+        _train(net, batches)
+    for p, grad in zip(net.params, before, strict=True):
+        assert torch.equal(p.grad, grad)
+
+
 def test_an_interrupt_leaves_no_gradients_that_nobody_kept(monkeypatch):
     def interrupted(*args):
         several(*args)

@@ -44,7 +44,7 @@ UPDATERS = {
 }
 
 
-@pytest.mark.parametrize("clip", [None, 0.05, 100.0])
+@pytest.mark.parametrize("clip", [None, 0.0, 0.05, 100.0])
 @pytest.mark.parametrize("use_random_iter", [False, True])
 @pytest.mark.parametrize(
     ("level", "updater"),
@@ -359,6 +359,7 @@ def test_loss_is_differentiable_once_twice_and_retained(backend, nonlinearity):
 
     assert torch.autograd.gradcheck(run, (h0, *p))
     loss = run(h0, *p)
+    assert not functional.rnn_cross_entropy(ids, targets, h0, p)[1].requires_grad
     first = torch.autograd.grad(loss, p, retain_graph=True)
     again = torch.autograd.grad(loss, p)
     for g, w in zip(again, first, strict=True):
