@@ -80,7 +80,8 @@ def _why_not_mean_cross_entropy(loss: Any) -> str:
     plain = loss.weight is None and loss.label_smoothing == 0 and loss.ignore_index == -100
     if not plain or loss.reduction == "sum":
         return "the loss is not the plain mean over all targets"
-    if loss._forward_hooks or loss._forward_pre_hooks or loss._backward_hooks:
+    forward, backward = loss._forward_pre_hooks, loss._backward_pre_hooks
+    if forward or loss._forward_hooks or backward or loss._backward_hooks:
         return "the loss has hooks"
     return ""
 

@@ -141,6 +141,10 @@ def _hooked(net):
     net.params[0].register_hook(lambda grad: grad)
 
 
+def _hooked_after(net):
+    net.params[0].register_post_accumulate_grad_hook(lambda param: None)
+
+
 def _foreign(net):
     net.forward_fn = lambda *args: None
 
@@ -161,7 +165,9 @@ def _mixed(net):
     net.params[4] = torch.zeros(V, dtype=torch.float64, requires_grad=True)
 
 
-@pytest.mark.parametrize("change", [_frozen, _hooked, _foreign, _strided, _biased, _tied, _mixed])
+@pytest.mark.parametrize(
+    "change", [_frozen, _hooked, _hooked_after, _foreign, _strided, _biased, _tied, _mixed]
+)
 def test_other_nets_go_the_general_way(change):
     net, _ = models.pair(V, H)
     change(net)
@@ -185,6 +191,14 @@ def test_other_losses_go_the_general_way(loss):
     level, reason = _choose(net, loss=loss)
     assert level == "general"
     assert "loss is" in reason
+
+
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_a_loss_with_hooks_goes_the_general_way(kind):
+    net, _ = models.pair(V, H)
+    loss = torch.nn.CrossEntropyLoss()
+    getattr(loss, f"register_{kind}_hook")(lambda *args: None)
+    assert _choose(net, loss=loss) == ("general", "the loss has hooks")
 
 
 def test_the_reference_and_autocast_go_the_general_way():
@@ -211,14 +225,15 @@ def test_ignored_targets_are_left_out_at_every_level(updater):
         torch.testing.assert_close(p.grad, q.grad)
 
 
+@pytest.mark.parametrize("use_random_iter", [False, True])
 @pytest.mark.parametrize("updater", list(UPDATERS))
-def test_an_initial_state_that_is_learnt_gets_its_gradient(updater):
+def test_an_initial_state_that_is_learnt_gets_its_gradient(updater, use_random_iter):
     net, _ = models.pair(V, H)
     learnt = torch.zeros(B, H, requires_grad=True)
     net.init_state = lambda *args: (learnt * 1.0,)
     loss = torch.nn.CrossEntropyLoss()
-    # each batch from a fresh state: one that is carried over is cut off the graph
-    train_epoch_ch8(net, _batches(2), loss, UPDATERS[updater](net), "cpu", True)
+    # of the first batch, or each from a fresh state: one that is carried over is cut off the graph
+    train_epoch_ch8(net, _batches(2), loss, UPDATERS[updater](net), "cpu", use_random_iter)
     assert learnt.grad is not None
     assert learnt.grad.abs().sum() > 0
 
