@@ -120,6 +120,15 @@ def test_logits_without_gradient_are_those_of_recurrence_and_readout(backend, id
     torch.testing.assert_close(logits, functional.readout(hs, *params[3:]))
 
 
+def test_logits_are_rounded_under_autocast_as_eager_rounds_them(backend, ids):
+    h0, *params = _leaves(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        hs, _ = functional.rnn(ids, h0, *params[:3])
+        want = hs.flatten(0, 1) @ params[3] + params[4]
+        assert torch.equal(functional.readout(hs, *params[3:]), want)
+        assert torch.equal(functional.rnn_logits(ids, h0, params)[0], want)
+
+
 def test_logits_take_one_call_where_they_may(ids, monkeypatch):
     calls = []
     monkeypatch.setattr(functional, "readout", lambda *_: calls.append(1))

@@ -138,10 +138,14 @@ def test_noise_is_the_generators_and_of_its_size():
     assert torch.equal(layer(x)[0], layer(x)[0])
 
 
-def test_a_learnt_h0_is_the_state_at_the_start():
-    layer = nn.RNN(V, H, 2, bidirectional=True, learn_h0=True)
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+def test_a_learnt_h0_is_the_state_at_the_start(dtype, batch_first):
+    """Of torch's own implementation, too, which takes half precision."""
+    options = {"batch_first": batch_first, "bidirectional": True, "dtype": dtype}
+    layer = nn.RNN(V, H, 2, learn_h0=True, **options)
     assert not layer.h0.any()
-    x = torch.randn(T, B, V)
+    x = torch.randn((B, T, V) if batch_first else (T, B, V), dtype=dtype)
     torch.nn.init.normal_(layer.h0)
     h0 = layer.h0.detach()[:, None].expand(-1, B, -1).requires_grad_(True)
     want, got = layer(x, h0)[0], layer(x)[0]
@@ -149,8 +153,10 @@ def test_a_learnt_h0_is_the_state_at_the_start():
     got.square().sum().backward()
     (grad,) = torch.autograd.grad(want.square().sum(), h0)
     torch.testing.assert_close(layer.h0.grad, grad.sum(1))
-    torch.testing.assert_close(layer(x[:, 0])[0], got[:, 0])
-    lengths = pack_sequence([x[:n, i] for i, n in enumerate((2, 6, 4))], enforce_sorted=False)
+    rows = x.unbind(0 if batch_first else 1)
+    torch.testing.assert_close(layer(rows[0])[0], layer(rows[0], h0[:, 0])[0])
+    sequences = [row[:n] for row, n in zip(rows, (2, 6, 4), strict=True)]
+    lengths = pack_sequence(sequences, enforce_sorted=False)
     torch.testing.assert_close(layer(lengths)[1], layer(lengths, h0)[1])
 
 
