@@ -281,9 +281,11 @@ def test_a_state_of_one_row_is_that_of_all(backend, ids, call):
 
 
 def test_decode_continues_the_recurrence(backend):
-    h0, *params = (leaf.detach() for leaf in _leaves(torch.float32))
+    h0, *params = _leaves(torch.float32)
     first = torch.tensor([1, 2, 3])
     ids, h_last = functional.greedy_decode(first, h0, params, 5)
+    assert not h_last.requires_grad
+    assert not functional.sample_decode(first, h0, params, 5)[1].requires_grad
     fed = torch.cat((first[None], ids[:-1]))
     hs, want = functional.rnn(fed, h0, *params[:3])
     logits = functional.readout(hs, *params[3:]).reshape(5, 3, V)

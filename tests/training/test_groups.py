@@ -133,6 +133,23 @@ def test_what_does_not_fit_is_refused_before_the_first_step(change, message):
     _assert_same((model[0], [], model[2]), (before[0], [], before[2]), _bits)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda params, grads: params.append(params.pop()[1:]), "params: b_q is float32 .6."),
+        (lambda params, grads: grads.append(grads.pop()[1:]), "grads: b_q is float32 .6."),
+        (lambda params, grads: grads.__setitem__(1, grads[1].T), "not contiguous"),
+        (lambda params, grads: grads.__setitem__(1, params[1]), "share memory"),
+    ],
+)
+def test_what_steps_cannot_write_is_refused(change, message):
+    ids, targets = zip(*_minibatches([T, T]), strict=True)
+    params, grads, h = _model(B, H, V)
+    change(params, grads)
+    with pytest.raises(RuntimeError, match=message):
+        untyped.train_steps_(native, ids, targets, params, grads, h, 0.5, 1.0, False)
+
+
 def test_an_epoch_takes_few_calls_and_leaves_what_single_ones_do(calls):
     net, _ = models.pair(V, H)
     twin = models.ours(models.copies(net.params))

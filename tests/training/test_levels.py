@@ -111,6 +111,9 @@ def test_opaque_updaters_schedulers_and_hooks_get_the_loss_in_one_call():
     scheduled = torch.optim.SGD(net.params, 0.5)
     torch.optim.lr_scheduler.StepLR(scheduled, 1)
     assert _choose(net, updater=scheduled)[0] == "loss"
+    others = {"params": [torch.zeros(1, requires_grad=True)]}
+    groups = torch.optim.SGD([{"params": net.params}, others], 0.5)
+    assert _choose(net, updater=groups)[0] == "loss"
     hooked = torch.optim.SGD(net.params, 0.5)
     hooked.register_step_post_hook(lambda *args: None)
     assert _choose(net, updater=hooked)[0] == "loss"
@@ -157,8 +160,13 @@ def _biased(net):
     net.params[2] = torch.zeros(1, H, requires_grad=True)
 
 
+def _computed(net):
+    net.params[0] = net.params[0] * 1.0
+
+
 def _tied(net):
-    net.params[4] = net.params[2]
+    vars(net).update(vars(models.pair(H, H)[0]))
+    net.params[1] = net.params[0]
 
 
 def _mixed(net):
@@ -166,7 +174,8 @@ def _mixed(net):
 
 
 @pytest.mark.parametrize(
-    "change", [_frozen, _hooked, _hooked_after, _foreign, _strided, _biased, _tied, _mixed]
+    "change",
+    [_frozen, _hooked, _hooked_after, _foreign, _strided, _biased, _computed, _tied, _mixed],
 )
 def test_other_nets_go_the_general_way(change):
     net, _ = models.pair(V, H)
@@ -381,6 +390,16 @@ def test_loss_is_differentiable_once_twice_and_retained(backend, nonlinearity):
         assert torch.equal(g, w)
     with pytest.raises(RuntimeError, match="second time"):
         torch.autograd.grad(loss, p)
+
+
+@pytest.mark.parametrize("i", range(6))
+def test_loss_is_differentiable_in_one_alone(backend, i):
+    ids, targets, h0, p = _loss_inputs(4, 3, 5, 6, torch.float64)
+    leaves = [h0.requires_grad_(True), *p]
+    want = torch.autograd.grad(functional.rnn_cross_entropy(ids, targets, h0, p)[0], leaves)[i]
+    h0, *p = [leaf.detach().requires_grad_(k == i) for k, leaf in enumerate(leaves)]
+    (got,) = torch.autograd.grad(functional.rnn_cross_entropy(ids, targets, h0, p)[0], [h0, *p][i])
+    torch.testing.assert_close(got, want)
 
 
 @pytest.mark.filterwarnings("ignore::rnnfast.FallbackWarning")
