@@ -107,6 +107,20 @@ def test_logits_give_each_its_gradient_or_none(ids, trained, of):
             torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("of", [0, 1], ids=["logits", "state"])
+def test_several_vectors_go_back_through_logits_at_once(ids, of):
+    leaves = _leaves()
+    out = functional.rnn_logits(ids, leaves[0], leaves[1:])[of]
+    vectors = torch.randn(2, *out.shape, dtype=out.dtype)
+    with pytest.warns(FallbackWarning, match="several vectors"):
+        got = torch.autograd.grad(
+            out, leaves[:4], vectors, retain_graph=True, is_grads_batched=True
+        )
+    for i, vector in enumerate(vectors):
+        want = torch.autograd.grad(out, leaves[:4], vector, retain_graph=True)
+        torch.testing.assert_close(tuple(each[i] for each in got), want)
+
+
 @pytest.mark.parametrize("precision", ["highest", "medium"])
 def test_logits_without_gradient_are_those_of_recurrence_and_readout(backend, ids, precision):
     h0, *params = (leaf.detach() for leaf in _leaves(torch.float32))

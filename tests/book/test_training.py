@@ -1,6 +1,7 @@
 """Training and prediction against the book's own code."""
 
 import copy
+import itertools
 import math
 import random
 
@@ -208,6 +209,22 @@ def test_predictions_are_the_books(backend, prefix):
     got = predict_ch8(prefix, 30, net, Letters(), "cpu")
     assert (torch.get_rng_state().equal(rng[0]), random.getstate() == rng[1]) == (True, True)
     assert got == book.predict(prefix, 30, other, Letters(), "cpu")
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_every_token_of_a_prefix_counts(foreign):
+    net, other = models.pair(V, H)
+    if foreign:
+        net.forward_fn = lambda *args: book.rnn(*args)
+    for prefix in itertools.product("abcdef", repeat=2):
+        got = predict_ch8(prefix, 9, net, Letters(), "cpu")
+        assert got == book.predict(prefix, 9, other, Letters(), "cpu")
+
+
+def test_losses_are_rounded_as_the_book_rounds_them():
+    losses, total = torch.rand(5), training._LossSum()
+    total.add(list(losses), [7] * 5)
+    assert total.total() == (sum(float(loss * 7) for loss in losses), 35)
 
 
 def test_predictions_of_foreign_functions_feed_one_token_at_a_time():

@@ -133,6 +133,15 @@ def test_what_does_not_fit_is_refused_before_the_first_step(change, message):
     _assert_same((model[0], [], model[2]), (before[0], [], before[2]), _bits)
 
 
+def test_version_counters_see_what_steps_change():
+    ids, targets = zip(*_minibatches([T, T]), strict=True)
+    params, grads, h = _model(B, H, V)
+    before = [each._version for each in (*params, *grads, h)]
+    untyped.train_steps_(native, ids, targets, params, grads, h, 0.5, 1.0, False)
+    for each, version in zip((*params, *grads, h), before, strict=True):
+        assert each._version > version
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

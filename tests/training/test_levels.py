@@ -392,6 +392,15 @@ def test_loss_is_differentiable_once_twice_and_retained(backend, nonlinearity):
         torch.autograd.grad(loss, p)
 
 
+def test_gradients_that_were_handed_out_are_the_callers(backend):
+    ids, targets, h0, p = _loss_inputs(4, 3, 5, 6, torch.float64)
+    loss, _ = functional.rnn_cross_entropy(ids, targets, h0, p)
+    first = torch.autograd.grad(loss, p, retain_graph=True)
+    want = [grad.clone() for grad in first]
+    torch._foreach_zero_(first)
+    torch.testing.assert_close(torch.autograd.grad(loss, p), tuple(want))
+
+
 @pytest.mark.parametrize("i", range(6))
 def test_loss_is_differentiable_in_one_alone(backend, i):
     ids, targets, h0, p = _loss_inputs(4, 3, 5, 6, torch.float64)
