@@ -79,6 +79,11 @@ def test_a_fallback_warns_once_per_reason():
     assert dispatch.backend_for(half) is reference
 
 
+def test_a_feature_that_a_backend_lacks_is_a_reason():
+    with pytest.warns(FallbackWarning, match="native cannot serve .*: it has no gates"):
+        assert dispatch.backend_for(torch.zeros(1), ("gates",)) is reference
+
+
 def test_a_missing_build_falls_back_and_says_so(monkeypatch):
     monkeypatch.setattr(native, "load_error", lambda: "there is no compiler")
     with pytest.warns(FallbackWarning, match="there is no compiler"):
