@@ -77,6 +77,10 @@ def test_a_fallback_warns_once_per_reason():
         assert dispatch.backend_for(half) is reference
     assert len(warnings) == 1
     assert dispatch.backend_for(half) is reference
+    with pytest.warns(FallbackWarning, match="a reason") as warnings:
+        dispatch.warn_fallback("a reason")
+        dispatch.warn_fallback("a reason")
+    assert len(warnings) == 1
 
 
 def test_a_feature_that_a_backend_lacks_is_a_reason():
