@@ -78,8 +78,7 @@ def test_a_fallback_warns_once_per_reason():
     assert len(warnings) == 1
     assert dispatch.backend_for(half) is reference
     with pytest.warns(FallbackWarning, match="a reason") as warnings:
-        dispatch.warn_fallback("a reason")
-        dispatch.warn_fallback("a reason")
+        list(map(dispatch.warn_fallback, ["a reason"] * 2))
     assert len(warnings) == 1
 
 
