@@ -360,6 +360,8 @@ def test_clip_grad_norm_is_torchs(backend, max_norm):
     leaves[0].grad[0, 0] = float("nan")
     with pytest.raises(RuntimeError, match="non-finite"):
         optim.clip_grad_norm_(leaves, 1.0, error_if_nonfinite=True)
+    optim.clip_grad_norm_(leaves, 1.0)  # by torch's rule it spreads, by d2l's it changes nothing
+    assert leaves[1].grad.isnan().all()
 
 
 def test_clipping_is_seen_by_version_counters(backend):

@@ -76,6 +76,15 @@ def test_double_backward_is_right(backend, options):
     assert torch.autograd.gradgradcheck(run, leaves if leak is None else (*leaves, leak))
 
 
+def test_a_leak_of_another_dtype_is_converted(backend):
+    leaves, ids = _leaves(), torch.randint(V, (T, B))
+    got, want = (
+        functional.rnn(ids, *leaves, leak=torch.full((H,), 0.5, dtype=dtype))[0]
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert torch.equal(got, want)
+
+
 def test_noise_is_the_generators(backend, inputs):
     leaves = _leaves()
 
