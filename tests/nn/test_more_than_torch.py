@@ -195,8 +195,10 @@ def test_gradcheck(options):
 
 
 @pytest.mark.filterwarnings("default::rnnfast.FallbackWarning")
-def test_double_backward_of_a_leaky_layer():
-    layer = nn.RNN(2, 3, leak=0.4, learn_leak=True, dtype=torch.float64)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_double_backward_of_a_leaky_layer(bidirectional):
+    options = {"bidirectional": bidirectional, "dtype": torch.float64}
+    layer = nn.RNN(2, 3, leak=0.4, learn_leak=True, **options)
     names, leaves = zip(*layer.named_parameters(), strict=True)
     x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
 
