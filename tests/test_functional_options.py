@@ -76,6 +76,18 @@ def test_double_backward_is_right(backend, options):
     assert torch.autograd.gradgradcheck(run, leaves if leak is None else (*leaves, leak))
 
 
+def test_noise_goes_with_every_option(backend, inputs, options):
+    leaves = _leaves()
+    got, want = (functional.rnn(inputs, *leaves, noise=n, **options)[0] for n in (1e-9, 0.0))
+    torch.testing.assert_close(got, want)
+
+
+def test_a_leak_alone_gets_its_gradient(backend):
+    leaves, leak = [leaf.detach() for leaf in _leaves()], torch.full((H,), 0.5).double()
+    hs, _ = functional.rnn(torch.randint(V, (T, B)), *leaves, leak=leak.requires_grad_())
+    assert torch.autograd.grad(hs.sum(), leak)[0].any()
+
+
 def test_a_leak_of_another_dtype_is_converted(backend):
     leaves, ids = _leaves(), torch.randint(V, (T, B))
     got, want = (
