@@ -268,6 +268,8 @@ def test_sampled_text_is_reproducible(foreign):
         for seed in (1, 1, 2)
     ]  # fmt: skip
     assert texts[0] == texts[1] != texts[2]
+    cold = generation.generate("ab", 40, net, Letters(), "cpu", temperature=1e-6)
+    assert cold == predict_ch8("ab", 40, net, Letters(), "cpu")
     with pytest.raises(ValueError, match="temperature is -1"):
         generation.generate("ab", 1, net, Letters(), "cpu", temperature=-1)
 
