@@ -362,8 +362,9 @@ def _for_batch(h0: Tensor, B: int) -> Tensor:
 def _recur_and_read_out(
     backend: Backend, r: Recurrence, W_hq: Tensor, b_q: Tensor
 ) -> tuple[Tensor, Tensor]:
-    small = W_hq.numel() <= backend.fused_readout and b_q.dim() == 1
-    if small and not torch.is_autocast_enabled(r.x.device.type):
+    fits = b_q.dim() == 1 and b_q.shape[0] == W_hq.shape[1]  # other shapes broadcast as in eager
+    small = W_hq.numel() <= backend.fused_readout
+    if fits and small and not torch.is_autocast_enabled(r.x.device.type):
         if autograd.needs_grad(r):
             args = (r, backend, W_hq, b_q, *autograd.tensors_of(r))
             logits, h_last, _ = autograd.RNNLogits.apply(*args)  # type: ignore[no-untyped-call]

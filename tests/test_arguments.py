@@ -323,6 +323,13 @@ def test_train_step_refuses_what_autograd_would_not_see(backend, recorded):
     assert not torch.equal(model[1], before[1])
 
 
+def test_gradients_that_cannot_be_overwritten_are_refused(backend):
+    grads = list(params())
+    grads[1] = grads[1].T
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"grads\[1\] is .* be contiguous"):
+        functional.rnn_cross_entropy_grads(ids(), ids(), torch.zeros(B, H), params(), grads=grads)
+
+
 @pytest.mark.parametrize(
     "h", [torch.zeros(1, H), torch.zeros(1, H).expand(B, H)], ids=["one row", "expanded"]
 )

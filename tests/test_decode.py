@@ -102,10 +102,11 @@ def test_infinite_states_stay_infinite(B, H, dtype):
 
 def test_no_steps_and_no_sequences():
     model = make(3, 8, 5)
-    ids, h_last = model.decode(0)
-    assert ids.shape == (0, 3)
-    assert torch.equal(h_last, model.h0)
-    assert h_last.data_ptr() != model.h0.data_ptr()
+    for backend in (native, reference):
+        ids, h_last = model.decode(0, 1.0, None, backend)
+        assert ids.shape == (0, 3)
+        assert torch.equal(h_last, model.h0)
+        assert h_last.data_ptr() != model.h0.data_ptr()
     ids, h_last = make(0, 8, 5).decode(4)
     assert ids.shape == (4, 0)
     assert h_last.shape == (0, 8)

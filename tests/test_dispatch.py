@@ -77,6 +77,14 @@ def test_a_fallback_warns_once_per_reason():
         assert dispatch.backend_for(half) is reference
     assert len(warnings) == 1
     assert dispatch.backend_for(half) is reference
+    with pytest.warns(FallbackWarning, match="a reason") as warnings:
+        list(map(dispatch.warn_fallback, ["a reason"] * 2))
+    assert len(warnings) == 1
+
+
+def test_a_feature_that_a_backend_lacks_is_a_reason():
+    with pytest.warns(FallbackWarning, match="native cannot serve .*: it has no gates"):
+        assert dispatch.backend_for(torch.zeros(1), ("gates",)) is reference
 
 
 def test_a_missing_build_falls_back_and_says_so(monkeypatch):

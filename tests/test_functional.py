@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from rnnfast import FallbackWarning, dispatch, functional, optim, use_backend
+from rnnfast.backends import Decoding, Params
 from rnnfast.backends.compiled import native
+from rnnfast.backends.reference import reference
 from support import models
 
 T, B, V, H = 4, 3, 5, 6
@@ -105,6 +107,20 @@ def test_logits_give_each_its_gradient_or_none(ids, trained, of):
             torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("of", [0, 1], ids=["logits", "state"])
+def test_several_vectors_go_back_through_logits_at_once(ids, of):
+    leaves = _leaves()
+    out = functional.rnn_logits(ids, leaves[0], leaves[1:])[of]
+    vectors = torch.randn(2, *out.shape, dtype=out.dtype)
+    with pytest.warns(FallbackWarning, match="several vectors"):
+        got = torch.autograd.grad(
+            out, leaves[:4], vectors, retain_graph=True, is_grads_batched=True
+        )
+    for i, vector in enumerate(vectors):
+        want = torch.autograd.grad(out, leaves[:4], vector, retain_graph=True)
+        torch.testing.assert_close(tuple(each[i] for each in got), want)
+
+
 @pytest.mark.parametrize("precision", ["highest", "medium"])
 def test_logits_without_gradient_are_those_of_recurrence_and_readout(backend, ids, precision):
     h0, *params = (leaf.detach() for leaf in _leaves(torch.float32))
@@ -116,6 +132,15 @@ def test_logits_without_gradient_are_those_of_recurrence_and_readout(backend, id
         torch.set_float32_matmul_precision("highest")
     assert torch.equal(h_last, want)  # to the bit: both round, or neither does
     torch.testing.assert_close(logits, functional.readout(hs, *params[3:]))
+
+
+def test_logits_are_rounded_under_autocast_as_eager_rounds_them(backend, ids):
+    h0, *params = _leaves(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        hs, _ = functional.rnn(ids, h0, *params[:3])
+        want = hs.flatten(0, 1) @ params[3] + params[4]
+        assert torch.equal(functional.readout(hs, *params[3:]), want)
+        assert torch.equal(functional.rnn_logits(ids, h0, params)[0], want)
 
 
 def test_logits_take_one_call_where_they_may(ids, monkeypatch):
@@ -250,10 +275,31 @@ def test_nan_goes_through(backend, ids):
     assert hs[:, [0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda ids, h0, p: functional.rnn(ids, h0, *p[:3]),
+        lambda ids, h0, p: functional.rnn_logits(ids, h0, p),
+        lambda ids, h0, p: functional.rnn_cross_entropy(ids, ids, h0, p),
+        lambda ids, h0, p: torch.no_grad()(functional.rnn_cross_entropy_grads)(ids, ids, h0, p),
+        lambda ids, h0, p: functional.greedy_decode(ids[0], h0, p, 3),
+        lambda ids, h0, p: functional.sample_decode(
+            ids[0], h0, p, 3, generator=torch.Generator().manual_seed(5)
+        ),
+    ],
+    ids=["rnn", "logits", "loss", "gradients", "greedy", "sample"],
+)
+def test_a_state_of_one_row_is_that_of_all(backend, ids, call):
+    h0, *params = _leaves()
+    torch.testing.assert_close(call(ids, h0[:1], params), call(ids, h0[:1].repeat(B, 1), params))
+
+
 def test_decode_continues_the_recurrence(backend):
-    h0, *params = (leaf.detach() for leaf in _leaves(torch.float32))
+    h0, *params = _leaves(torch.float32)
     first = torch.tensor([1, 2, 3])
     ids, h_last = functional.greedy_decode(first, h0, params, 5)
+    assert not h_last.requires_grad
+    assert not functional.sample_decode(first, h0, params, 5)[1].requires_grad
     fed = torch.cat((first[None], ids[:-1]))
     hs, want = functional.rnn(fed, h0, *params[:3])
     logits = functional.readout(hs, *params[3:]).reshape(5, 3, V)
@@ -272,8 +318,10 @@ def test_sampling_is_reproducible_and_the_same_on_both_backends():
                 first, h0, params, 20, temperature=0.7, generator=generator
             )
         drawn.append(ids)
-    assert torch.equal(drawn[0], drawn[1])
-    assert torch.equal(drawn[0], drawn[2])
+    uniforms = torch.rand(20, B, generator=torch.Generator().manual_seed(5))
+    want = reference.decode(Decoding("tanh", first, Params(*params), h0, 20, 0.7, uniforms))
+    for each in drawn:
+        assert torch.equal(each, want[0])
 
 
 @pytest.mark.parametrize("temperature", [1e-5, 1e-38, 1e-45, 1e-320])
@@ -323,6 +371,8 @@ def test_clip_grad_norm_is_torchs(backend, max_norm):
     leaves[0].grad[0, 0] = float("nan")
     with pytest.raises(RuntimeError, match="non-finite"):
         optim.clip_grad_norm_(leaves, 1.0, error_if_nonfinite=True)
+    optim.clip_grad_norm_(leaves, 1.0)  # by torch's rule it spreads, by d2l's it changes nothing
+    assert leaves[1].grad.isnan().all()
 
 
 def test_clipping_is_seen_by_version_counters(backend):

@@ -76,6 +76,27 @@ def test_double_backward_is_right(backend, options):
     assert torch.autograd.gradgradcheck(run, leaves if leak is None else (*leaves, leak))
 
 
+def test_noise_goes_with_every_option(backend, inputs, options):
+    leaves = _leaves()
+    got, want = (functional.rnn(inputs, *leaves, noise=n, **options)[0] for n in (1e-9, 0.0))
+    torch.testing.assert_close(got, want)
+
+
+def test_a_leak_alone_gets_its_gradient(backend):
+    leaves, leak = [leaf.detach() for leaf in _leaves()], torch.full((H,), 0.5).double()
+    hs, _ = functional.rnn(torch.randint(V, (T, B)), *leaves, leak=leak.requires_grad_())
+    assert torch.autograd.grad(hs.sum(), leak)[0].any()
+
+
+def test_a_leak_of_another_dtype_is_converted(backend):
+    leaves, ids = _leaves(), torch.randint(V, (T, B))
+    got, want = (
+        functional.rnn(ids, *leaves, leak=torch.full((H,), 0.5, dtype=dtype))[0]
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert torch.equal(got, want)
+
+
 def test_noise_is_the_generators(backend, inputs):
     leaves = _leaves()
 
@@ -123,13 +144,15 @@ def _traced(leaves, ids):
     return torch.jit.trace(_noisy, (ids, *leaves), check_trace=False)
 
 
-def test_resets_may_change_after_the_call(backend, inputs, options):
+def test_ids_and_resets_may_change_after_the_call(backend, inputs, options):
     leaves = _leaves()
     hs, _ = functional.rnn(inputs, *leaves, **options)
     want = torch.autograd.grad(hs.sin().sum(), leaves)
     hs, _ = functional.rnn(inputs, *leaves, **options)
     if "resets" in options:
         options["resets"].logical_not_()
+    if not inputs.is_floating_point():
+        inputs.fill_(0)
     torch.testing.assert_close(torch.autograd.grad(hs.sin().sum(), leaves), want)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rnnfast.backends import Adjoint, Needs, Recurrence
 from rnnfast.backends.reference import reference
 from support import book, models, untyped
 from support.compare import assert_close_to_f64
@@ -48,6 +49,19 @@ def test_backward_is_the_derivative_of_forward(relu, with_ids):
     got = untyped.rnn_backward(reference, *grads, hs, ids, V, p[1], h0, relu, True, True, True)
     for name, g, w in zip(("x", "W_hh", "b_h", "h0"), got, want, strict=True):
         torch.testing.assert_close(g, w, msg=lambda m, name=name: f"grad_{name}: {m}")
+
+
+def test_backward_of_logits_is_the_derivative():
+    W_xh, W_hh, b_h, W_hq, b_q = models.params(7, 9, torch.float64)
+    h0 = torch.randn(3, 9, dtype=torch.float64, requires_grad=True)
+    r = Recurrence("tanh", W_xh, torch.randint(7, (5, 3)), W_hh, b_h, h0)
+    made = reference.rnn_logits(r, W_hq, b_q)
+    grads = [torch.randn_like(each) for each in made]
+    want = torch.autograd.grad(made, (W_xh, W_hh, b_h, h0, W_hq, b_q), grads)
+    logits, h_last, hs = grads
+    a = Adjoint(r, 7, made[2], None, hs, h_last, Needs())
+    got, *of_readout = reference.rnn_logits_backward(a, W_hq, logits)
+    torch.testing.assert_close((*got[:4], *of_readout), want)
 
 
 def test_ids_out_of_range_are_refused():

@@ -56,9 +56,11 @@ def test_a_parameter_listed_twice_moves_once(backend):
     torch.testing.assert_close(p.detach(), before - 0.5 * grad)
 
 
-def test_strided_parameters_take_torchs_way():
-    p = torch.randn(6, 8).T.requires_grad_(True)
-    p.grad = torch.randn(8, 6)
+@pytest.mark.parametrize("is_grad", [False, True])
+def test_strided_tensors_take_torchs_way(is_grad):
+    plain, strided = torch.randn(8, 6), torch.randn(6, 8).T
+    p, p_grad = (plain, strided) if is_grad else (strided, plain)
+    p.requires_grad_(True).grad = p_grad
     check([p])
 
 

@@ -127,8 +127,8 @@ LayerResults run_forward(Tensor x, const std::optional<Tensor>& ids, Tensor W_hh
                          RecurrenceOptions options, bool saves = false) {
   const int32_t dtype = kRounds ? require_float(x, "x") : require_real(x, "x");
   if (kRounds) require_one_direction(W_hh);
-  const LayerCall n(forward_sizes(x, ids, W_hh, b_h, h0, dtype, options), ids,
-                    kRounds ? cell_of(cell) : any_cell_of(cell), options);
+  const LayerCall n(forward_sizes(x, ids, W_hh, b_h, h0, dtype, options), ids, any_cell_of(cell),
+                    options);
   make_all_contiguous(x, W_hh, b_h, h0);
 
   LayerResults out{empty(n.array(), dtype), empty(n.state(), dtype), std::nullopt};

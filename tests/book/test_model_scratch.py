@@ -263,18 +263,21 @@ def test_wrong_states_raise_eager_types(state, error):
             each(_ids(), state)
 
 
-@pytest.mark.parametrize("shape", [(1, H), (B, H), (), (1,)])
-def test_other_shapes_of_bias(shape):
+@pytest.mark.parametrize(
+    ("i", "shape"),
+    [*((2, shape) for shape in ((1, H), (B, H), (), (1,))), (4, (1, V)), (4, ()), (4, (1,))],
+)
+def test_other_shapes_of_bias(i, shape):
     net, other = models.pair(V, H)
     bias = torch.randn(shape)
-    net.params[2], other.params[2] = (bias.clone().requires_grad_(True) for _ in range(2))
+    net.params[i], other.params[i] = (bias.clone().requires_grad_(True) for _ in range(2))
     X = _ids()
     y, _ = net(X, _state())
     z, _ = other(X, _state())
     torch.testing.assert_close(y, z)
     y.sum().backward()
     z.sum().backward()
-    torch.testing.assert_close(net.params[2].grad, other.params[2].grad)
+    torch.testing.assert_close(net.params[i].grad, other.params[i].grad)
 
 
 def test_autocast_keeps_float32():

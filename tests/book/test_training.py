@@ -1,6 +1,7 @@
 """Training and prediction against the book's own code."""
 
 import copy
+import itertools
 import math
 import random
 
@@ -226,6 +227,22 @@ def test_predictions_are_the_books(backend, prefix):
     assert got == book.predict(prefix, 30, other, Letters(), "cpu")
 
 
+@pytest.mark.parametrize("foreign", [False, True])
+def test_every_token_of_a_prefix_counts(foreign):
+    net, other = models.pair(V, H)
+    if foreign:
+        net.forward_fn = lambda *args: book.rnn(*args)
+    for prefix in itertools.product("abcdef", repeat=2):
+        got = predict_ch8(prefix, 9, net, Letters(), "cpu")
+        assert got == book.predict(prefix, 9, other, Letters(), "cpu")
+
+
+def test_losses_are_rounded_as_the_book_rounds_them():
+    losses, total = torch.rand(5), training._LossSum()
+    total.add(list(losses), [7] * 5)
+    assert total.total() == (sum(float(loss * 7) for loss in losses), 35)
+
+
 def test_predictions_of_foreign_functions_feed_one_token_at_a_time():
     def forward(inputs, state, params):
         assert inputs.shape[:2] == (1, 1)
@@ -275,6 +292,8 @@ def test_sampled_text_is_reproducible(foreign):
         for seed in (1, 1, 2)
     ]  # fmt: skip
     assert texts[0] == texts[1] != texts[2]
+    cold = generation.generate("ab", 40, net, Letters(), "cpu", temperature=1e-6)
+    assert cold == predict_ch8("ab", 40, net, Letters(), "cpu")
     with pytest.raises(ValueError, match="temperature is -1"):
         generation.generate("ab", 1, net, Letters(), "cpu", temperature=-1)
     coldest = generation.generate("ab", 40, net, Letters(), "cpu", temperature=1e-320)

@@ -116,6 +116,7 @@ def test_the_base_classes_say_what_is_missing():
         ("a b c d", "a b e d", 2, (3 / 4) ** 0.5 * (1 / 3) ** 0.25),
         ("a a a", "a b c", 1, (1 / 3) ** 0.5),  # one word of the label counts once
         ("a", "a b", 1, 0.36787944117144233),  # too short by half: exp(-1)
+        ("a b", "a", 1, 0.5**0.5),  # too long: no factor
         ("a", "a", 2, 0.0),
     ],
 )
@@ -158,6 +159,16 @@ def test_a_program_of_section_9_7_translates(archive, capsys):
     assert attention == ["none"] * 3  # <eos> as well
     assert not net.training
     assert d2l.bleu(translation, "cours !", k=2) == 1
+    d2l.plt.close("all")
+
+
+def test_gradients_are_clipped_to_norm_1(archive):
+    train_iter, src_vocab, tgt_vocab = d2l.load_data_nmt(batch_size=4, num_steps=6)
+    encoder = d2l.Seq2SeqEncoder(len(src_vocab), 8, 16, 1)
+    net = d2l.EncoderDecoder(encoder, Decoder(len(tgt_vocab), 8, 16))
+    d2l.train_seq2seq(net, train_iter, 0.02, 1, tgt_vocab, "cpu")
+    norm = torch.nn.utils.get_total_norm([p.grad for p in net.parameters()])
+    assert norm.item() == pytest.approx(1, rel=1e-5)
     d2l.plt.close("all")
 
 

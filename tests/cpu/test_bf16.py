@@ -150,6 +150,9 @@ def test_only_medium_rounds(medium, precision):
         assert torch.equal(recur(call)[0], short[0])
         compiled = torch.compile(recur, fullgraph=True, backend="aot_eager")
         assert torch.equal(compiled(call)[0], short[0])
+    plain, readout = call._replace(W_hh=W_hh), (torch.randn(70, 11), torch.zeros(11))
+    for saves, want in ((True, exact), (False, short)):
+        assert torch.equal(native.rnn_logits(plain, *readout, saves)[2], want[0])
     torch.set_float32_matmul_precision(precision)
     for got, want in zip(untyped.rnn_forward(native, *args, saves=False), exact, strict=True):
         assert torch.equal(got, want)
@@ -162,6 +165,8 @@ def test_only_medium_rounds_in_decode(medium, precision):
     args = (torch.tensor([0, 1]), W_xh, W_hh, b_h, *readout, h0, 5, 1.0, None, False)
     exact = torch.ops.rnnfast.decode(*args)
     assert torch.equal(untyped.decode(native, *args)[1], exact[1]) != DECODE_ROUNDS
+    in_float64 = torch.ops.rnnfast.decode(*wide(args))
+    assert torch.equal(untyped.decode(native, *wide(args))[1], in_float64[1])
     torch.set_float32_matmul_precision(precision)
     for got, want in zip(untyped.decode(native, *args), exact, strict=True):
         assert torch.equal(got, want)

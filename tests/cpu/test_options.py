@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from rnnfast.backends import library
+from rnnfast.backends import Adjoint, Needs, Recurrence, library
 from rnnfast.backends.compiled import native
 from rnnfast.backends.reference import reference
 from rnnfast.cells import CELLS
@@ -158,6 +158,22 @@ def test_a_leak_of_one_is_the_plain_cell() -> None:
         torch.testing.assert_close(got[name], value)
 
 
+@pytest.mark.parametrize("V", [None, 5])
+def test_strided_arguments(V: int | None) -> None:
+    def strided(value: Any) -> Any:
+        is_tensor = isinstance(value, torch.Tensor)
+        return torch.stack((value, value), -1)[..., 0] if is_tensor else value
+
+    lengths = LENGTHS["all different"]
+    case = make(9, 9, 33, V, cell="leaky_tanh", lengths=lengths, resets=True)
+    r = Recurrence(*map(strided, case.call))
+    hs, h_last, saved = native.rnn_forward(r, True)
+    rest = (strided(hs), strided(saved), strided(case.grad_hs), strided(case.grad_h_last))
+    made = native.rnn_backward(Adjoint(r, V or 0, *rest, Needs()))
+    for name, value in run(native, case).items():
+        assert torch.equal({"hs": hs, "h_last": h_last, **made._asdict()}[name], value), name
+
+
 @pytest.mark.parametrize("missing", ["grad_hs", "grad_h_last"])
 @pytest.mark.parametrize("lengths", [None, LENGTHS["many"]], ids=["equal", "many"])
 def test_missing_gradients(missing: str, lengths: list[int] | None) -> None:
@@ -179,6 +195,30 @@ def test_the_same_bits_on_every_run() -> None:
 @pytest.mark.parametrize(("wrong", "message"), recurrences.WRONG_OPTIONS)
 def test_refuses_options_that_do_not_fit(wrong: dict[str, Any], message: str) -> None:
     recurrences.check_refuses(native, wrong, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("saved", None, "saved is None; it must be what the forward call has saved"),
+        ("saved", torch.zeros(2, 3, 7), r"saved is float32 \[2, 3, 7\]"),
+        ("grad_hs", torch.zeros(2, 3, 7), r"grad_hs is float32 \[2, 3, 7\]"),
+        ("grad_h_last", torch.zeros(2, 8), r"grad_h_last is float32 \[2, 8\]"),
+        ("leak", torch.ones(7), r"leak is float32 \[7\]; it must be float32 \[H\] = \[8\]"),
+    ],
+)
+def test_the_backward_pass_refuses_what_does_not_fit(
+    name: str, wrong: torch.Tensor | None, message: str
+) -> None:
+    call, hs = make(2, 3, 8, cell="leaky_tanh").call, torch.zeros(2, 3, 8)
+    a = Adjoint(call, 0, hs, hs, hs, call.h0, Needs())
+    native.rnn_backward(a)
+    if name == "leak":
+        a = a._replace(call=call._replace(leak=wrong))
+    else:
+        a = a._replace(**{name: wrong})
+    with pytest.raises(RuntimeError, match=message):
+        native.rnn_backward(a)
 
 
 def test_refuses_ids_in_both_directions() -> None:

@@ -70,6 +70,18 @@ def test_gradients_are_added(shape: tuple[int, ...], dtype: torch.dtype, relu: b
     check(added_gradients, relu, shape, dtype)
 
 
+def test_strided_arguments() -> None:
+    ids, targets, values = make((5, 3, 40, 28), torch.float32)
+    strided = [torch.stack((v, v), -1)[..., 0] for v in values]
+    for run, other in (
+        (loss_and_gradients, strided),
+        (added_gradients, [*values[:5], strided[5]]),  # the parameters must be contiguous there
+    ):
+        want = run(native, ids, targets, values, False)
+        for a, b in zip(run(native, ids, targets, other, False), want, strict=True):
+            assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradients_added_to_zeros_are_the_new_ones_bit_for_bit(shape: tuple[int, ...]) -> None:
     ids, targets, values = make(shape, torch.float32)

@@ -34,6 +34,12 @@ def test_a_leaky_layer_follows_its_equation(leak, learn_leak):
     assert len(got) == 4 + learn_leak
 
 
+@pytest.mark.parametrize("noise", [-0.1, float("nan")])
+def test_a_noise_that_is_none_is_refused(noise):
+    with pytest.raises(ValueError, match="noise is"):
+        nn.RNN(V, H, noise=noise)
+
+
 @pytest.mark.parametrize("leak", [0.0, 1.5, float("nan"), torch.ones(H + 1)])
 def test_a_leak_that_is_none_is_refused(leak):
     with pytest.raises(ValueError, match="leak"):
@@ -153,10 +159,14 @@ def test_noise_is_the_generators_and_of_its_size():
     assert torch.equal(layer(x)[0], layer(x)[0])
 
 
-def test_a_learnt_h0_is_the_state_at_the_start():
-    layer = nn.RNN(V, H, 2, bidirectional=True, learn_h0=True)
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+def test_a_learnt_h0_is_the_state_at_the_start(dtype, batch_first):
+    """Of torch's own implementation, too, which takes half precision."""
+    options = {"batch_first": batch_first, "bidirectional": True, "dtype": dtype}
+    layer = nn.RNN(V, H, 2, learn_h0=True, **options)
     assert not layer.h0.any()
-    x = torch.randn(T, B, V)
+    x = torch.randn((B, T, V) if batch_first else (T, B, V), dtype=dtype)
     torch.nn.init.normal_(layer.h0)
     h0 = layer.h0.detach()[:, None].expand(-1, B, -1).requires_grad_(True)
     want, got = layer(x, h0)[0], layer(x)[0]
@@ -164,9 +174,18 @@ def test_a_learnt_h0_is_the_state_at_the_start():
     got.square().sum().backward()
     (grad,) = torch.autograd.grad(want.square().sum(), h0)
     torch.testing.assert_close(layer.h0.grad, grad.sum(1))
-    torch.testing.assert_close(layer(x[:, 0])[0], got[:, 0])
-    lengths = pack_sequence([x[:n, i] for i, n in enumerate((2, 6, 4))], enforce_sorted=False)
+    rows = x.unbind(0 if batch_first else 1)
+    torch.testing.assert_close(layer(rows[0])[0], layer(rows[0], h0[:, 0])[0])
+    sequences = [row[:n] for row, n in zip(rows, (2, 6, 4), strict=True)]
+    lengths = pack_sequence(sequences, enforce_sorted=False)
     torch.testing.assert_close(layer(lengths)[1], layer(lengths, h0)[1])
+
+
+def test_a_leak_is_copied():
+    given = torch.full((H,), 0.5)
+    layer = nn.RNN(V, H, leak=given)
+    given.zero_()
+    assert layer.leak.tolist() == [0.5] * H
 
 
 def test_options_are_copied_and_reset_and_printed():
@@ -197,8 +216,10 @@ def test_gradcheck(options):
 
 
 @pytest.mark.filterwarnings("default::rnnfast.FallbackWarning")
-def test_double_backward_of_a_leaky_layer():
-    layer = nn.RNN(2, 3, leak=0.4, learn_leak=True, dtype=torch.float64)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_double_backward_of_a_leaky_layer(bidirectional):
+    options = {"bidirectional": bidirectional, "dtype": torch.float64}
+    layer = nn.RNN(2, 3, leak=0.4, learn_leak=True, **options)
     names, leaves = zip(*layer.named_parameters(), strict=True)
     x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
 

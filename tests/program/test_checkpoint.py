@@ -95,6 +95,15 @@ def test_round_trip(
     assert (tmp_path / "again").read_bytes() == (tmp_path / "c").read_bytes()
 
 
+def test_what_is_loaded_lies_in_memory_of_its_own(tmp_path: Path) -> None:
+    """As torch allocates it: at other offsets a kernel may sum in another order."""
+    save(tmp_path / "c", example())
+    loaded = load(tmp_path / "c")
+    for tensor in (*loaded.params, loaded.torch_state):
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+        assert tensor.data_ptr() % 64 == 0
+
+
 def test_round_trip_of_special_bits_and_strides(tmp_path: Path) -> None:
     saved = example()
     W_xh, W_hh, b_h, W_hq, b_q = saved.params

@@ -49,9 +49,13 @@ def test_train(train: Any, text: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert (out / "perplexity.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_train_is_the_notebooks_loop(train: Any, text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("random_iter", [False, True])
+def test_train_is_the_notebooks_loop(
+    train: Any, text: Path, tmp_path: Path, random_iter: bool
+) -> None:
     """Parameters and perplexities are those of train_epoch_ch8 with plain SGD, bit by bit."""
-    assert train("--epochs", 2, "--seed", 5, "--lr", 0.5) == 0
+    options = ["--random-iter"] if random_iter else []
+    assert train("--epochs", 2, "--seed", 5, "--lr", 0.5, *options) == 0
     saved = checkpoint.load(tmp_path / "out" / "checkpoint.safetensors")
     corpus = data.load_corpus(text)
     random.seed(5)
@@ -60,11 +64,11 @@ def test_train_is_the_notebooks_loop(train: Any, text: Path, tmp_path: Path) -> 
         len(corpus.vocab), 8, "cpu", rnnfast.get_params, rnnfast.init_rnn_state, rnnfast.rnn
     )
     updater = torch.optim.SGD(net.params, 0.5)
-    loader = data.corpus_loader(corpus, 4, 5)
+    loader = data.corpus_loader(corpus, 4, 5, random_iter)
     with rnnfast.use_backend("reference"):
         perplexities = [
             rnnfast.train_epoch_ch8(
-                net, loader, torch.nn.CrossEntropyLoss(), updater, "cpu", False
+                net, loader, torch.nn.CrossEntropyLoss(), updater, "cpu", random_iter
             )[0]
             for _ in range(2)
         ]

@@ -147,4 +147,5 @@ SAMPLING_EDGES = [
     ([0.0, NAN, 0.0], 0.5),
     ([0.0, INF], 0.5),
     ([0.0] * 1000, 1 - 2**-24),
+    ([0.0, 0.3, 0.6], 1 - 2**-24),  # all together are less than 1 by rounding
 ]  # (logits, u)

@@ -70,10 +70,15 @@ OUTSIDE = r"Y of a minibatch has the target {}, must be in \[0, 7\), or -100 to 
     ("spoil", "error", "message"),
     [
         (lambda Y: Y[:, 1:], ValueError, SHORT),
-        (lambda Y: Y.fill_(V + 2), IndexError, OUTSIDE.format(9)),
+        (lambda Y: Y.fill_(V), IndexError, OUTSIDE.format(7)),
         (lambda Y: Y.fill_(-1), IndexError, OUTSIDE.format(-1)),
+        (
+            lambda Y: torch.where(torch.arange(Y.shape[1]) == 0, -100, Y.fill_(V)),
+            IndexError,
+            OUTSIDE.format(7),
+        ),
     ],
-    ids=["too few", "too large", "negative"],
+    ids=["too few", "too large", "negative", "beside an ignored one"],
 )
 def test_wrong_targets_are_named_with_the_books_type_of_error(level, spoil, error, message, batch):
     X, Y = batch

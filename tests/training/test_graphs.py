@@ -346,6 +346,17 @@ def test_parameters_changed_by_a_replay_are_seen_by_version_counters(cuda):
     assert replayed[0] == before + 3
 
 
+def test_another_threshold_is_another_graph(cuda):
+    net, twin = _twins()
+    mine, its = UPDATERS["optimizer"](net), UPDATERS["optimizer"](twin)
+    for clip in (1.0, 0.05, None):
+        batches = _batches(4)
+        _graphed(net, batches, mine, clip=clip)
+        _plainly(twin, batches, its, clip=clip)
+        _check_equal(net, twin)
+    assert cuda[0].log.count("capture") == 3
+
+
 def test_another_precision_is_another_graph(cuda):
     net, _ = _twins()
     optimizer = UPDATERS["optimizer"](net)

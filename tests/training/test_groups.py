@@ -133,6 +133,32 @@ def test_what_does_not_fit_is_refused_before_the_first_step(change, message):
     _assert_same((model[0], [], model[2]), (before[0], [], before[2]), _bits)
 
 
+def test_version_counters_see_what_steps_change():
+    ids, targets = zip(*_minibatches([T, T]), strict=True)
+    params, grads, h = _model(B, H, V)
+    before = [each._version for each in (*params, *grads, h)]
+    untyped.train_steps_(native, ids, targets, params, grads, h, 0.5, 1.0, False)
+    for each, version in zip((*params, *grads, h), before, strict=True):
+        assert each._version > version
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda params, grads: params.append(params.pop()[1:]), "params: b_q is float32 .6."),
+        (lambda params, grads: grads.append(grads.pop()[1:]), "grads: b_q is float32 .6."),
+        (lambda params, grads: grads.__setitem__(1, grads[1].T), "not contiguous"),
+        (lambda params, grads: grads.__setitem__(1, params[1]), "share memory"),
+    ],
+)
+def test_what_steps_cannot_write_is_refused(change, message):
+    ids, targets = zip(*_minibatches([T, T]), strict=True)
+    params, grads, h = _model(B, H, V)
+    change(params, grads)
+    with pytest.raises(RuntimeError, match=message):
+        untyped.train_steps_(native, ids, targets, params, grads, h, 0.5, 1.0, False)
+
+
 def test_an_epoch_takes_few_calls_and_leaves_what_single_ones_do(calls):
     net, _ = models.pair(V, H)
     twin = models.ours(models.copies(net.params))
@@ -177,6 +203,18 @@ def test_an_error_leaves_the_steps_before_it():
     for p, q in zip(net.params, twin.params, strict=True):
         assert torch.equal(p, q)
         assert p.grad is None
+
+
+def test_an_error_before_the_first_step_leaves_the_gradients_of_before():
+    net, _ = models.pair(V, H)
+    _train(net, _minibatches([T]))
+    before = [p.grad.clone() for p in net.params]
+    batches = _minibatches([T] * 3)
+    batches[0][0][1, 3] = V
+    with pytest.raises(RuntimeError, match="smaller than num_classes"):
+        _train(net, batches)
+    for p, grad in zip(net.params, before, strict=True):
+        assert torch.equal(p.grad, grad)
 
 
 def test_an_interrupt_leaves_no_gradients_that_nobody_kept(monkeypatch):

@@ -49,7 +49,7 @@ UPDATERS = {
 }
 
 
-@pytest.mark.parametrize("clip", [None, 0.05, 100.0])
+@pytest.mark.parametrize("clip", [None, 0.0, 0.05, 100.0])
 @pytest.mark.parametrize("use_random_iter", [False, True])
 @pytest.mark.parametrize(
     ("level", "updater"),
@@ -116,6 +116,9 @@ def test_opaque_updaters_schedulers_and_hooks_get_the_loss_in_one_call():
     scheduled = torch.optim.SGD(net.params, 0.5)
     torch.optim.lr_scheduler.StepLR(scheduled, 1)
     assert _choose(net, updater=scheduled)[0] == "loss"
+    others = {"params": [torch.zeros(1, requires_grad=True)]}
+    groups = torch.optim.SGD([{"params": net.params}, others], 0.5)
+    assert _choose(net, updater=groups)[0] == "loss"
     hooked = torch.optim.SGD(net.params, 0.5)
     hooked.register_step_post_hook(lambda *args: None)
     assert _choose(net, updater=hooked)[0] == "loss"
@@ -154,6 +157,10 @@ def _hooked(net):
     net.params[0].register_hook(lambda grad: grad)
 
 
+def _hooked_after(net):
+    net.params[0].register_post_accumulate_grad_hook(lambda param: None)
+
+
 def _foreign(net):
     net.forward_fn = lambda *args: None
 
@@ -166,15 +173,23 @@ def _biased(net):
     net.params[2] = torch.zeros(1, H, requires_grad=True)
 
 
+def _computed(net):
+    net.params[0] = net.params[0] * 1.0
+
+
 def _tied(net):
-    net.params[4] = net.params[2]
+    vars(net).update(vars(models.pair(H, H)[0]))
+    net.params[1] = net.params[0]
 
 
 def _mixed(net):
     net.params[4] = torch.zeros(V, dtype=torch.float64, requires_grad=True)
 
 
-@pytest.mark.parametrize("change", [_frozen, _hooked, _foreign, _strided, _biased, _tied, _mixed])
+@pytest.mark.parametrize(
+    "change",
+    [_frozen, _hooked, _hooked_after, _foreign, _strided, _biased, _computed, _tied, _mixed],
+)
 def test_other_nets_go_the_general_way(change):
     net, _ = models.pair(V, H)
     change(net)
@@ -258,14 +273,15 @@ def test_ignored_targets_are_left_out_at_every_level(updater):
         torch.testing.assert_close(p.grad, q.grad)
 
 
+@pytest.mark.parametrize("use_random_iter", [False, True])
 @pytest.mark.parametrize("updater", list(UPDATERS))
-def test_an_initial_state_that_is_learnt_gets_its_gradient(updater):
+def test_an_initial_state_that_is_learnt_gets_its_gradient(updater, use_random_iter):
     net, _ = models.pair(V, H)
     learnt = torch.zeros(B, H, requires_grad=True)
     net.init_state = lambda *args: (learnt * 1.0,)
     loss = torch.nn.CrossEntropyLoss()
-    # each batch from a fresh state: one that is carried over is cut off the graph
-    train_epoch_ch8(net, _batches(2), loss, UPDATERS[updater](net), "cpu", True)
+    # of the first batch, or each from a fresh state: one that is carried over is cut off the graph
+    train_epoch_ch8(net, _batches(2), loss, UPDATERS[updater](net), "cpu", use_random_iter)
     assert learnt.grad is not None
     assert learnt.grad.abs().sum() > 0
 
@@ -406,12 +422,32 @@ def test_loss_is_differentiable_once_twice_and_retained(backend, nonlinearity):
 
     assert torch.autograd.gradcheck(run, (h0, *p))
     loss = run(h0, *p)
+    assert not functional.rnn_cross_entropy(ids, targets, h0, p)[1].requires_grad
     first = torch.autograd.grad(loss, p, retain_graph=True)
     again = torch.autograd.grad(loss, p)
     for g, w in zip(again, first, strict=True):
         assert torch.equal(g, w)
     with pytest.raises(RuntimeError, match="second time"):
         torch.autograd.grad(loss, p)
+
+
+def test_gradients_that_were_handed_out_are_the_callers(backend):
+    ids, targets, h0, p = _loss_inputs(4, 3, 5, 6, torch.float64)
+    loss, _ = functional.rnn_cross_entropy(ids, targets, h0, p)
+    first = torch.autograd.grad(loss, p, retain_graph=True)
+    want = [grad.clone() for grad in first]
+    torch._foreach_zero_(first)
+    torch.testing.assert_close(torch.autograd.grad(loss, p), tuple(want))
+
+
+@pytest.mark.parametrize("i", range(6))
+def test_loss_is_differentiable_in_one_alone(backend, i):
+    ids, targets, h0, p = _loss_inputs(4, 3, 5, 6, torch.float64)
+    leaves = [h0.requires_grad_(True), *p]
+    want = torch.autograd.grad(functional.rnn_cross_entropy(ids, targets, h0, p)[0], leaves)[i]
+    h0, *p = [leaf.detach().requires_grad_(k == i) for k, leaf in enumerate(leaves)]
+    (got,) = torch.autograd.grad(functional.rnn_cross_entropy(ids, targets, h0, p)[0], [h0, *p][i])
+    torch.testing.assert_close(got, want)
 
 
 @pytest.mark.filterwarnings("ignore::rnnfast.FallbackWarning")
