@@ -7,6 +7,7 @@
 #include "ops/recurrence_arguments.h"
 #include "ops/schemas.h"
 #include "torch/arguments.h"
+#include "torch/aten.h"
 #include "torch/checks.h"
 
 namespace rnnfast {
@@ -91,7 +92,7 @@ struct RecurrenceGradients {
         b_h(needs.b_h, n.b_h(), n.dtype),
         h0(needs.h0, n.state(), n.dtype) {
     // No sequence: the kernel has no worker that would clear the table's gradient.
-    if (n.B == 0 && ids) fill_with_zeros(x);
+    if (n.B == 0 && ids) fill_zero(x);
   }
 
   template <class Real>

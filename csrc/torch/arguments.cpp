@@ -1,13 +1,6 @@
 #include "torch/arguments.h"
 
-#include <algorithm>
-
 namespace rnnfast {
-
-void fill_with_zeros(const Tensor& tensor) {
-  with_real(tensor.dtype(),
-            [&]<class Real>() { std::fill_n(tensor.data<Real>(), tensor.numel(), Real{0}); });
-}
 
 Classes::Classes(const Tensor& ids, const char* name, int64_t T, int64_t B, int64_t V, Axes axes) {
   const bool steps_first = axes == Axes::kStepsFirst;

@@ -45,8 +45,6 @@ Element* data_or_null(const std::optional<Tensor>& tensor) {
   return tensor ? tensor->data<Element>() : nullptr;
 }
 
-void fill_with_zeros(const Tensor& tensor);
-
 inline Tensor empty(const Shape& shape, int32_t dtype) {
   return empty(shape.sizes, shape.dims, dtype);
 }
