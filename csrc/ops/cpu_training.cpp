@@ -61,15 +61,6 @@ struct Training {
   double lr, max_norm;
   int64_t cell;
 
-  Training(const std::vector<Tensor>& params, const std::vector<Tensor>& grads, const Tensor& h,
-           double lr, double max_norm, int64_t cell)
-      : w(five_of(params, "params")),
-        g(five_of(grads, "grads")),
-        h(h),
-        lr(lr),
-        max_norm(max_norm),
-        cell(cell) {}
-
   // Of the sizes of any minibatch, and in memory of their own.
   void require_fit(const Sizes& n) const {
     require_params(n, "params: ", w);
@@ -181,7 +172,8 @@ Tensor train_steps(std::vector<Tensor> ids, std::vector<Tensor> targets, std::ve
                    bool keep_grads, bool steps_first) {
   require_pairs(ids, targets);
   // Whatever is refused is refused before the first step.
-  const Training training(params, grads, h, lr, max_norm, cell);
+  const Training training{
+      five_of(params, "params"), five_of(grads, "grads"), h, lr, max_norm, cell};
   const Axes axes = steps_first ? Axes::kStepsFirst : Axes::kBatchFirst;
   std::vector<Minibatch> minibatches;
   for (size_t i = 0; i < ids.size(); ++i)

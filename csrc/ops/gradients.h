@@ -15,9 +15,7 @@ inline void require_scalable(const Tensor& grad, size_t position) {
   if (!is_real(grad)) {
     fail("grads[", position, "] is ", describe(grad), "; it must be float32 or float64");
   }
-  for (int64_t d = 0; d < grad.dim(); ++d) {
-    if (grad.size(d) == 0) return;
-  }
+  if (grad.numel() == 0) return;
   for (int64_t d = 0; d < grad.dim(); ++d) {
     if (grad.size(d) > 1 && grad.stride(d) == 0) {
       fail("grads[", position, "] is expanded: several of its elements are one place in memory, ",
