@@ -60,10 +60,13 @@ void ClipNorm::add(const Tensor& gradient, const Tensor* parameter) {
 
 void ClipNorm::append(const GradientRows& rows) {
   if (tables_.empty() || tables_.back().num_rows == kMostGradients) tables_.emplace_back();
-  Table& table = tables_.back();
-  table.rows[table.num_rows] = rows;
-  table.rows[table.num_rows++].first_chunk = table.num_chunks;
-  table.num_chunks += static_cast<int>((rows.count + kClipChunk - 1) / kClipChunk);
+  tables_.back().append(rows);
+}
+
+void ClipNorm::Table::append(const GradientRows& added) {
+  rows[num_rows] = added;
+  rows[num_rows++].first_chunk = num_chunks;
+  num_chunks += static_cast<int>(ceil_div(added.count, kClipChunk));
 }
 
 int ClipNorm::blocks_of(const Table& table) const {
@@ -128,10 +131,7 @@ void ClipNorm::scale(ClipScaleParams params) const {
     }
     for (int i = 0; i < table.num_rows; ++i) {
       Table single;
-      single.rows[0] = table.rows[i];
-      single.rows[0].first_chunk = 0;
-      single.num_rows = 1;
-      single.num_chunks = static_cast<int>((table.rows[i].count + kClipChunk - 1) / kClipChunk);
+      single.append(table.rows[i]);
       launch_with(single, "clip_scale", params);
     }
   }

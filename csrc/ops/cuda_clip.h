@@ -33,6 +33,7 @@ class ClipNorm {
   struct Table {
     GradientRows rows[kMostGradients];
     int num_rows = 0, num_chunks = 0;
+    void append(const GradientRows& added);
   };
 
   void append(const GradientRows& rows);

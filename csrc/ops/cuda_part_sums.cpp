@@ -48,9 +48,9 @@ std::optional<Tensor> PartSums::run(bool wants_squares) {
     squares = call_.empty({blocks}, aoti_torch_dtype_float64());
     params.squares = squares->data<double>();
   }
-  const bool is_double = dtype_ == aoti_torch_dtype_float64();
   launch("sum_parts", "sum_parts", real_option(dtype_),
-         {static_cast<unsigned>(blocks), 1, kSumThreads, kSumThreads * (is_double ? 8u : 4u)},
+         {static_cast<unsigned>(blocks), 1, kSumThreads,
+          kSumThreads * static_cast<unsigned>(real_bytes(dtype_))},
          &params, call_.device(), call_.stream());
   return squares;
 }
