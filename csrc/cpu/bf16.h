@@ -3,9 +3,6 @@
 #pragma once
 
 #include "simd.h"
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
 
 namespace rnnfast::RNNFAST_ISA {
 

@@ -98,7 +98,6 @@ struct DotBlock {
   }
 };
 
-// out[i] = <W[i], x>, or += where kAdds, for the given rows i of W, of which `columns` count
 template <class Real, bool kAdds>
 void dot_rows(const Real* x, const Real* W, int64_t stride, int64_t columns, Share rows,
               Real* out) {

@@ -13,9 +13,7 @@ namespace rnnfast::RNNFAST_ISA {
 
 class Steps {
  public:
-  Steps(int64_t T, int64_t B) : T_(T), B_(B) {}
-
-  Steps(int64_t T, int64_t B, const RnnOptions& options)
+  Steps(int64_t T, int64_t B, const RnnOptions& options = {})
       : T_(T),
         B_(B),
         reverse_(options.reverse),
@@ -83,9 +81,8 @@ class Steps {
   int64_t in_arrays(int64_t s) const { return reverse_ ? T_ - 1 - s : s; }
 
   int64_t T_, B_;
-  bool reverse_ = false;
-  const int64_t* batch_sizes_ =
-      nullptr;                      // [T] in the arrays' order, none larger than the one before
+  bool reverse_;
+  const int64_t* batch_sizes_;      // [T] in the arrays' order, none larger than the one before
   int64_t* rows_before_ = nullptr;  // [T + 1]: rows of the arrays before each step
 };
 
