@@ -62,12 +62,11 @@ class Recurrence {
         if (!is_cut()) rows(laid_out, int64_t{0});
         const Share members = split_.by_rows ? Share{i, i + 1} : Share{0, split_.workers};
         for (int64_t worker = members.begin; worker < members.end; ++worker) {
-          Region<Real> seen = laid_out;
           if (is_cut()) {
             memory_.start_page();
-            rows(seen, columns_of(worker).begin);
+            rows(laid_out, columns_of(worker).begin);
           }
-          if (regions_ != nullptr) regions_[worker] = seen;
+          if (regions_ != nullptr) regions_[worker] = laid_out;
         }
       }
       memory_.start_page();
