@@ -147,8 +147,7 @@ class Decoder {
   explicit Decoder(const DecodeArgs<Real>& args)
       : args_(args),
         width_(padded<Real>(args.H)),
-        // a cache line more: rows a power of two apart evict each other
-        h_stride_(width_ + 64 / static_cast<int64_t>(sizeof(Real))),
+        h_stride_(with_gap<Real>(width_)),
         logits_width_(padded<Real>(args.V)),
         column_workers_(args.B == 1 ? workers_for_one_sequence(args.H) : 1),
         row_workers_(args.B < num_threads() ? args.B : num_threads()),

@@ -2,8 +2,6 @@
 // write.
 #pragma once
 
-#include <array>
-
 #include "parallel.h"
 #include "steps.h"
 #include "weight_gradient.h"
@@ -62,11 +60,10 @@ struct Layer {
   int64_t array_stride;  // of rows in x, hs and their gradients
   bool transposed;       // the pass multiplies by the transpose of W_hh, as that is given
   Panels panels;
-  int64_t width;       // H, padded
-  int64_t stride;      // of rows in dz: a cache line more, as rows a power of two apart evict each
-                       // other
-  int64_t h_stride;    // of rows in h
-  int64_t own_stride;  // of rows in what a worker keeps for its columns: inputs, table_gradient
+  int64_t width;         // H, padded
+  int64_t stride;        // of rows in dz
+  int64_t h_stride;      // of rows in h
+  int64_t own_stride;    // of rows in what a worker keeps for its columns: inputs, table_gradient
   Real* leak = nullptr;  // [width], of a cell that has one
   Real* W = nullptr;     // packed, as the pass multiplies by it; null for a single row
   // A single row's parts of the product, [2][num_products][products_stride]: the first or the
@@ -85,13 +82,9 @@ struct Layer {
         transposed(transposed),
         panels(Panels::of<Real>(H, split.by_rows ? 1 : split.workers)),
         width(padded<Real>(H)),
-        stride(with_gap(width)),
+        stride(with_gap<Real>(width)),
         h_stride(stride),
         own_stride(width) {}
-
-  static int64_t with_gap(int64_t columns) {
-    return columns + 64 / static_cast<int64_t>(sizeof(Real));
-  }
 
   // Where batch row n of step s begins in x, hs and their gradients.
   RNNFAST_INLINE int64_t at(int64_t s, int64_t n) const { return steps.row(s, n) * array_stride; }

@@ -13,6 +13,12 @@ constexpr int64_t padded(int64_t columns) {
   return (columns + kLanes<Real> - 1) / kLanes<Real> * kLanes<Real>;
 }
 
+// The stride of rows with a cache line more: a power of two apart, they evict each other.
+template <class Real>
+constexpr int64_t with_gap(int64_t columns) {
+  return columns + 64 / static_cast<int64_t>(sizeof(Real));
+}
+
 // How the columns are cut. Panel p begins at vector first(p); `groups` equal shares of panels can
 // be handed to as many workers, and are as even in vectors as can be (the wider panels all in the
 // first share: 18 vectors against 14 at H = 512, and a single row's step took 11 % longer).

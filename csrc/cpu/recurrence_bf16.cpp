@@ -35,8 +35,7 @@ class RoundedForward : public Recurrence<float> {
       : Recurrence(args, Steps(args.T, args.B), {false, 1}),
         args_(args),
         inputs_(args, args.x, layer_, is_cut()),
-        // a cache line more: rows a power of two apart evict each other
-        stride_(layer_.width / 2 + 64 / static_cast<int64_t>(sizeof(Pair))) {
+        stride_(with_gap<Pair>(layer_.width / 2)) {
     allocate(
         [&] {
           memory_.take(W_, depth_of<Pair>(args.H) * layer_.width);

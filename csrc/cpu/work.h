@@ -38,7 +38,7 @@ class Recurrence {
       const Share columns = columns_of(worker);
       if (columns.end - columns.begin > widest) widest = columns.end - columns.begin;
     }
-    layer_.h_stride = layer_.own_stride = layer_.with_gap(widest);
+    layer_.h_stride = layer_.own_stride = with_gap<Real>(widest);
   }
 
   // Lays out the workspace: `shared()` for all workers, `region(r)` for the workers of one region,
