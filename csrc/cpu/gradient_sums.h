@@ -171,11 +171,7 @@ class GradientSums : public Recurrence<Real> {
   // looks after.
   void sum_inputs(int64_t worker, Real* grad_table, Real* grad_b_h) const {
     const Share columns = this->columns_looked_after(worker);
-    if (grad_b_h != nullptr) {
-      add_regions(
-          worker, [](const Region<Real>& region) { return region.bias_gradient.sum; }, columns,
-          grad_b_h);
-    }
+    sum_regions(worker, &Region<Real>::bias_gradient, grad_b_h);
     if (by_table_) {
       for (int64_t v = 0; !sums_in_place() && v < V_; ++v) {
         const int64_t row = v * layer_.own_stride;
@@ -188,11 +184,12 @@ class GradientSums : public Recurrence<Real> {
     }
   }
 
-  void sum_leak(int64_t worker, Real* grad_leak) const {
-    if (grad_leak == nullptr) return;
+  // out (or null) = a running sum of all regions, in the columns that the worker looks after.
+  void sum_regions(int64_t worker, RunningSum<Real> Region<Real>::* running, Real* out) const {
+    if (out == nullptr) return;
     add_regions(
-        worker, [](const Region<Real>& region) { return region.leak_gradient.sum; },
-        this->columns_looked_after(worker), grad_leak);
+        worker, [=](const Region<Real>& region) { return (region.*running).sum; },
+        this->columns_looked_after(worker), out);
   }
 
  private:

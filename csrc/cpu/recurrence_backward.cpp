@@ -221,7 +221,7 @@ class Backward : public GradientSums<Real> {
   void add_up(int64_t worker) const {
     if (args_.grad_W_hh != nullptr) this->add_groups(W_hh_, worker);
     this->sum_inputs(worker, args_.grad_x, args_.grad_b_h);
-    this->sum_leak(worker, args_.grad_leak);
+    this->sum_regions(worker, &Region<Real>::leak_gradient, args_.grad_leak);
     if (!reads_out()) return;
     this->add_groups(W_hq_, worker);
     readout_.sum_bias(worker, split_.workers, false, args_.grad_b_q);
