@@ -125,11 +125,11 @@ class CrossEntropy {
                Real* bias_gradient)  // [width], or null
       : readout_(readout), one_hots_(one_hots), loss_(loss), bias_gradient_(bias_gradient) {}
 
-  // Rows [row, row + count) of the logits, from as many rows of h. targets.next() is the class of
+  // Rows [row, row + count) of the logits, from as many rows of h. next_target() is the class of
   // one after the other.
-  template <class Targets>
+  template <class NextTarget>
   void add_rows(const Real* h, int64_t h_stride, const Logits<Real>& logits, int64_t row,
-                int64_t count, Targets targets) const {
+                int64_t count, NextTarget next_target) const {
     for (int64_t p = 0; p < readout_.panels.count; ++p) {
       const Panel panel(readout_.panels, p);
       const int64_t width = panel.vectors * kLanes<Real>;
@@ -141,7 +141,7 @@ class CrossEntropy {
     }
     int64_t classes[kMostRows];
     Real scales[kMostRows];
-    for (int64_t i = 0; i < count; ++i) classes[i] = targets.next();
+    for (int64_t i = 0; i < count; ++i) classes[i] = next_target();
     softmax(logits, row, count, classes, scales);
     if (bias_gradient_ != nullptr) differentiate(logits, row, count, classes, scales);
   }
@@ -156,13 +156,13 @@ class CrossEntropy {
     Real shifts[kMostRows], at_target[kMostRows];
     for (int64_t i = 0; i < count; ++i) lanes[i] = splat(-std::numeric_limits<Real>::infinity());
     each_vector(logits, row, count,
-                [&](int64_t i, Real* at, int64_t) { lanes[i] = larger<Real>(load(at), lanes[i]); });
+                [&](int64_t i, Real* at) { lanes[i] = larger<Real>(load(at), lanes[i]); });
     for (int64_t i = 0; i < count; ++i) {
       shifts[i] = max_lanes<Real>(lanes[i]);
       at_target[i] = *logits.element(readout_.panels, row + i, classes[i]);
       lanes[i] = Vec<Real>{};
     }
-    each_vector(logits, row, count, [&](int64_t i, Real* at, int64_t) {
+    each_vector(logits, row, count, [&](int64_t i, Real* at) {
       const Vec<Real> e = exp_nonpositive<Real>(load(at) - shifts[i]);
       lanes[i] += e;
       store(at, e);
@@ -203,12 +203,12 @@ class CrossEntropy {
     }
   }
 
-  // Calls f(i, row + i's classes from `column` on, column) for each of the rows.
+  // Calls f(i, a vector of row + i's classes) for all of the rows.
   template <class F>
   RNNFAST_INLINE void each_vector(const Logits<Real>& logits, int64_t row, int64_t count,
                                   const F& f) const {
-    each_column(logits, row, [&](Real* first, int64_t row_stride, int64_t column) {
-      for (int64_t i = 0; i < count; ++i) f(i, first + i * row_stride, column);
+    each_column(logits, row, [&](Real* first, int64_t row_stride, int64_t) {
+      for (int64_t i = 0; i < count; ++i) f(i, first + i * row_stride);
     });
   }
 

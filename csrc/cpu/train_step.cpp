@@ -257,26 +257,18 @@ class TrainStep : public GradientSums<Real> {
       const bool keep = wants_gradients();
       const Logits<Real> logits = keep ? Logits<Real>{region.dlogits, args_.T * region.count}
                                        : Logits<Real>{tally.strip, kRows};
-      const int64_t t = row / region.count, n = row % region.count;
+      const auto next_target = [this, &region, t = row / region.count,
+                                n = row % region.count]() mutable {
+        const int64_t batch_row = region.first + n;
+        const int64_t target =
+            args_.targets[t * args_.targets_stride_t + batch_row * args_.targets_stride_b];
+        if (++n == region.count) n = 0, ++t;
+        return target;
+      };
       cross_entropy.add_rows(h + (row - rows.begin) * layer_.stride, layer_.stride, logits,
-                             keep ? row : 0, count, TargetsFrom{args_, region, t, n});
+                             keep ? row : 0, count, next_target);
     }
   }
-
-  // The targets of consecutive rows, the first of them row n of step t.
-  struct TargetsFrom {
-    const CrossEntropyArgs<Real>& args;
-    const Region<Real>& region;
-    int64_t t, n;
-
-    int64_t next() {
-      const int64_t batch_row = region.first + n;
-      const int64_t target =
-          args.targets[t * args.targets_stride_t + batch_row * args.targets_stride_b];
-      if (++n == region.count) n = 0, ++t;
-      return target;
-    }
-  };
 
   void backward_step(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
