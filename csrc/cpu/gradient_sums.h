@@ -133,7 +133,7 @@ class GradientSums : public Recurrence<Real> {
     // where h is read as it lies, what the worker has of it
     const Share rows =
         this->region_of(worker).h_copy.values == nullptr
-            ? this->rows_of_W(worker)
+            ? this->units_of(worker)
             : share_of(layer_.H, worker - members.begin, members.end - members.begin, kTileRows);
     const Share regions = split_.by_rows ? members : Share{worker, worker + 1};
     Real* out = group == 0 ? sum.out : sum.parts + (group - 1) * sum.size;

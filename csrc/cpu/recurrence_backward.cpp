@@ -175,15 +175,15 @@ class Backward : public GradientSums<Real> {
     if (t + 1 < args_.T) this->clear_ended(worker, t + 1);  // step t has read the last states
     cut_gradients(worker, t);
     if (t > 0 || args_.grad_h0 != nullptr) {
-      this->multiply_columns(layer_, args_.W_hh, worker, region.dz_at(layer_, t), t);
+      this->multiply_columns(args_.W_hh, worker, region.dz_at(layer_, t), t);
     }
   }
 
   void multiply_row(int64_t worker, int64_t t) const {
-    if (!this->multiplies_rows(layer_)) return;
+    if (!this->multiplies_rows()) return;
     this->fetch_dz(worker, t);
     const Real* dz = this->region_of(worker).dz_at(layer_, t);
-    Base::multiply_row(layer_, args_.W_hh, worker, dz);
+    Base::multiply_row(args_.W_hh, worker, dz);
   }
 
   // grad_h0 of the rows whose first step is t.

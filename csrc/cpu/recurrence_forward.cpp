@@ -64,7 +64,7 @@ class Forward : public Recurrence<Real> {
     const Share rows = this->share_in_region(region.count, worker);
     this->copy_initial_state(args_.h0, worker);
     reset_states(worker, 0);
-    this->multiply_columns(layer_, args_.W_hh, worker, region.h_at(layer_, 0), 0);
+    this->multiply_columns(args_.W_hh, worker, region.h_at(layer_, 0), 0);
     inputs_.prepare(region, rows, this->columns_looked_after(worker));
     readout_.prepare(args_.W_hq, args_.b_q, worker, split_.workers);
   }
@@ -73,8 +73,8 @@ class Forward : public Recurrence<Real> {
     const Region<Real>& region = this->region_of(worker);
     inputs_.prepare_step(t, region, this->columns_of(worker));
     if (noise_.exists()) add_noise(worker, t);
-    if (this->multiplies_rows(layer_)) {
-      this->multiply_row(layer_, args_.W_hh, worker, this->whole_h(worker, t));
+    if (this->multiplies_rows()) {
+      this->multiply_row(args_.W_hh, worker, this->whole_h(worker, t));
     }
     Real* const hs = this->is_cut() ? nullptr : args_.hs;
     const int64_t at = layer_.at(t, region.first);
@@ -84,7 +84,7 @@ class Forward : public Recurrence<Real> {
     });
     if (t + 1 < args_.T) {
       reset_states(worker, t + 1);
-      this->multiply_columns(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
+      this->multiply_columns(args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
     }
     if (split_.by_rows) {
       read_out(region.h_at(layer_, t + 1), layer_.h_stride,
@@ -95,8 +95,7 @@ class Forward : public Recurrence<Real> {
   // To the worker's columns of the strip of step t.
   void add_noise(int64_t worker, int64_t t) const {
     const Region<Real>& region = this->region_of(worker);
-    const Share all = this->columns_of(worker);
-    const Share columns{all.begin, all.end < args_.H ? all.end : args_.H};
+    const Share columns = this->units_of(worker);
     for (int64_t n = 0; n < region.rows(layer_, t); ++n) {
       noise_.add(layer_.steps.row(t, region.first + n), columns,
                  region.inputs + n * layer_.own_stride);
@@ -129,7 +128,7 @@ class Forward : public Recurrence<Real> {
   }
 
   void copy_cut_state(int64_t worker, int64_t t) const {
-    this->copy_columns(this->region_of(worker).h_at(layer_, t), this->rows_of_W(worker),
+    this->copy_columns(this->region_of(worker).h_at(layer_, t), this->units_of(worker),
                        args_.hs + layer_.at(t - 1, 0));
   }
 

@@ -189,7 +189,7 @@ class TrainStep : public GradientSums<Real> {
 
   void prepare(int64_t worker) const {
     this->pack_weights(layer_, args_.W_hh, worker);
-    this->multiply_columns(layer_, args_.W_hh, worker, args_.h0, 0);
+    this->multiply_columns(args_.W_hh, worker, args_.h0, 0);
     readout_.prepare(args_.W_hq, args_.b_q, worker, split_.workers);
     if (worker == split_.workers - 1) one_hots_.prepare();
     const Region<Real>& region = this->region_of(worker);
@@ -212,7 +212,7 @@ class TrainStep : public GradientSums<Real> {
       run_tile(rows, panel.vectors, ForwardTile<Real>{layer_, region, t, 0, row, panel, nullptr});
     });
     if (t + 1 < args_.T) {
-      this->multiply_columns(layer_, args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
+      this->multiply_columns(args_.W_hh, worker, region.h_at(layer_, t + 1), t + 1);
     }
     if (split_.by_rows)
       read_out(worker, {t * region.count, (t + 1) * region.count}, region.h_at(layer_, t + 1));
@@ -231,8 +231,8 @@ class TrainStep : public GradientSums<Real> {
       read_out(worker, rows, h);
     }
     for (int64_t n = 0; n < region.count; ++n) {
-      this->copy_columns(region.h_at(layer_, args_.T) + n * layer_.h_stride,
-                         this->rows_of_W(worker), args_.h_last + (region.first + n) * args_.H);
+      this->copy_columns(region.h_at(layer_, args_.T) + n * layer_.h_stride, this->units_of(worker),
+                         args_.h_last + (region.first + n) * args_.H);
     }
   }
 
@@ -240,7 +240,7 @@ class TrainStep : public GradientSums<Real> {
   void gather_h(Share steps, Real* out) const {
     for (int64_t t = steps.begin; t < steps.end; ++t, out += layer_.stride) {
       for (int64_t worker = 0; worker < split_.workers; ++worker) {
-        this->copy_columns(this->region_of(worker).h_at(layer_, t + 1), this->rows_of_W(worker),
+        this->copy_columns(this->region_of(worker).h_at(layer_, t + 1), this->units_of(worker),
                            out);
       }
     }
@@ -285,8 +285,7 @@ class TrainStep : public GradientSums<Real> {
   void multiply_dz(int64_t worker, int64_t t) const {
     if (!this->is_single_row()) return;
     this->fetch_dz(worker, t);
-    this->multiply_row(backward_layer_, args_.W_hh, worker,
-                       this->region_of(worker).dz_at(layer_, t));
+    this->multiply_row(args_.W_hh, worker, this->region_of(worker).dz_at(layer_, t));
   }
 
   void initial_state(int64_t worker) const {

@@ -86,7 +86,7 @@ class Recurrence {
 
   // What multiply_row() needs.
   void take_product(Region<Real>& region) {
-    if (!multiplies_rows(layer_)) return;
+    if (!multiplies_rows()) return;
     memory_.take(region.product, layer_.width);
     memory_.take(region.whole, is_cut() ? layer_.width : 0);
   }
@@ -175,24 +175,20 @@ class Recurrence {
 
   // A single row's product without a transpose, from its h or dz of step t: each worker multiplies
   // its own columns of the row, as soon as it has them.
-  void multiply_columns(const Layer<Real>& layer, const Real* W_hh, int64_t worker, const Real* row,
-                        int64_t t) const {
-    if (!is_single_row() || layer.transposed) return;
-    add_rows_times(row, W_hh, sums_, rows_of_W(worker), t % 2 != 0, layer.product(t, worker));
+  void multiply_columns(const Real* W_hh, int64_t worker, const Real* row, int64_t t) const {
+    if (!is_single_row() || layer_.transposed) return;
+    add_rows_times(row, W_hh, sums_, units_of(worker), t % 2 != 0, layer_.product(t, worker));
   }
 
   // A single row's product with a transpose: each worker makes its own columns of it, from the
   // whole row.
-  void multiply_row(const Layer<Real>& layer, const Real* W_hh, int64_t worker,
-                    const Real* row) const {
+  void multiply_row(const Real* W_hh, int64_t worker, const Real* row) const {
     const Region<Real>& region = region_of(worker);
-    const Share rows = rows_of_W(worker);
-    dot_rows(row, W_hh, layer.H, layer.H, rows, region.product);
+    const Share rows = units_of(worker);
+    dot_rows(row, W_hh, layer_.H, layer_.H, rows, region.product);
     for (int64_t i = rows.end; i < columns_of(worker).end; ++i) region.product[i] = 0;
   }
-  bool multiplies_rows(const Layer<Real>& layer) const {
-    return is_single_row() && layer.transposed;
-  }
+  bool multiplies_rows() const { return is_single_row() && layer_.transposed; }
 
   // h_t of a single row with the others' columns, where the row is cut.
   const Real* whole_h(int64_t worker, int64_t t) const {
@@ -217,7 +213,8 @@ class Recurrence {
                 static_cast<size_t>(columns.end - columns.begin) * sizeof(Real));
   }
 
-  Share rows_of_W(int64_t worker) const { return without_padding(columns_of(worker)); }
+  // The worker's hidden units: rows of W_hh, and columns of h.
+  Share units_of(int64_t worker) const { return without_padding(columns_of(worker)); }
 
   Share without_padding(Share columns) const {
     return {columns.begin, columns.end < layer_.H ? columns.end : layer_.H};
