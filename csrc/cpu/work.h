@@ -184,9 +184,9 @@ class Recurrence {
   // whole row.
   void multiply_row(const Real* W_hh, int64_t worker, const Real* row) const {
     const Region<Real>& region = region_of(worker);
-    const Share rows = units_of(worker);
-    dot_rows(row, W_hh, layer_.H, layer_.H, rows, region.product);
-    for (int64_t i = rows.end; i < columns_of(worker).end; ++i) region.product[i] = 0;
+    const Share columns = columns_of(worker), units = without_padding(columns);
+    dot_rows(row, W_hh, layer_.H, layer_.H, units, region.product);
+    for (int64_t i = units.end; i < columns.end; ++i) region.product[i] = 0;
   }
   bool multiplies_rows() const { return is_single_row() && layer_.transposed; }
 
