@@ -6,7 +6,9 @@
 namespace rnnfast::cells {
 
 struct Leaky {
-  static constexpr int kSaved = 1;  // arrays [T, B, H] kept for the way back: act(z_t)
+  static constexpr int kGates = 1;   // products of width H in a step
+  static constexpr int kStates = 1;  // arrays that a step hands to the next
+  static constexpr int kSaved = 1;   // arrays [T, B, H] kept for the way back: act(z_t)
 
   template <class V>
   static RNNFAST_CELL V forward(V act, V before, V leak) {
