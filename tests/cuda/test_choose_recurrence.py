@@ -151,6 +151,20 @@ def test_two_directions_share_the_device(H, B, operation):
     assert both.microseconds == double.microseconds > one.microseconds
     clusters = 2 * both.plan.geometry.grid // both.variant.cluster
     assert clusters <= both.waves * both.resident
+    steps, twice = (
+        choose_recurrence.by_steps(question(H, B, operation, launches=each), H100)
+        for each in (1, 2)
+    )
+    assert twice == 2 * steps
+
+
+def test_clusters_that_run_at_once_share_the_rows():
+    """Of up to 4 rows: where there is room for more clusters, each has fewer."""
+    variant = next(v for v in recurrences() if v.cluster > 1 and v["ROWS"] == 4)
+    for B, rows, clusters in ((7, 1, 7), (31, 3, 11), (60, 4, 15), (61, 3, 21)):
+        choice = choose_recurrence.fit(variant, question(variant.hp, B), H100, 15)
+        assert choice.plan.rows == rows
+        assert choice.plan.geometry.grid == clusters * variant.cluster
 
 
 def test_blocks_that_share_a_multiprocessor_share_its_time():
@@ -159,6 +173,12 @@ def test_blocks_that_share_a_multiprocessor_share_its_time():
     variant = kernel_table.from_row({**row, "cycles": {"90": {"rnn_forward": [100.0, 300.0]}}})
     for B, cycles in ((1, 400), (256, 400), (1024, 800)):
         choice = choose_recurrence.fit(variant, question(64, B), H100, 9999)
+        assert choice.microseconds * choose_recurrence.CYCLES_PER_US == pytest.approx(cycles)
+    in_clusters = kernel_table.from_row(
+        {"unit": "cluster", "HP": 512, "CLUSTER": 8, "ROWS": 4, "cycles": variant.cycles}
+    )
+    for B, cycles in ((16, 400), (50, 400), (80, 500)):  # 5 blocks on each
+        choice = choose_recurrence.fit(in_clusters, question(512, B), H100, B)
         assert choice.microseconds * choose_recurrence.CYCLES_PER_US == pytest.approx(cycles)
     # where they do not, there are as many waves
     assert choose_recurrence.fit(variant, question(64, 1024), H100, 132).waves == 8
