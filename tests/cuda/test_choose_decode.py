@@ -1,5 +1,7 @@
 """Which variant of the generation kernel runs: by the device, the table's order and the batch."""
 
+import dataclasses
+
 import pytest
 
 from rnnfast.backends import library
@@ -66,8 +68,16 @@ def test_a_cluster_that_the_device_refuses_is_passed_over():
     assert plan.options.startswith("-DRF_HP=0 -DRF_CLUSTER=1 ")
 
 
-def test_too_many_classes_for_any_block():
+def test_the_kernel_is_that_of_the_cell():
+    for cell in kernel_table.CELLS:
+        plan = decide(dataclasses.replace(question(64), cell=cell), H200)
+        assert f"-DRF_CELL={cell}" in plan.options.split()
+
+
+def test_what_no_kernel_serves_goes_step_by_step():
+    """Too many classes for any block, and float64, which the kernels would read as float32."""
     assert decide(question(64, V=100_000), H200) is None
+    assert decide(dataclasses.replace(question(64), dtype_bits=64), H200) is None
 
 
 def test_every_row_of_the_table_is_a_shape_of_the_kernel():
