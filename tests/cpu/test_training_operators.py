@@ -133,6 +133,18 @@ def test_refuses_what_does_not_fit(change, message) -> None:
         torch.ops.rnnfast.rnn_cross_entropy_grads_(*arguments.values(), 0)
 
 
+def test_tensors_may_lie_side_by_side_in_one_buffer() -> None:
+    ids, targets, values = make((5, 3, 40, 28), torch.float32)
+    want = [v.clone() for v in (*values[:5], *map(torch.zeros_like, values[:5]), values[5])]
+    buffer = torch.cat([v.flatten() for v in want])
+    parts = buffer.split([v.numel() for v in want])
+    got = [part.view_as(v) for part, v in zip(parts, want, strict=True)]
+    for each in (want, got):
+        rest = (each[:5], each[5:10], each[10], 0.5, 1.0, False)
+        untyped.train_step_(native, ids, targets, *rest)
+    assert all(map(torch.equal, got, want))
+
+
 @pytest.mark.parametrize("max_norm", [1e-3, 1e9, float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", SHAPES)

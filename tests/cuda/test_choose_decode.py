@@ -1,6 +1,7 @@
 """Which variant of the generation kernel runs: by the device, the table's order and the batch."""
 
 import dataclasses
+import itertools
 
 import pytest
 
@@ -72,6 +73,17 @@ def test_the_kernel_is_that_of_the_cell():
     for cell in kernel_table.CELLS:
         plan = decide(dataclasses.replace(question(64), cell=cell), H200)
         assert f"-DRF_CELL={cell}" in plan.options.split()
+
+
+@pytest.mark.parametrize("limits", [H200, A100, RTX5090])
+def test_the_kernels_of_a_device_are_those_that_it_may_run(limits):
+    known = {
+        each.options
+        for each in kernel_table.kernels(limits.compute_capability)
+        if each.unit == "decode"
+    }
+    for H, B, V in itertools.product((64, 300, 512, 1024, 1500), (1, 100), (28, 5000)):
+        assert decide(question(H, B, V), limits).options in known
 
 
 def test_what_no_kernel_serves_goes_step_by_step():
