@@ -233,6 +233,8 @@ def test_operators_are_sound() -> None:
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     with torch.no_grad():
         torch.library.opcheck(torch.ops.rnnfast.rnn.default, args, test_utils=checks)
+        plain = (*args[:5], 0, *call._replace(leak=None)[6:], True)  # saves nothing
+        torch.library.opcheck(torch.ops.rnnfast.rnn.default, plain, test_utils=checks)
         hs, _, saved = torch.ops.rnnfast.rnn.default(*args)
         needs = (True, True, True)
         back = (hs, None, hs, None, 0, call.W_hh, call.h0, 2, *needs, *call[6:12], saved, True)
