@@ -366,13 +366,22 @@ def test_clip_grad_norm_is_torchs(backend, max_norm):
     torch.testing.assert_close(got, want)
     for leaf, other in zip(leaves[:2], others, strict=False):
         torch.testing.assert_close(leaf.grad, other.grad)
-    assert optim.clip_grad_norm_([], 1.0) == 0
+    torch.testing.assert_close(optim.clip_grad_norm_([], 1.0), torch.tensor(0.0))
     assert optim.clip_grad_norm_(leaves[0], 1.0, norm_type=float("inf")) <= 3
     leaves[0].grad[0, 0] = float("nan")
     with pytest.raises(RuntimeError, match="non-finite"):
         optim.clip_grad_norm_(leaves, 1.0, error_if_nonfinite=True)
     optim.clip_grad_norm_(leaves, 1.0)  # by torch's rule it spreads, by d2l's it changes nothing
     assert leaves[1].grad.isnan().all()
+
+
+@pytest.mark.filterwarnings("ignore::rnnfast.FallbackWarning")
+def test_gradients_of_several_kinds_are_clipped_by_the_reference():
+    one = torch.ones(2)
+    assert optim._backend_for_all([one, one.double()]) is native
+    for other in (one.to("meta"), one.to_sparse(), one.bfloat16()):
+        assert optim._backend_for_all([one, other]) is reference
+        assert optim._backend_for_all([other, one]) is reference
 
 
 def test_clipping_is_seen_by_version_counters(backend):

@@ -62,8 +62,8 @@ class Dale(torch.nn.Module):
         return torch.where(self.signs, V.abs(), -V.abs())
 
     def right_inverse(self, W: Tensor) -> Tensor:
-        """The free parameter for a weight that is assigned: its magnitude."""
+        """The free parameter for a weight that is assigned: the weight itself."""
         if self.signs.shape != W.shape[1:]:
             expected = tuple(W.shape[1:])
             raise ValueError(f"signs has shape {tuple(self.signs.shape)}, must be {expected}")
-        return W.abs()
+        return W

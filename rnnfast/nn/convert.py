@@ -38,7 +38,7 @@ def revert(module: _Module) -> _Module:
 
 
 def _exchange(module: torch.nn.Module, old: type, new: type) -> None:
-    for layer in list(_of_class(module, old)):
+    for layer in _of_class(module, old):
         own = type(layer)
         if own is old:
             layer.__class__ = new

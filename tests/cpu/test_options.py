@@ -221,6 +221,14 @@ def test_the_backward_pass_refuses_what_does_not_fit(
         native.rnn_backward(a)
 
 
+def test_the_backward_pass_refuses_ids_of_another_length() -> None:
+    call, hs = make(2, 3, 8, 5, lengths=[2, 2, 1]).call, torch.zeros(5, 8)
+    a = Adjoint(call, 5, hs, None, hs, torch.zeros(3, 8), Needs())
+    native.rnn_backward(a)
+    with pytest.raises(RuntimeError, match=r"ids is int64 \[4\]; it must be int64 \[N\] = \[5\]"):
+        native.rnn_backward(a._replace(call=call._replace(ids=call.ids[:4])))
+
+
 def test_refuses_ids_in_both_directions() -> None:
     call = make(2, 3, 8, both=True).call
     with pytest.raises(RuntimeError, match=r"W_hh is float32 \[2, 8, 8\]; it must be \[H, H\]"):
@@ -233,6 +241,8 @@ def test_operators_are_sound() -> None:
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     with torch.no_grad():
         torch.library.opcheck(torch.ops.rnnfast.rnn.default, args, test_utils=checks)
+        plain = (*args[:5], 0, *call._replace(leak=None)[6:], True)  # saves nothing
+        torch.library.opcheck(torch.ops.rnnfast.rnn.default, plain, test_utils=checks)
         hs, _, saved = torch.ops.rnnfast.rnn.default(*args)
         needs = (True, True, True)
         back = (hs, None, hs, None, 0, call.W_hh, call.h0, 2, *needs, *call[6:12], saved, True)

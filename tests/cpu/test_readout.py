@@ -1,6 +1,7 @@
 """The recurrence with its readout in one call, against the plain loop in extended precision."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -165,6 +166,26 @@ def test_a_readout_that_does_not_fit(change: dict[str, Tensor], message: str) ->
         untyped.rnn_logits(
             native, p.x, p.ids, p.W_hh, p.b_h, readout["W_hq"], readout["b_q"], p.h0, p.relu
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grad_logits": torch.zeros(11, 5)}, r"grad_logits is float32 \[11, 5\]"),
+        ({"ids": torch.zeros(3, 3, dtype=torch.long)}, r"ids is int64 \[3, 3\]"),
+        ({"ids": torch.zeros(3, 4, dtype=torch.int32)}, "ids is int32"),
+        ({"V": -1}, "V is -1; it must be at least 0"),
+        ({"W_hq": torch.zeros(7, 5)}, r"W_hq is float32 \[7, 5\]"),
+    ],
+)
+def test_the_backward_pass_refuses_what_does_not_fit(change: dict[str, Any], message: str) -> None:
+    hs, ids = torch.zeros(3, 4, 8), torch.zeros(3, 4, dtype=torch.long)
+    first = {"grad_logits": torch.zeros(12, 5), "grad_h_last": None, "grad_hs": None, "hs": hs}
+    rest = {"W_hh": torch.zeros(8, 8), "W_hq": torch.zeros(8, 5), "h0": torch.zeros(4, 8)}
+    args = {**first, "ids": ids, "V": 6, **rest}
+    torch.ops.rnnfast.rnn_logits_backward(*args.values(), 0, True, True, True)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.rnnfast.rnn_logits_backward(*(args | change).values(), 0, True, True, True)
 
 
 @pytest.mark.parametrize("h0", [torch.zeros(4, 8), torch.zeros(1, 4, 8)], ids=["2", "3"])

@@ -41,10 +41,11 @@ def test_loss_and_gradients(shape: tuple[int, ...], dtype: torch.dtype, relu: bo
 def test_loss_alone(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     ids, targets, values = make(shape, dtype)
     *_, h_last, loss = loss_and_gradients(native, ids, targets, values, False)
-    alone = untyped.rnn_cross_entropy(native, ids, targets, *values, False, False, False)
-    assert torch.equal(alone[0], loss)
-    assert torch.equal(alone[1], h_last)
-    assert all(grad.numel() == 0 for grad in alone[2:])
+    for need_h0 in (False, True):  # one of the gradients
+        alone = untyped.rnn_cross_entropy(native, ids, targets, *values, False, False, need_h0)
+        assert torch.equal(alone[0], loss)
+        assert torch.equal(alone[1], h_last)
+        assert all(grad.numel() == 0 for grad in alone[2:])
 
 
 def added_gradients(
@@ -110,6 +111,38 @@ def test_refused_gradients_have_not_changed(spoil, message) -> None:
     with pytest.raises(RuntimeError, match=message):
         untyped.rnn_cross_entropy_grads_(native, ids, targets, params, grads, h, False)
     assert not any(grad.any() for grad in grads)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.update(ids=a["ids"][:0]), "T, the number of steps, is 0"),
+        (lambda a: a.update(ids=a["ids"][:, :0]), "B, the number of sequences, is 0"),
+        (lambda a: a.update(targets=a["targets"][1:]), "targets is int64 .4, 3."),
+        (lambda a: a["params"].append(a["params"][0]), "params has 6 tensors"),
+        (lambda a: a["grads"].append(a["grads"][0]), "grads has 6 tensors"),
+        (lambda a: a.update(h0=a["h0"][1:]), "h0 is float32 .2, 40."),
+    ],
+)
+def test_refuses_what_does_not_fit(change, message) -> None:
+    ids, targets, (*params, h0) = make((5, 3, 40, 28), torch.float32)
+    grads = [torch.zeros_like(p) for p in params]
+    arguments = {"ids": ids, "targets": targets, "params": params, "grads": grads, "h0": h0}
+    change(arguments)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.rnnfast.rnn_cross_entropy_grads_(*arguments.values(), 0)
+
+
+def test_tensors_may_lie_side_by_side_in_one_buffer() -> None:
+    ids, targets, values = make((5, 3, 40, 28), torch.float32)
+    want = [v.clone() for v in (*values[:5], *map(torch.zeros_like, values[:5]), values[5])]
+    buffer = torch.cat([v.flatten() for v in want])
+    parts = buffer.split([v.numel() for v in want])
+    got = [part.view_as(v) for part, v in zip(parts, want, strict=True)]
+    for each in (want, got):
+        rest = (each[:5], each[5:10], each[10], 0.5, 1.0, False)
+        untyped.train_step_(native, ids, targets, *rest)
+    assert all(map(torch.equal, got, want))
 
 
 @pytest.mark.parametrize("max_norm", [1e-3, 1e9, float("inf")])

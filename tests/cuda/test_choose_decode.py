@@ -1,5 +1,8 @@
 """Which variant of the generation kernel runs: by the device, the table's order and the batch."""
 
+import dataclasses
+import itertools
+
 import pytest
 
 from rnnfast.backends import library
@@ -66,8 +69,27 @@ def test_a_cluster_that_the_device_refuses_is_passed_over():
     assert plan.options.startswith("-DRF_HP=0 -DRF_CLUSTER=1 ")
 
 
-def test_too_many_classes_for_any_block():
+def test_the_kernel_is_that_of_the_cell():
+    for cell in kernel_table.CELLS:
+        plan = decide(dataclasses.replace(question(64), cell=cell), H200)
+        assert f"-DRF_CELL={cell}" in plan.options.split()
+
+
+@pytest.mark.parametrize("limits", [H200, A100, RTX5090])
+def test_the_kernels_of_a_device_are_those_that_it_may_run(limits):
+    known = {
+        each.options
+        for each in kernel_table.kernels(limits.compute_capability)
+        if each.unit == "decode"
+    }
+    for H, B, V in itertools.product((64, 300, 512, 1024, 1500), (1, 100), (28, 5000)):
+        assert decide(question(H, B, V), limits).options in known
+
+
+def test_what_no_kernel_serves_goes_step_by_step():
+    """Too many classes for any block, and float64, which the kernels would read as float32."""
     assert decide(question(64, V=100_000), H200) is None
+    assert decide(dataclasses.replace(question(64), dtype_bits=64), H200) is None
 
 
 def test_every_row_of_the_table_is_a_shape_of_the_kernel():

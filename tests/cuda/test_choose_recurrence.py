@@ -41,6 +41,13 @@ def test_every_row_of_the_table_is_a_shape_of_its_kernel():
     assert len(set(recurrences())) == len(recurrences())
 
 
+def test_kernels_with_options_run_up_to_where_they_spill():
+    row = {"unit": "single_block", "HP": 64, "LANES": 4, "ROWS": 1}
+    variant = kernel_table.from_row({**row, "most_capability_with_options": 90})
+    assert [variant.runs_on(each, has_options=True) for each in (75, 80, 90, 100)] == [0, 1, 1, 0]
+    assert variant.runs_on(100)
+
+
 @pytest.mark.parametrize("limits", [H100, A100, SMALL, RTX5090])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_plan_covers_the_batch_and_fits_the_device(operation, limits):
@@ -50,6 +57,8 @@ def test_every_plan_covers_the_batch_and_fits_the_device(operation, limits):
             for choice in choose_recurrence.candidates(asked, limits, {}):
                 g, v = choice.plan.geometry, choice.variant
                 assert v.hp >= H
+                scratch_bytes = v.needs(operation == "rnn_backward", False).scratch_bytes
+                assert choice.plan.scratch_bytes == g.grid * scratch_bytes
                 assert g.grid % g.cluster == 0
                 assert g.grid // g.cluster == -(-B // choice.plan.rows)
                 assert g.shared_bytes <= limits.shared_bytes
@@ -110,6 +119,8 @@ def test_a_call_with_options_takes_a_kernel_that_knows_them(cell, operation):
             assert choice.variant.runs_on(H100.compute_capability, has_options=True)
             assert "-DRF_OPTIONS=1" in choice.plan.options
             assert "without options" in str(choice)
+            needs = choice.variant.needs(operation == "rnn_backward", cell > 1)
+            assert choice.plan.geometry.shared_bytes == needs.shared_bytes
     for H, unit in ((64, "single_block"), (512, "cluster")):
         asked = question(H, 1, operation, **options)
         assert choose_recurrence.decide(asked, H100).variant.unit == unit
@@ -120,6 +131,19 @@ def test_what_no_kernel_serves_goes_step_by_step():
     assert choose_recurrence.decide(question(4096, 32), H100) is None
     assert choose_recurrence.decide(question(1024, 32), A100) is None
     assert choose_recurrence.chosen(question(64, 32, dtype_bits=64)) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "limits", "why"),
+    [
+        (question(64, 1, dtype_bits=64), H100, "no kernel for all steps is of float64"),
+        (question(1025, 1), H100, "W_hh does not fit on the chip"),
+        (question(1024, 1), A100, "no kernel for all steps fits a device of 8.0"),
+        (question(512, 1000, has_options=True), H100, " us, against a cluster of "),
+    ],
+)
+def test_why_a_call_goes_step_by_step(asked, limits, why):
+    assert why in choose_recurrence._why_by_steps(asked, limits)
 
 
 def test_the_device_decides_how_many_clusters_run():
@@ -140,6 +164,15 @@ def test_the_device_decides_how_many_clusters_run():
     assert many.microseconds < (one.microseconds if one else slowest)
 
 
+def test_until_a_device_is_asked_it_runs_as_many_clusters_for_its_size_as_an_h100():
+    half = dataclasses.replace(H100, multiprocessors=66)
+    whole, halved = (
+        list(choose_recurrence.candidates(question(300, 1), limits, {})) for limits in (H100, half)
+    )
+    assert {choice.variant.cluster for choice in whole} >= {4, 8, 16}
+    assert [choice.resident // 2 for choice in whole] == [choice.resident for choice in halved]
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize(("H", "B"), [(64, 128), (512, 16), (512, 64), (1024, 8), (1024, 128)])
 def test_two_directions_share_the_device(H, B, operation):
@@ -151,6 +184,20 @@ def test_two_directions_share_the_device(H, B, operation):
     assert both.microseconds == double.microseconds > one.microseconds
     clusters = 2 * both.plan.geometry.grid // both.variant.cluster
     assert clusters <= both.waves * both.resident
+    steps, twice = (
+        choose_recurrence.by_steps(question(H, B, operation, launches=each), H100)
+        for each in (1, 2)
+    )
+    assert twice == 2 * steps
+
+
+def test_clusters_that_run_at_once_share_the_rows():
+    """Of up to 4 rows: where there is room for more clusters, each has fewer."""
+    variant = next(v for v in recurrences() if v.cluster > 1 and v["ROWS"] == 4)
+    for B, rows, clusters in ((7, 1, 7), (31, 3, 11), (60, 4, 15), (61, 3, 21)):
+        choice = choose_recurrence.fit(variant, question(variant.hp, B), H100, 15)
+        assert choice.plan.rows == rows
+        assert choice.plan.geometry.grid == clusters * variant.cluster
 
 
 def test_blocks_that_share_a_multiprocessor_share_its_time():
@@ -160,8 +207,31 @@ def test_blocks_that_share_a_multiprocessor_share_its_time():
     for B, cycles in ((1, 400), (256, 400), (1024, 800)):
         choice = choose_recurrence.fit(variant, question(64, B), H100, 9999)
         assert choice.microseconds * choose_recurrence.CYCLES_PER_US == pytest.approx(cycles)
+    in_clusters = kernel_table.from_row(
+        {"unit": "cluster", "HP": 512, "CLUSTER": 8, "ROWS": 4, "cycles": variant.cycles}
+    )
+    for B, cycles in ((16, 400), (50, 400), (80, 500)):  # 5 blocks on each
+        choice = choose_recurrence.fit(in_clusters, question(512, B), H100, B)
+        assert choice.microseconds * choose_recurrence.CYCLES_PER_US == pytest.approx(cycles)
     # where they do not, there are as many waves
     assert choose_recurrence.fit(variant, question(64, 1024), H100, 132).waves == 8
+
+
+@pytest.mark.parametrize("limits", [H100, A100, RTX5090])
+def test_the_kernels_of_a_device_are_those_that_it_may_run(limits):
+    """`python -m rnnfast build` compiles these; a call that takes another would wait for it."""
+    found = kernel_table.kernels(limits.compute_capability)
+    assert all(each.shared_bytes <= limits.shared_bytes for each in found)
+    units = {variant.unit for variant in recurrences()}
+    known = {(each.unit, each.options) for each in found if each.unit in units}
+    cells = [*((cell, False) for cell in kernel_table.CELLS), *((cell, True) for cell in range(4))]
+    chosen = set()
+    for operation, (cell, has_options), V in itertools.product(OPERATIONS, cells, (0, 28)):
+        options = {"cell": cell, "has_options": has_options, "V": V, "least_exact": "TF32"}
+        asked = question(1, 1, operation, **options)
+        for choice in choose_recurrence.candidates(asked, limits, {}):
+            chosen.add((choice.plan.unit, choice.plan.options))
+    assert chosen == known
 
 
 def test_what_was_measured_where_is_told():

@@ -82,6 +82,9 @@ def test_an_image_depends_on_all_that_it_is_made_from(monkeypatch):
     monkeypatch.setattr(nvrtc, "version", lambda: "99.0")
     image()
     assert len(entries()) == kept + 1
+    monkeypatch.setattr(nvrtc, "FLAGS", (*nvrtc.FLAGS, "--ftz=true"))
+    image()
+    assert len(entries()) == kept + 2
 
 
 @needs_compiler

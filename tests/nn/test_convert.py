@@ -94,6 +94,7 @@ def test_a_copy_of_a_parametrized_layer_stays_what_it_is():
     torch.testing.assert_close((ours(x), again(x)), (layer(x), layer(x)))
 
 
-def test_revert_refuses_what_torch_does_not_have():
-    with pytest.raises(ValueError, match="no leak"):
-        rnnfast.revert(torch.nn.Sequential(nn.RNN(3, 4, leak=0.5)))
+@pytest.mark.parametrize("options", [{"leak": 0.5}, {"learn_h0": True}, {"noise": 0.1}])
+def test_revert_refuses_what_torch_does_not_have(options):
+    with pytest.raises(ValueError, match="no leak, learnt h0 or noise"):
+        rnnfast.revert(torch.nn.Sequential(nn.RNN(3, 4, **options)))

@@ -30,6 +30,16 @@ def test_layers_by_name():
     assert str(rnnfast.explain(model)).count("\na, layer") == 2
 
 
+def test_packed_sequences_have_lines_of_their_own_where_they_run_otherwise(monkeypatch):
+    def only_dense(tensor, features, has_options):
+        return None if {"batch_sizes", "resets"} & {*features} else native
+
+    monkeypatch.setattr(rnnfast.dispatch, "kernels_for", only_dense)
+    dense, packed = _lines(nn.RNN(3, 4))
+    assert dense == "the model, layer 0: the kernels of native"
+    assert packed.startswith("the model, packed sequences: torch's own implementation, since ")
+
+
 def test_reasons():
     assert "bfloat16" in _lines(nn.RNN(3, 4).bfloat16())[0]
     assert "torch's own implementation" in _lines(nn.RNN(3, 4).bfloat16())[0]

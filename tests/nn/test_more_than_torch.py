@@ -328,6 +328,16 @@ def test_constraints_hold_while_training():
     assert not stored.grad[~mask].any()
 
 
+def test_masks_and_signs_may_be_numbers():
+    """A mask counts what is not 0, signs what is above it; both move with the layer."""
+    numbers, V = torch.tensor([0.0, 0.5, -2.0]), torch.ones(3, 3)
+    dale, sparse = Dale(numbers), Sparse(numbers.expand(3, 3))
+    torch.testing.assert_close(dale(V), torch.tensor([-1.0, 1.0, -1.0]).expand(3, 3))
+    torch.testing.assert_close(sparse(V), torch.tensor([0.0, 1.0, 1.0]).expand(3, 3))
+    assert dale.to("meta").signs.is_meta
+    assert sparse.to("meta").mask.is_meta
+
+
 @pytest.mark.parametrize(
     ("constraint", "message"),
     [

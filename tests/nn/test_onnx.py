@@ -41,6 +41,13 @@ def test_a_layer_is_a_node(form, with_hx, unbatched, tmp_path):
     torch.testing.assert_close(torch.from_numpy(h), want_h, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_between_layers_is_a_node_in_training_alone(training, tmp_path):
+    layer = nn.RNN(3, 4, 2, dropout=0.5).train(training)
+    nodes, _ = _export(layer, (torch.randn(5, 2, 3),), tmp_path / "rnn.onnx")
+    assert nodes.count("Dropout") == training
+
+
 def test_a_converted_model_of_any_length(tmp_path):
     class Model(torch.nn.Module):
         def __init__(self):
@@ -70,14 +77,15 @@ def test_the_older_exporter_gives_the_operator_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "input", "word"),
+    ("options", "args", "word"),
     [
-        ({"leak": 0.5}, torch.zeros(5, 2, 3), "leaky"),
-        ({"noise": 0.5}, torch.zeros(5, 2, 3), "noise"),
-        ({}, torch.zeros(5, 2, dtype=torch.int64), "ids"),
+        ({"leak": 0.5}, (torch.zeros(5, 2, 3),), "leaky"),
+        ({"noise": 0.5}, (torch.zeros(5, 2, 3),), "noise"),
+        ({}, (torch.zeros(5, 2, 3), None, torch.zeros(5, 2, dtype=torch.bool)), "resets"),
+        ({}, (torch.zeros(5, 2, dtype=torch.int64),), "ids"),
     ],
 )
-def test_what_onnx_does_not_have_is_refused(options, input, word, tmp_path):
+def test_what_onnx_does_not_have_is_refused(options, args, word, tmp_path):
     layer = nn.RNN(3, 4, **options).eval()
     with pytest.raises(torch.onnx.OnnxExporterError, match=word):
-        torch.onnx.export(layer, (input,), tmp_path / "rnn.onnx", verbose=False)
+        torch.onnx.export(layer, args, tmp_path / "rnn.onnx", verbose=False)

@@ -141,7 +141,7 @@ def fit(
     used = -(-question.B // variant["ROWS"])
     if variant.cluster > 1:  # fewer rows each, where that takes no further wave
         share = -(-used * launches // resident) * resident // launches
-        used = min(max(used, share), question.B)
+        used = max(used, share)
     rows = -(-question.B // used)  # as even as it goes
     used = -(-question.B // rows)
     waves = -(-used * launches // resident)
