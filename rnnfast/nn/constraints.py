@@ -34,10 +34,10 @@ class Sparse(torch.nn.Module):
         return V * self.mask
 
     def right_inverse(self, W: Tensor) -> Tensor:
-        """The free parameter for a weight that is assigned: the weight itself."""
+        """The free parameter for a weight that is assigned: a copy of it."""
         if self.mask.shape != W.shape:
             raise ValueError(f"mask has shape {tuple(self.mask.shape)}, must be {tuple(W.shape)}")
-        return W
+        return W.clone()
 
 
 class Dale(torch.nn.Module):
@@ -62,8 +62,8 @@ class Dale(torch.nn.Module):
         return torch.where(self.signs, V.abs(), -V.abs())
 
     def right_inverse(self, W: Tensor) -> Tensor:
-        """The free parameter for a weight that is assigned: the weight itself."""
+        """The free parameter for a weight that is assigned: its magnitude."""
         if self.signs.shape != W.shape[1:]:
             expected = tuple(W.shape[1:])
             raise ValueError(f"signs has shape {tuple(self.signs.shape)}, must be {expected}")
-        return W
+        return W.abs()

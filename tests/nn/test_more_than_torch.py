@@ -328,6 +328,15 @@ def test_constraints_hold_while_training():
     assert not stored.grad[~mask].any()
 
 
+@pytest.mark.parametrize("constraint", [Dale(torch.ones(H)), Sparse(torch.ones(H, H))])
+def test_an_assigned_weight_is_copied(constraint):
+    layer, W = nn.RNN(V, H), torch.rand(H, H)
+    register_parametrization(layer, "weight_hh_l0", constraint)
+    layer.weight_hh_l0, want = W, W.clone()
+    W.zero_()
+    assert torch.equal(layer.weight_hh_l0, want)
+
+
 def test_masks_and_signs_may_be_numbers():
     """A mask counts what is not 0, signs what is above it; both move with the layer."""
     numbers, V = torch.tensor([0.0, 0.5, -2.0]), torch.ones(3, 3)
