@@ -130,3 +130,15 @@ def test_a_leaky_step_follows_its_equation():
     for t in range(T):
         h = (1 - r.leak) * h + r.leak * torch.tanh(r.x[t] + h @ r.W_hh + r.b_h)
         torch.testing.assert_close(hs[t], h)
+
+
+def test_a_unit_at_rest_passes_no_infinite_gradient():
+    """0 times infinity would be NaN, where torch's relu gives 0."""
+    r = _call("relu")
+    r = r._replace(x=torch.full((T, B, H), -9.0, dtype=torch.float64), h0=torch.zeros_like(r.h0))
+    hs, _, _ = reference_recurrence.forward(r)
+    grad_hs = torch.full_like(hs, torch.inf)
+    made = reference_recurrence.backward(r, 0, hs, None, grad_hs, None, Needs(True, True, True))
+    assert not hs.any()
+    assert not made.x.any()
+    assert not made.W_hh.any()

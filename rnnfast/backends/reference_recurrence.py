@@ -80,7 +80,7 @@ def backward(
             if needs.leak:
                 leak_grads.append(grad_leak)
             dh = dh if beside is None else dh + beside[t]
-        dz[t] = dh * cell.slope(activities[t])
+        dz[t] = cell.backward(dh, activities[t])
         through = through + dz[t] @ W.T
         if r.resets is not None:
             was_reset = r.resets[t, : len(through), None]

@@ -21,12 +21,13 @@ class Cell:
 
     code: int
     activation: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]  # act'(z) from act(z), so that no z has to be kept
+    # The gradient of z from that of act(z) and from act(z), so that no z has to be kept.
+    backward: Callable[[Tensor, Tensor], Tensor]
 
 
 CELLS = {
-    "tanh": Cell(0, plain.tanh, plain.tanh_slope),
-    "relu": Cell(1, plain.relu, plain.relu_slope),
-    "leaky_tanh": Cell(2, plain.tanh, plain.tanh_slope),
-    "leaky_relu": Cell(3, plain.relu, plain.relu_slope),
+    "tanh": Cell(0, plain.tanh, plain.tanh_backward),
+    "relu": Cell(1, plain.relu, plain.relu_backward),
+    "leaky_tanh": Cell(2, plain.tanh, plain.tanh_backward),
+    "leaky_relu": Cell(3, plain.relu, plain.relu_backward),
 }

@@ -8,11 +8,11 @@ from torch import Tensor
 tanh, relu = torch.tanh, torch.relu
 
 
-def tanh_slope(h: Tensor) -> Tensor:
-    """1 - h^2 for h = tanh(z)."""
-    return 1 - h * h
+def tanh_backward(grad: Tensor, h: Tensor) -> Tensor:
+    """The gradient of z for that of h = tanh(z)."""
+    return grad * (1 - h * h)
 
 
-def relu_slope(h: Tensor) -> Tensor:
-    """1 where h = relu(z) is above 0, else 0."""
-    return (h > 0).to(h.dtype)
+def relu_backward(grad: Tensor, h: Tensor) -> Tensor:
+    """The gradient of z for that of h = relu(z): 0 where h is, also of an infinite gradient."""
+    return torch.where(h > 0, grad, torch.zeros_like(grad))

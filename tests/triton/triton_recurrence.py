@@ -120,6 +120,15 @@ def test_infinity_stays_in_its_row(H):
         assert torch.equal(got[name].isinf(), want[name].isinf()), name
 
 
+@pytest.mark.parametrize("H", [24, 150])
+def test_a_unit_at_rest_passes_no_infinite_gradient(H):
+    """0 times infinity would be NaN, where torch's relu gives 0. By steps, too, with 150 units."""
+    p = make(4, 3, H, relu=True)
+    p = replace(p, x=p.x - 99, h0=0 * p.h0, grad_hs=torch.full_like(p.grad_hs, torch.inf))
+    for name in ("grad_x", "grad_W_hh", "grad_h0"):
+        assert not run(triton, p)[name].any(), name
+
+
 def test_last_state_owns_its_storage():
     p = make(3, 2, 8, 5)
     hs, h_last = untyped.rnn_forward(triton, p.x, p.ids, p.W_hh, p.b_h, p.h0, False)

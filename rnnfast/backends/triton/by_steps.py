@@ -43,7 +43,8 @@ def backward(
     grad_h0: Tensor | None,  # [B, H]
 ) -> None:
     """Fills dz and, where it is given, grad_h0."""
-    slope = (hs > 0).to(hs.dtype) if relu else torch.addcmul(hs.new_ones(()), hs, hs, value=-1)
+    # All at once before the loop, in which each launch counts.
+    slope = ~(hs > 0) if relu else torch.addcmul(hs.new_ones(()), hs, hs, value=-1)
     dz.zero_() if grad_hs is None else dz.copy_(grad_hs)
     if grad_h_last is not None:
         dz[-1] += grad_h_last
@@ -51,6 +52,6 @@ def backward(
     for d, s in zip(reversed(dz.unbind(0)), reversed(slope.unbind(0)), strict=True):
         if after is not None:
             d.addmm_(after, W_hh.T)
-        after = d.mul_(s)
+        after = d.masked_fill_(s, 0) if relu else d.mul_(s)
     if grad_h0 is not None:
         torch.mm(dz[0], W_hh.T, out=grad_h0)

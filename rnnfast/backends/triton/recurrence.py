@@ -240,11 +240,8 @@ def backward_kernel(
         before = tl.maximum(offset - step_size, 0)
         h_before = _or_zeros(hs, before, at, inside)
         g_before = _or_zeros(grad_hs, before, at, inside)
-        if RELU:
-            slope = tl.where(h > 0, 1.0, 0.0)
-        else:
-            slope = 1 - h * h
-        d = (g + carry) * slope
+        d = g + carry
+        d = tl.where(h > 0, d, 0.0) if RELU else d * (1 - h * h)
         if H < HP:  # as in the forward pass
             d = tl.where((cols < H)[None, :], d, 0.0)
         tl.store(dz + offset + at, d, mask=inside)
