@@ -7,7 +7,6 @@ over, since torch can differentiate it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -99,10 +98,11 @@ class RNN(torch.autograd.Function):
         fields = (cell, hs, ids, W_hh, None, h0, *options, leak)
         r = Recurrence(*fields)
         grad_hs, grad_h_last, *of_saved = grads
-        needed = ctx.needs_input_grad[2:]
-        args = (V, hs, saved, grad_hs, grad_h_last, Needs(*needed[1:]), *of_saved)
-        made = run_backward(backend, Adjoint(r, *args))
-        return None, None, *_wanted(made, needed)
+        needs = Needs(*ctx.needs_input_grad[3:])
+        args = (V, hs, saved, grad_hs, grad_h_last, needs, *of_saved)
+        x, W_hh, b_h, h0, leak = run_backward(backend, Adjoint(r, *args))
+        # torch drops what is not wanted, but takes nothing for a tensor that was not there.
+        return None, None, x, W_hh, b_h if needs.b_h else None, h0, leak
 
 
 def run_backward(backend: Backend, a: Adjoint) -> Gradients:
@@ -136,20 +136,15 @@ class RNNLogits(torch.autograd.Function):
         backend = reference if needs_reference(*grads) else ctx.backend
         grad_logits, grad_h_last, grad_hs = grads
         r = Recurrence(ctx.cell, hs, ids, W_hh, None, h0)
-        _, _, need_W_hq, need_b_q, *needed = ctx.needs_input_grad
-        call = Adjoint(r, ctx.V, hs, None, grad_hs, grad_h_last, Needs(*needed[1:]))
+        needs = Needs(*ctx.needs_input_grad[5:])
+        call = Adjoint(r, ctx.V, hs, None, grad_hs, grad_h_last, needs)
         if grad_logits is None:
             made = backend.rnn_backward(call)
             grad_W_hq = grad_b_q = None
         else:
             made, grad_W_hq, grad_b_q = backend.rnn_logits_backward(call, W_hq, grad_logits)
-        of_readout = (grad_W_hq if need_W_hq else None, grad_b_q if need_b_q else None)
-        return None, None, *of_readout, *_wanted(made, needed)
-
-
-def _wanted(made: Gradients, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
-    """Gradients in the order of `tensors_of`."""
-    return tuple([grad if need else None for grad, need in zip(made, needed, strict=True)])
+        x, W_hh, b_h, h0, leak = made
+        return None, None, grad_W_hq, grad_b_q, x, W_hh, b_h if needs.b_h else None, h0, leak
 
 
 class RNNCrossEntropy(torch.autograd.Function):
@@ -208,7 +203,7 @@ def needs_reference(*grads: Tensor | None) -> bool:
         if grad is not None and (is_batchedtensor(grad) or is_legacy_batchedtensor(grad)):
             dispatch.warn_fallback("several vectors go through the backward pass at once")
             return True
-    return is_differentiated()
+    return torch.is_grad_enabled() and is_differentiated()
 
 
 def is_differentiated() -> bool:
