@@ -111,7 +111,7 @@ class Product {
         }
       }
     }
-    fence_async();
+    if constexpr (kLowInShared) fence_async();
   }
 
   RF_DEVICE static float2 two_weights(const Sequence& p, int k, int column, float up) {

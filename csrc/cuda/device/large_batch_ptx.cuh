@@ -54,7 +54,9 @@ RF_DEVICE unsigned warp_max(unsigned value) {
 // What this thread has written is seen by copies and by the tensor cores, once a barrier has
 // ordered them after it.
 RF_DEVICE void fence_async() {
-#ifndef RF_EMULATED
+#ifdef RF_EMULATED
+  emulator::fence_async();
+#else
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }

@@ -23,8 +23,9 @@
 // threads in order and delivers asynchronous stores at once; any other seed picks the order of
 // clusters and threads, stalls warps and blocks, and delivers asynchronous stores and copies late
 // and out of order. clock64() counts switches between threads, and leaps where nobody can go on,
-// so that bounded waits expire. Refused with a message: a deadlock, misaligned asynchronous
-// accesses, misused mbarriers, stores into a block that has left, partial warp masks.
+// so that bounded waits expire. wgmma and cp.async.bulk see of shared memory what a fence has shown
+// them. Refused with a message: a deadlock, misaligned asynchronous accesses, misused mbarriers,
+// stores into a block that has left, partial warp masks.
 // What is not: weak memory order inside a thread's plain stores, occupancy, registers, time.
 #pragma once
 
@@ -103,6 +104,10 @@ unsigned char* shared_of(const void* mine,
 constexpr int kSlotBytes = 64;
 const unsigned char* publish(const void* mine, int bytes);  // lane i at i * kSlotBytes
 void release();
+
+// What this thread has written to shared memory may be read by wgmma and cp.async.bulk: they see it
+// when all threads of the block have come here.
+void fence_async();
 
 // ---- asynchronous copies (cp.async), complete at the latest when the thread waits for them
 void copy_async(void* to, const void* from, int bytes);

@@ -88,9 +88,12 @@ void deliver(size_t i) {
        __tsan_switch_to_fiber(agent, 1); __tsan_acquire(store.history);
        if (store.from) __tsan_read_range(const_cast<unsigned char*>(store.from), store.bytes);
        __tsan_write_range(store.to, store.bytes);)
-  const unsigned char* from = store.from ? store.from : store.data;
+  const unsigned char* from = store.from ? seen_at(*store.sender->block, store.from) : store.data;
+  unsigned char* seen =
+      store.target ? store.target->seen + (store.to - store.target->shared) : nullptr;
   for (int k = 0; k < store.bytes; ++k) {  // not memcpy: the sanitizer would see it read the sender
     *static_cast<volatile unsigned char*>(store.to + k) = from[k];
+    if (seen) seen[k] = from[k];
   }
   complete(store);
   TSAN(__tsan_switch_to_fiber(current, 1); __tsan_destroy_fiber(agent);)
@@ -132,6 +135,20 @@ const unsigned char* publish(const void* mine, int bytes) {
   return self->warp->slots[0];
 }
 void release() { warp_barrier(); }
+
+const unsigned char* seen_at(const Block& block, const void* place) {
+  const auto* at = static_cast<const unsigned char*>(place);
+  return block.shared <= at && at < block.fence ? block.seen + (at - block.shared) : at;
+}
+
+void fence_async() {
+  Block& block = *self->block;
+  if (++block.fenced < block.threads) return;
+  block.fenced = 0;
+  const long bytes = block.fence - block.shared;
+  for (long k = 0; k < bytes; ++k)
+    block.seen[k] = static_cast<volatile unsigned char*>(block.shared)[k];
+}
 
 // Performed at once, or only when waited for: by the throw of a coin.
 void copy_async(void* to, const void* from, int bytes) {
