@@ -54,8 +54,9 @@ def test_infinity_and_nan_are_where_float32_has_them(buffers):
 
 @pytest.mark.full
 def test_clusters_that_run_at_once_do_not_share_their_scratch():
-    launch, p = Launch(large_batch(256, rows=1, buffers=1), resident=2), make(8, 2, 250)
+    variant, p = large_batch(256, rows=1, buffers=1, multicasts=1), make(8, 2, 250)
+    launch = Launch(variant, resident=2)
     check(launch, p)
-    shared = "large_batch_exchange.cuh", "long>(blockIdx.x)", "long>(rank_)"
+    shared = "large_batch_exchange.cuh", "int>(blockIdx.x)", "int>(rank_)"
     with pytest.raises(AssertionError, match="differs with seed"):
         check(replace(launch, patch=shared), p, seeds=6)

@@ -115,7 +115,7 @@ def test_a_large_batch():
 def test_a_kernel_with_scratch(both, monkeypatch):
     cycles = {"90": {operation: [1.0, 0.0] for operation in kernel_table.OPERATIONS}}
     row = {"unit": "large_batch", "HP": 256, "CLUSTER": 4, "ROWS": 2, "PRODUCT": 2, "BUFFERS": 1}
-    variant = kernel_table.from_row({**row, "cycles": cycles})
+    variant = kernel_table.from_row({**row, "MULTICASTS": 1, "cycles": cycles})
     monkeypatch.setattr(choose_recurrence, "table", lambda: (variant,))
     assert choose_recurrence.chosen(question(make(3, 3, 250))).plan.scratch_bytes > 0
     bridge.forget_plans()

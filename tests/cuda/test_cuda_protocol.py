@@ -1,11 +1,13 @@
 """How threads and blocks wait for each other: planted bugs are found, no thread races another."""
 
+from dataclasses import replace
+
 import pytest
 
 from support.emulator import build
 from support.emulator.checks import plain, run
 from support.emulator.planted import PROTOCOLS
-from support.emulator.recurrence import Launch, needs_of
+from support.emulator.recurrence import Launch, large_batch, needs_of
 from support.sweep import sweep
 
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
@@ -77,6 +79,15 @@ def test_no_thread_races_another(unit):
     assert races(PROTOCOLS[unit]) == ""
     if PROTOCOLS[unit].variant.runs_on(90, has_options=True):
         assert races(PROTOCOLS[unit], has_options=True) == ""
+
+
+@pytest.mark.full
+def test_a_slice_stays_in_global_memory_until_all_have_it():
+    """By the sanitizer: hardly any order of copies shows the race."""
+    twice = replace(PROTOCOLS["large_batch"], variant=large_batch(256, 3, multicasts=1))
+    assert races(twice) == ""
+    once = "large_batch_exchange.cuh", "(block * kBuffers + buffer)", "block"
+    assert "data race" in races(twice, once)
 
 
 @pytest.mark.full

@@ -25,7 +25,7 @@ from support.problems import make
 pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
 
 # One, two and four rows of a cluster; tensor cores; one and two rows of a block.
-TENSOR_CORES = [large_batch(256, 3), large_batch(256, 3, buffers=1)]
+TENSOR_CORES = [large_batch(256, 3), large_batch(256, 3, buffers=1, multicasts=1)]
 CLUSTERS = [cluster(128, 4, 1), cluster(128, 2, 2), cluster(128, 4, 4), *TENSOR_CORES]
 KERNELS = [*CLUSTERS, single_block(64, 4), single_block(64, 4, rows=2)]
 every_kernel = pytest.mark.parametrize("variant", KERNELS, ids=name_of)
@@ -167,8 +167,9 @@ def test_a_wait_that_takes_too_long_ends_the_kernel(variant):
         large_batch(512, 21),  # the largest tile has 40 rows for two halves
         large_batch(512, 12, product=3),
         large_batch(1024, 12),  # more shared memory than there is
-        large_batch(1024, 20, buffers=1),
+        large_batch(1024, 20, buffers=1, multicasts=1),
         large_batch(512, 8, buffers=3),
+        large_batch(512, 8, multicasts=2),
         single_block(64, 3),
         single_block(64, 4, rows=3),
     ],

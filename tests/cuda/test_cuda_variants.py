@@ -29,8 +29,8 @@ TENSOR_CORES = [
     large_batch(512, 12),
     large_batch(512, 40, product=1),
     large_batch(1024, 10),
-    large_batch(1024, 19, buffers=1),
-    large_batch(1024, 24, product=1),
+    large_batch(1024, 19, buffers=1, multicasts=1),
+    large_batch(1024, 19, product=1, multicasts=1),
 ]
 # One warp and several, each number of lanes, h in registers and not, weights in both places, one
 # row, two at once, and two turns of two.

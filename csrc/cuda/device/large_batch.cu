@@ -5,13 +5,14 @@
 // batch; the rows are independent recurrences, so nothing is exchanged between clusters.
 //
 // Macros, given with -D (large_batch_shape.h says what a valid variant is):
-//   RF_BACKWARD  0: rnn_forward(RnnForwardParams), 1: rnn_backward(RnnBackwardParams)
-//   RF_HP        H rounded up to 256, 512 or 1024
-//   RF_CLUSTER   blocks per cluster: RF_HP / 64
-//   RF_ROWS      batch rows of a cluster, at most
-//   RF_PRODUCT   1: as exact as TF32, 2: as exact as float32
-//   RF_BUFFERS   2: h is kept twice; 1: once, where more rows need the room
-//   RF_CELL      a code of csrc/cells/cells.h
+//   RF_BACKWARD    0: rnn_forward(RnnForwardParams), 1: rnn_backward(RnnBackwardParams)
+//   RF_HP          H rounded up to 256, 512 or 1024
+//   RF_CLUSTER     blocks per cluster: RF_HP / 64
+//   RF_ROWS        batch rows of a cluster, at most
+//   RF_PRODUCT     1: as exact as TF32, 2: as exact as float32
+//   RF_BUFFERS     2: h is kept twice; 1: once, where more rows need the room
+//   RF_MULTICASTS  0: a block sends its part of h to each other block, 1: once to all of them
+//   RF_CELL        a code of csrc/cells/cells.h
 // Launch: grid ceil(B / rows) * RF_CLUSTER, block 512, dynamic shared memory of
 // LargeBatchShape::shared_bytes(), scratch of its scratch_bytes() for each block.
 //
@@ -19,7 +20,7 @@
 // run): the products take 14.5 for each 16 k and half where a tile has up to 24 rows, 20 where it
 // has 40; 0.85 go to each 16 bytes sent to each block, of which a half hides behind products; 500
 // to the barriers, the partial sums and tanh. Where h is kept once, up to 150 go to a barrier of
-// the cluster, a part of them behind tanh, and a slice is sent once (large_batch_shape.h).
+// the cluster, a part of them behind tanh.
 #include "large_batch_inputs.cuh"
 #include "large_batch_product.cuh"
 

@@ -8,7 +8,7 @@
 
 namespace rnnfast::cuda {
 
-constexpr LargeBatchShape kShape{RF_HP, RF_CLUSTER, RF_ROWS, RF_PRODUCT, RF_BUFFERS};
+constexpr LargeBatchShape kShape{RF_HP, RF_CLUSTER, RF_ROWS, RF_PRODUCT, RF_BUFFERS, RF_MULTICASTS};
 static_assert(kShape.is_valid(), "no such variant: see large_batch_shape.h");
 
 constexpr bool kBackward = RF_BACKWARD != 0;
@@ -23,6 +23,9 @@ constexpr int kStepsOfSource = kColumns / 16;  // the tensor cores' own k
 using Activation = cells::ActivationOf<RF_CELL>::type;
 using Math = BranchFreeMath;
 constexpr bool kBounded = !kBackward && RF_CELL == cells::kTanh;  // what is sent is at most 1
+
+// What follows from a value is computed anew, where W_hh leaves no registers to keep it.
+RF_DEVICE int anew(int value) { return kShape.multicasts ? keep_in_register(value) : value; }
 
 // M[k][column]. H^2 is far below 2^31.
 RF_DEVICE float weight(const Sequence& p, int k, int column) {

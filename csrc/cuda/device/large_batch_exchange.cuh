@@ -2,17 +2,18 @@
 //
 // h is kept twice, for odd and for even steps, or once where that leaves room for more rows; each
 // block has the whole h of its rows. When a block has its slice of h_{s+1} together, it sends it to
-// each other block as one bulk copy, or where h is kept once, as one to its place in global memory
-// (which stays in the L2 cache) and one from there to all others. For each buffer and each other
-// block there is one mbarrier, full[buffer][source], whose phase ends when that slice has come. Of
-// the four groups of warps each waits for the slices that it multiplies. With two buffers there is
-// no other synchronisation between blocks from the first step to the last.
+// each other block as one bulk copy, or where it multicasts, as one to a place in global memory
+// (which stays in the L2 cache; there is one for each buffer) and one from there to all others. For
+// each buffer and each other block there is one mbarrier, full[buffer][source], whose phase ends
+// when that slice has come. Of the four groups of warps each waits for the slices that it
+// multiplies. With two buffers there is no other synchronisation between blocks from the first step
+// to the last.
 //
 // Why two buffers suffice. A slice of h_{s+2} overwrites one of h_s in block c. Its sender has
 // waited for all slices of h_{s+1}, that of c among them, which c sends after the barrier of the
 // block behind which all its warps have read h_s. For the same reason the slice of h_s that a block
-// still copies from is not overwritten: the block writes its part of h_{s+2} when it has all of
-// h_{s+1}, and its senders had received h_s before they sent that.
+// still copies from, in shared or in global memory, is not overwritten: the block writes its part
+// of h_{s+2} when it has all of h_{s+1}, and its senders had received h_s before they sent that.
 //
 // Why one buffer suffices. In each step all threads of the cluster arrive at a barrier when they
 // have read all that they need of h_s, and wait there before they write h_{s+1}. What a block then
@@ -85,21 +86,22 @@ class Exchange {
   RF_DEVICE void send(int s) const {
     // Not kept from step to step: W_hh fills the registers.
     const int warp = keep_in_register(static_cast<int>(threadIdx.x >> 5));
-    constexpr int kSenders = kShape.multicasts() ? 1 : kCluster - 1;
+    constexpr int kSenders = kShape.multicasts ? 1 : kCluster - 1;
     if (!running_ || s >= last_ || warp >= kSenders || threadIdx.x % 32 != 0) return;
     unsigned char* slice = state_.slice(s + 1, rank_);
-    if constexpr (kShape.multicasts()) {
-      send_to_all(slice, full(s + 1, rank_));
+    if constexpr (kShape.multicasts) {
+      send_to_all(slice, full(s + 1, rank_), s + 1 & (kBuffers - 1));
     } else {
       send_to_one(slice, full(s + 1, rank_), warp);
     }
   }
 
  private:
-  RF_DEVICE void send_to_all(unsigned char* slice, Mbarrier* arrives) const {
+  RF_DEVICE void send_to_all(unsigned char* slice, Mbarrier* arrives, int buffer) const {
     const unsigned others = ((1u << kCluster) - 1) & ~(1u << rank_);
     const int bytes = state_.slice_bytes();
-    unsigned char* scratch = scratch_ + static_cast<long long>(blockIdx.x) * bytes;
+    const long long block = keep_in_register(static_cast<int>(blockIdx.x));
+    unsigned char* scratch = scratch_ + (block * kBuffers + buffer) * bytes;
     copy_to_global(scratch, slice, bytes);
     wait_for_copies();
     copy_to_blocks(slice, scratch, bytes, arrives, others);

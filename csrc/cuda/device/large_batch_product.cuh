@@ -154,7 +154,7 @@ class Product {
                            float (&sums)[kSums][2]) const {
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
-      const float factor = factors[min(row(i), rows_ - 1)];
+      const float factor = factors[min(row(i), anew(rows_) - 1)];
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const float* at = kHalves == 2 ? chain + 4 * i + 2 * c : chain + i / 2 * 4 + 2 * c + i % 2;
@@ -167,7 +167,7 @@ class Product {
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
       if (row(i) >= rows_) continue;
-      float* to = partials(group_) + row(i) * kStride + first_;
+      float* to = partials(anew(group_)) + row(i) * kStride + first_;
       to[0] = sums[i][0];
       to[8] = sums[i][1];
     }

@@ -10,6 +10,7 @@ struct LargeBatchShape {
   int rows;         // of the batch, at most, in a cluster
   int product;      // 1: as exact as TF32, 2: as exact as float32
   int buffers;      // for h: 2, or 1 where two leave no room for the rows
+  int multicasts;   // 0: a block sends its part of h to each other block, 1: once to all of them
 
   static constexpr int kColumns = 64, kWarps = 16, kThreads = 512;
   static constexpr int kGroups = 4;  // of four warps, each with its own part of k
@@ -37,11 +38,11 @@ struct LargeBatchShape {
     return kColumns / 8 * unit_bytes(rows) + (rows + 3) / 4 * 16;
   }
 
-  // Where h lies once, slices are so large that a block sends its own once, to global memory, and
-  // from there to all others: a prototype with 19 rows then took 6,008 cycles a step on an H100,
-  // and 7,367 with a copy to each. With 10 rows these were 4,578 and 4,502.
-  constexpr bool multicasts() const { return buffers == 1; }
-  constexpr int scratch_bytes() const { return multicasts() ? slice_bytes(rows) : 0; }
+  // A slice for all goes to global memory, and from there to the others. It pays where 16 blocks
+  // wait for large slices. A step of a prototype took so many cycles on an H100, and with a copy to
+  // each: 6,008 and 7,367 (19 rows of two halves), 3,305 and 3,637 (19 of one), but 4,578 and 4,502
+  // (10 of two), and in a cluster of 8 blocks 2,861 and 2,395 (18 of one).
+  constexpr int scratch_bytes() const { return multicasts * buffers * slice_bytes(rows); }
 
   // Floats from one row of partial sums to the next: those that write meet on no bank, or where h
   // lies once on two.
@@ -60,7 +61,8 @@ struct LargeBatchShape {
   constexpr bool is_valid() const {
     return (cluster == 4 || cluster == 8 || cluster == 16) && hp == kColumns * cluster &&
            (product == 1 || product == 2) && rows > 0 && halves() * rows <= 40 &&
-           (buffers == 1 || buffers == 2) && shared_bytes() <= kMostBytes;
+           (buffers == 1 || buffers == 2) && (multicasts == 0 || multicasts == 1) &&
+           shared_bytes() <= kMostBytes;
   }
 };
 

@@ -29,7 +29,7 @@ bool needs_of_cluster(const int* m, Needs* needs) {
 
 // `m` has the macros in the order of the shape's members.
 bool needs_of_large_batch(const int* m, Needs* needs) {
-  const LargeBatchShape shape{m[0], m[1], m[2], m[3], m[4]};
+  const LargeBatchShape shape{m[0], m[1], m[2], m[3], m[4], m[5]};
   if (!shape.is_valid()) return false;
   *needs = {shape.kThreads, shape.shared_bytes(), shape.scratch_bytes()};
   return true;

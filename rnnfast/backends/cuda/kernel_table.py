@@ -27,7 +27,7 @@ from rnnfast.backends.cuda import bridge
 # Of the variants in the table, in the order of the members of the unit's shape.
 MACROS = {
     "cluster": ("HP", "CLUSTER", "ROWS", "SMEM_CHUNKS"),
-    "large_batch": ("HP", "CLUSTER", "ROWS", "PRODUCT", "BUFFERS"),
+    "large_batch": ("HP", "CLUSTER", "ROWS", "PRODUCT", "BUFFERS", "MULTICASTS"),
     "single_block": ("HP", "LANES", "ROWS", "SMEM_SLOTS"),
     "decode": ("HP", "CLUSTER", "WARPS", "ROWS", "SMEM_CHUNKS"),
 }

@@ -112,7 +112,7 @@ def _large_batch(buffers: int) -> Protocol:
                 "(slice, scratch,",
                 "(slice, scratch_,",
             ),
-            "blocks share their scratch": (exchange, "long>(blockIdx.x)", "long>(rank_ / 2)"),
+            "blocks share their scratch": (exchange, "int>(blockIdx.x)", "int>(rank_ / 2)"),
             "a slice comes back": (exchange, " & ~(1u << rank_)", ""),
             "the last block gets no slice": (exchange, "1u << kCluster", "1u << (kCluster - 1)"),
             "a slice goes to another's place": (
@@ -152,7 +152,7 @@ def _large_batch(buffers: int) -> Protocol:
         "no fence shows the products h_0": (unit, "  }\n  fence_async();\n}", "  }\n}"),
     }
     return Protocol(
-        variant=large_batch(256, 3, buffers=buffers),
+        variant=large_batch(256, 3, buffers=buffers, multicasts=int(buffers == 1)),
         problems=lambda: [_of_any_size()],
         seeds=8,
         bugs=bugs,

@@ -20,8 +20,10 @@ def cluster(hp: int, cluster: int, rows: int, smem_chunks: int = 0) -> Variant:
     return Variant("cluster", (hp, cluster, rows, smem_chunks))
 
 
-def large_batch(hp: int, rows: int, product: int = 2, buffers: int = 2) -> Variant:
-    return Variant("large_batch", (hp, hp // 64, rows, product, buffers))
+def large_batch(
+    hp: int, rows: int, product: int = 2, buffers: int = 2, multicasts: int = 0
+) -> Variant:
+    return Variant("large_batch", (hp, hp // 64, rows, product, buffers, multicasts))
 
 
 def single_block(hp: int, lanes: int, rows: int = 1, smem_slots: int = 0) -> Variant:
