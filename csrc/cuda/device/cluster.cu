@@ -92,12 +92,12 @@ RF_DEVICE void run_sequence(Sequence p) {
     exchange.send(s);
     const long long start = course.start(s);
     if (exists && s < p.T && course.takes_part(output.row, s)) {
-      const long long at = element(p, s, start, row, output.column);
+      // The address is computed anew, for W_hh leaves no registers to keep it in.
+      const long long at = element(p, s, start, keep_in_register(row), output.column);
       p.out[at] = v;
       if (!kBackward && kLeaky && p.options.saved != nullptr) p.options.saved[at] = unit.activity();
     }
   }
-  // The address is computed here, for W_hh leaves no register to keep it in.
   if (exists && p.last) p.last[state_element(p, keep_in_register(row), output.column)] = v;
   if (kBackward && kLeaky && exists && p.options.grad_leak != nullptr) {
     p.options.grad_leak[state_element(p, keep_in_register(row), output.column)] = unit.grad_leak();
