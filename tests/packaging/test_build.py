@@ -87,12 +87,28 @@ def test_builds_what_changed_and_nothing_else(source):
     assert (source / LIBRARY).exists()
     assert compiled(build(source)) == set()
     assert (source / LIBRARY).exists()
-    (source / "csrc/cpu/shared.h").write_text("constexpr int kShared = 2;\n")
-    assert compiled(build(source)) == kernels
+    old = (source / LIBRARY).read_bytes()
+    with (source / LIBRARY).open("rb") as loaded:
+        (source / "csrc/cpu/shared.h").write_text("constexpr int kShared = 2;\n")
+        assert compiled(build(source)) == kernels
+        assert loaded.read() == old, "who has the library loaded keeps it"
+    assert (source / LIBRARY).read_bytes() != old
     (source / "csrc/standard.h").write_text("#include <new>")
     assert compiled(build(source)) == every
     (source / "csrc/cpu/more.cpp").write_text("")
     assert compiled(build(source)) == set(objects_per_set("more"))
+
+
+def test_a_build_waits_for_another(source):
+    fcntl = pytest.importorskip("fcntl")
+    assert build(source).returncode == 0
+    with (source / "build/native/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+        second = subprocess.Popen(command, cwd=source, stdout=subprocess.DEVNULL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(3)
+    assert second.wait() == 0
 
 
 def test_links_the_lowest_instruction_set_first(source):
@@ -236,7 +252,9 @@ def test_device_code_becomes_part_of_the_library(source):
     folder = source / "csrc" / "cuda" / "device"
     folder.mkdir(parents=True)
     (folder / "scale.cu").write_text('#include "scale.h"\n// R"(not the end)"\n')
-    (folder / "scale.h").write_text('#include "deeper.cuh"\n')
+    (folder / "scale.h").write_text('#include "deeper.cuh"\n#include "cells/cells.h"\n')
+    (source / "csrc" / "cells").mkdir()
+    (source / "csrc" / "cells" / "cells.h").write_text("// of the CPU as well\n")
     (folder / "deeper.cuh").write_text("// of the device\n")
     (folder / "launch.h").write_text("// of the host\n")
     host = source / "csrc" / "cuda" / "host"
@@ -246,6 +264,8 @@ def test_device_code_becomes_part_of_the_library(source):
     library = (source / LIBRARY).read_bytes()
     assert b'// R"(not the end)"' in library
     assert b"of the device" in library
+    assert b"of the CPU as well" in library
+    assert b"\0cells/cells.h\0" in library, "the name by which it is included"
     assert b"of the host" not in library
     assert compiled(build(source)) == set()
     (folder / "deeper.cuh").write_text("// of another device\n")
