@@ -195,6 +195,10 @@ def test_training_names_bad_arguments(i, change, message):
     grads, (*params, h) = [torch.empty_like(p) for p in values[:5]], arguments[2:]
     with pytest.raises(RuntimeError, match=message):
         untyped.train_step_(cuda, *arguments[:2], params, grads, h, 0.1, 1.0, False)
+    if arguments[1].dim() == 1:  # of which no transpose is taken
+        batches = ([ids.t().contiguous()], [arguments[1]])
+        with pytest.raises(RuntimeError, match=r"targets is int64 \[6\]; it must have 2 dim"):
+            untyped.train_steps_(cuda, *batches, params, grads, h, 0.1, 1.0, False)
     if 2 <= i < 7:
         params[i - 2], grads[i - 2] = values[i - 2], params[i - 2]
         with pytest.raises(RuntimeError, match=f"grads: {message}"):
