@@ -103,6 +103,32 @@ def test_tables_are_kept_while_they_are_used(monkeypatch):
     assert addresses.addresses([base[:6]]) is not third
 
 
+def test_a_table_that_a_graph_reads_is_never_given_back(monkeypatch):
+    """One that is made inside a capture is filled only once the graph runs: for no other call."""
+    from rnnfast.backends.triton import addresses
+
+    class OnGpu:
+        device = torch.device("cuda", 0)
+
+        def __init__(self, address):
+            self.data_ptr, self.numel = lambda: address, lambda: 3
+
+    monkeypatch.setattr(addresses, "_make", lambda *_: object())
+    monkeypatch.setattr(addresses, "_kept", type(addresses._kept)())
+    monkeypatch.setattr(addresses, "_captured", [])
+    capturing = False
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    before, later = [OnGpu(16)], [OnGpu(32)]
+    known = addresses.addresses(before)
+    assert addresses._captured == []
+    capturing = True
+    assert addresses.addresses(before) is addresses.addresses(before) is known
+    made = addresses.addresses(later)
+    assert addresses._captured == [known, made]
+    capturing = False
+    assert addresses.addresses(later) is not made
+
+
 def test_what_shares_memory_and_what_has_gaps():
     from rnnfast.backends.triton.clip_norm import are_disjoint, is_dense
 
