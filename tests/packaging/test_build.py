@@ -191,6 +191,12 @@ def test_the_reason_is_left_where_no_package_is_yet(source):
     assert reason.startswith("no C++ compiler is there (looked for /nonexistent/c++;")
 
 
+def test_a_missing_ninja_is_a_reason(source, tmp_path):
+    (tmp_path / "ninja.py").write_text("raise ImportError\n")
+    done = build(source, PYTHONPATH=str(tmp_path))
+    assert "on plain torch: the Python package ninja is not installed" in done.stdout
+
+
 def test_a_compiler_that_names_no_error_is_quoted(source, tmp_path):
     """By its first line, of whatever bytes."""
     program = tmp_path / "crashes"
