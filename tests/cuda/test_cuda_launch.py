@@ -352,6 +352,13 @@ def test_an_image_that_is_none_is_refused(monkeypatch):
         forward(x=torch.zeros(5, 101), W_hh=torch.eye(101), b_h=None, h0=torch.zeros(3, 101))
 
 
+def test_the_library_carries_all_that_kernels_are_compiled_from():
+    found = bridge.sources()
+    assert {path.name for path in (ROOT / "csrc/cuda/device").glob("*.cu")} <= found.keys()
+    for text in found.values():
+        assert set(re.findall(r'^#include "(.+)"', text, re.MULTILINE)) <= found.keys()
+
+
 def test_a_missing_driver_is_a_reason():
     code = """
 import os, torch, rnnfast
@@ -393,6 +400,15 @@ def test_dispatch_serves_cpu_tensors_only_when_asked():
         assert dispatch.backend_for(x) is cuda
         with pytest.raises(BackendError, match=r"the dtype is torch\.bfloat16, not float32 or"):
             dispatch.backend_for(x.bfloat16())
+
+
+def test_a_device_that_is_not_there_is_told():
+    """Also where all is known of another one."""
+    plan = choose_recurrence.chosen(question(make(3, 3, 20))).plan
+    assert bridge.resident(plan, 0) > 0
+    for ask in (bridge.limits, lambda device: bridge.resident(plan, device)):
+        with pytest.raises(DriverError, match="there is no device cuda:7: CUDA_ERROR_INVALID_DEV"):
+            ask(7)
 
 
 def test_an_old_gpu_is_a_reason(monkeypatch):
