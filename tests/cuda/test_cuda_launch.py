@@ -303,6 +303,9 @@ def test_a_failed_launch_names_the_kernel_and_the_driver(driver):
     driver.emulated_driver_next_launch(719)
     with pytest.raises(RuntimeError, match=r"rnn_forward of single_block\.cu .*LAUNCH_FAILED"):
         forward()
+    driver.emulated_driver_next_launch(4242)  # which has no name
+    with pytest.raises(RuntimeError, match=r"rnn_forward of single_block\.cu .*: CUDA error 4242$"):
+        forward()
     forward()
 
 
