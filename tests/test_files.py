@@ -21,6 +21,16 @@ def test_the_new_file_takes_the_place_of_the_old(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
+def test_a_reader_of_the_old_file_keeps_it(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("old")
+    with target.open() as reader:
+        with replacing(target) as partial:
+            partial.write_text("new")
+        assert reader.read() == "old"
+    assert target.read_text() == "new"
+
+
 def test_a_failure_leaves_the_old_file_alone(tmp_path):
     target = tmp_path / "file"
     target.write_text("old")

@@ -55,7 +55,6 @@ class Worker:
         try:
             self._pipe.send({"do": do, **arguments})
             if not self._pipe.poll(self._limit):
-                self.stop()
                 raise WorkerError(f"no answer within its limit of {self._limit:g} s")
             answer: Message = self._pipe.recv()
         except (EOFError, OSError):

@@ -45,7 +45,7 @@ void ClipNorm::add(const Tensor& gradient, const Tensor* parameter) {
   rows.count = outer.size * inner.size;
   rows.row = inner.size;
   rows.row_stride = outer.stride;
-  rows.stride = outer.size == 1 && inner.size == 1 ? 1 : inner.stride;
+  rows.stride = inner.stride;
   // Beyond two dimensions: an entry for each place in the others.
   for (int64_t i = 0; i < gradient.numel() / rows.count; ++i) {
     int64_t rest = i, offset = 0;

@@ -1,5 +1,6 @@
 """The benchmark's clocks: what they count, and what they leave out."""
 
+from bench.harness import clock
 from bench.harness.clock import DeviceClock, HostClock
 
 
@@ -11,34 +12,50 @@ class Event:
 
     def record(self):
         self.at = float(len(self._calls))
+        self.is_over = False
 
     def synchronize(self):
-        pass
+        self.is_over = True
 
     def elapsed_time(self, end):
+        assert end.is_over
         return (end.at - self.at) * 1e3
 
 
 def test_a_turn_of_the_device_is_as_long_as_asked():
     log, prepared = [], []
-    clock = DeviceClock(lambda: Event(log))
+    device = DeviceClock(lambda: Event(log))
     for name in "ab":
 
         def call(name=name):
             log.append(name)
 
-        assert clock.seconds(call, lambda: prepared.append(1), 4.0) == 1.0
+        assert device.seconds(call, lambda: prepared.append(1), 4.0) == 1.0
     first = call
     assert "".join(log) == 2 * "a" + 2 * "a" + 4 * "a" + 2 * "b" + 2 * "b" + 4 * "b"
     log.clear()
-    assert clock.seconds(first, lambda: prepared.append(1), 4.0) == 1.0
+    assert device.seconds(first, lambda: prepared.append(1), 4.0) == 1.0
     assert "".join(log) == "b" + 4 * "b"  # one that does not count, then the known number
     assert len(prepared) == 3
 
 
-def test_the_host_times_single_calls_and_not_their_preparation():
-    order = []
-    clock = HostClock()
-    seconds = clock.seconds(lambda: order.append("call"), lambda: order.append("prepare"), 1e-9)
-    assert seconds > 0
-    assert order == ["prepare", "call"] * 2  # the first does not count
+def test_a_turn_of_the_device_is_of_no_more_calls_than_its_queue_takes():
+    log = []
+    DeviceClock(lambda: Event(log)).seconds(lambda: log.append("a"), lambda: None, 1e4)
+    assert len(log) == 2 + 2 + DeviceClock._MOST
+
+
+def test_the_host_takes_the_median_of_single_calls_without_their_preparation(monkeypatch):
+    now, taken, order = [0.0], [50.0, 1.0, 2.0, 9.0], []
+
+    def call():
+        order.append("call")
+        now[0] += taken[order.count("call") - 1]
+
+    def prepare():
+        order.append("prepare")
+        now[0] += 1000.0
+
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    assert HostClock().seconds(call, prepare, 10.0) == 2.0  # the first call does not count
+    assert order == ["prepare", "call"] * 4

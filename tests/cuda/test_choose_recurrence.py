@@ -48,6 +48,14 @@ def test_kernels_with_options_run_up_to_where_they_spill():
     assert variant.runs_on(100)
 
 
+def test_what_has_the_instructions_of_one_device_runs_on_no_later_one():
+    """What multiplies large batches takes wgmma, of 9.0 alone."""
+    large = [variant for variant in recurrences() if variant.unit == "large_batch"]
+    assert large
+    for variant in large:
+        assert [variant.runs_on(each) for each in (89, 90, 100, 120)] == [0, 1, 0, 0], variant
+
+
 @pytest.mark.parametrize("limits", [H100, A100, SMALL, RTX5090])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_plan_covers_the_batch_and_fits_the_device(operation, limits):
@@ -248,6 +256,9 @@ def test_what_was_measured_where_is_told():
     assert predicted.cycles_of("rnn_forward", 90).source == source
     assert both.cycles_of("rnn_forward", 100).source == elsewhere
     assert both.cycles_of("rnn_backward", 90) == Cycles(source, 5.0, 6.0)
+    two = {"80": {"rnn_forward": [7.0, 8.0]}, **measured.cycles}
+    two = kernel_table.from_row({**row, "cycles": two})
+    assert two.cycles_of("rnn_forward", 90) == Cycles("measured", 1.0, 2.0)
     assert measured.cycles_of("rnn_backward", 90) is None
     for variant, told in (
         (measured, "measured)"),

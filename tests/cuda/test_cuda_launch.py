@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import rnnfast
+import rnnfast.backends.cuda as cuda_module
 from rnnfast import BackendError, dispatch, functional, use_backend
 from rnnfast.backends.compiled import native
 from rnnfast.backends.cuda import (
@@ -138,9 +139,18 @@ def offset(t):
 def test_any_layout(change, V, dtype):
     p = make(5, 4, 12, V, dtype=dtype)
     changed = {k: change(v) for k, v in vars(p).items() if isinstance(v, torch.Tensor)}
-    got = run(cuda, replace(p, **changed))
-    for name, value in run(cuda, p).items():
-        assert torch.equal(got[name], value), name
+    q, want = replace(p, **changed), run(cuda, p)
+    states = untyped.rnn_forward(cuda, q.x, q.ids, q.W_hh, q.b_h, q.h0, False)
+    incoming = (q.grad_hs, q.grad_h_last, change(want["hs"]), q.ids, V or 0)
+    grads = untyped.rnn_backward(cuda, *incoming, q.W_hh, q.h0, False, True, True, True)
+    for got, (name, value) in zip((*states, *grads), want.items(), strict=True):
+        assert torch.equal(got, value), name
+
+
+def test_a_state_that_begins_anywhere_is_multiplied_as_well():
+    """Of H from which on its product is one of tensor cores, which copy 16 bytes at a time."""
+    p = make(2, 2, 260)
+    check(replace(p, h0=offset(p.h0)))
 
 
 @pytest.mark.parametrize("missing", ["b_h", "grad_hs", "grad_h_last"])
@@ -241,6 +251,25 @@ def test_bad_arguments_are_named_before_any_launch(changes, message, driver):
     assert driver.emulated_driver_launches() == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grad_hs": torch.zeros(4, 3, 11)}, r"grad_hs is .* \[4, 3, 12\]"),
+        ({"grad_h_last": torch.zeros(3, 12).double()}, "grad_h_last is float64 .*; it must be"),
+        ({"ids": torch.zeros(4, 2).long()}, r"ids is .* = \[4, 3\]"),
+        ({"V": 0}, "V is 0; it must be at least 1"),
+        ({"W_hh": torch.zeros(12, 11)}, r"W_hh is .* \[12, 12\]"),
+        ({"h0": torch.zeros(2, 12)}, r"h0 is .* \[3, 12\]"),
+    ],
+)
+def test_the_backward_pass_names_bad_arguments_as_well(changes, message):
+    p = make(4, 3, 12, 5)
+    names = ("grad_hs", "grad_h_last", "hs", "ids", "V", "W_hh", "h0", "relu")
+    arguments = {name: getattr(p, name, 5) for name in names} | changes
+    with pytest.raises(RuntimeError, match=message):
+        untyped.rnn_backward(cuda, *arguments.values(), True, True, True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize("bad", [-1, 5, 2**40])
 def test_a_bad_id_shows_at_the_next_call(bad, dtype, driver):
@@ -274,6 +303,9 @@ def test_a_failed_launch_names_the_kernel_and_the_driver(driver):
     driver.emulated_driver_next_launch(719)
     with pytest.raises(RuntimeError, match=r"rnn_forward of single_block\.cu .*LAUNCH_FAILED"):
         forward()
+    driver.emulated_driver_next_launch(4242)  # which has no name
+    with pytest.raises(RuntimeError, match=r"rnn_forward of single_block\.cu .*: CUDA error 4242$"):
+        forward()
     forward()
 
 
@@ -286,6 +318,14 @@ def test_a_cluster_that_the_device_cannot_have_is_not_chosen(driver):
     driver.emulated_driver_next_clusters(1)
     with pytest.raises(DriverError, match=r"active clusters of .* are not known: .*INVALID_VALUE"):
         bridge.resident(plan, 0)
+
+
+def test_blocks_without_clusters_are_counted_on_all_multiprocessors():
+    plan = choose_recurrence.chosen(question(make(3, 3, 20))).plan
+    assert plan.geometry.cluster == 1
+    of_one, rest = divmod(bridge.resident(plan, 0), bridge.limits(0).multiprocessors)
+    assert rest == 0
+    assert 1 <= of_one <= 2048 // plan.geometry.block
 
 
 def test_a_first_use_inside_a_capture_asks_for_a_warm_up(driver):
@@ -315,6 +355,13 @@ def test_an_image_that_is_none_is_refused(monkeypatch):
         forward(x=torch.zeros(5, 101), W_hh=torch.eye(101), b_h=None, h0=torch.zeros(3, 101))
 
 
+def test_the_library_carries_all_that_kernels_are_compiled_from():
+    found = bridge.sources()
+    assert {path.name for path in (ROOT / "csrc/cuda/device").glob("*.cu")} <= found.keys()
+    for text in found.values():
+        assert set(re.findall(r'^#include "(.+)"', text, re.MULTILINE)) <= found.keys()
+
+
 def test_a_missing_driver_is_a_reason():
     code = """
 import os, torch, rnnfast
@@ -328,16 +375,22 @@ for name in ("/nonexistent/libcuda.so", "libm.so.6"):
             rnnfast.dispatch.backend_for(torch.zeros(1))
     except rnnfast.BackendError as error:
         print(error)
+os.environ["RNNFAST_CUDA_DRIVER"] = ""
+try:
+    print(cuda.bridge.limits(0))
+except cuda.bridge.DriverError as error:
+    print(error)
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT
     )
-    first, second = done.stdout.splitlines()
+    first, second, third = done.stdout.splitlines()
     assert "backend 'cuda' (forced by use_backend) cannot run this call" in first
     assert "the CUDA driver does not load: /nonexistent/libcuda.so" in first
     assert "the CUDA driver libm.so.6 has no cuInit: it is too old" in second
+    assert "has no cuInit" not in third, "an empty name is none"
 
 
 # ---- the choice
@@ -350,6 +403,48 @@ def test_dispatch_serves_cpu_tensors_only_when_asked():
         assert dispatch.backend_for(x) is cuda
         with pytest.raises(BackendError, match=r"the dtype is torch\.bfloat16, not float32 or"):
             dispatch.backend_for(x.bfloat16())
+
+
+def test_a_device_that_is_not_there_is_told():
+    """Also where all is known of another one."""
+    plan = choose_recurrence.chosen(question(make(3, 3, 20))).plan
+    assert bridge.resident(plan, 0) > 0
+    for ask in (bridge.limits, lambda device: bridge.resident(plan, device)):
+        with pytest.raises(DriverError, match="there is no device cuda:7: CUDA_ERROR_INVALID_DEV"):
+            ask(7)
+
+
+def test_an_old_gpu_is_a_reason(monkeypatch):
+    monkeypatch.setattr(bridge, "limits", lambda device: bridge.Limits(75, 40, 64 * 1024))
+    cuda_module._start.cache_clear()
+    assert cuda.load_error() == "the device has compute capability 7.5, not 8.0 or more"
+    monkeypatch.undo()
+    cuda_module._start.cache_clear()
+    assert cuda.load_error() == ""
+
+
+def test_the_device_of_a_call_is_the_one_that_is_asked(monkeypatch):
+    asked = []
+
+    def limits(device):
+        asked.append(device)
+        return bridge.Limits(90, 132, 227 * 1024)
+
+    def resident(plan, device):
+        asked.append(device)
+        return 7
+
+    monkeypatch.setattr(bridge, "limits", limits)
+    monkeypatch.setattr(bridge, "resident", resident)
+    monkeypatch.setattr(bridge, "check", asked.append)
+    for operation in ("rnn_forward", "decode"):
+        asked.clear()
+        plan_for(Question(operation, 2, 300, 28, 32, 0, False, 3, "FFMA"))
+        assert set(asked) == {3}
+        assert len(asked) > 1
+    asked.clear()
+    cuda.check_errors(torch.device("cuda", 3))
+    assert asked == [3]
 
 
 def test_explain_names_variants_and_reasons():

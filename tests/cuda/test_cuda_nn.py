@@ -127,6 +127,13 @@ def launched():
     bridge.forget_plans()
 
 
+def test_both_directions_have_a_plan_of_their_own(launched):
+    """They share the device, so that another variant may serve two launches of a size."""
+    for both in (False, True, False, True):
+        cuda.rnn_forward(recurrences.make(3, 2, 12, both=both).call, True)
+    assert [each.launches for each in launched] == [1, 2]
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(("leak", "bidirectional"), [(None, False), (0.5, False), (None, True)])
 def test_explain_names_the_kernels_that_a_layer_asks_for(

@@ -5,6 +5,7 @@ import torch
 
 import rnnfast
 from rnnfast import functional, use_backend
+from rnnfast.backends import Adjoint, Needs
 from rnnfast.backends.cuda import cuda
 from rnnfast.cells import CELLS
 from support.emulator import build
@@ -115,17 +116,29 @@ def test_a_row_without_an_option_has_the_bits_of_a_plain_call():
             assert torch.equal(value.view(want[name].shape), want[name]), name
 
 
-def test_strided_options():
-    case = make(4, 6, 12, cell="leaky_tanh", resets=True, lengths=[4, 4, 3, 2, 2, 1])
+@pytest.mark.parametrize("V", [None, 5, 300], ids=["dense", "table", "large table"])
+def test_strided_options(V):
+    case = make(4, 6, 12, V, cell="leaky_tanh", resets=True, lengths=[4, 4, 3, 2, 2, 1])
     want = run(cuda, case)
     r = case.call
     call = r._replace(
+        ids=None if V is None else torch.stack((r.ids, r.ids), 1)[:, 0],
         resets=r.resets.T.contiguous().T,
         leak=torch.stack((r.leak, r.leak), 1)[:, 0],
         batch_sizes=torch.stack((r.batch_sizes, r.batch_sizes), 1)[:, 0],
     )
     for name, value in run(cuda, case._replace(call=call)).items():
         assert torch.equal(value, want[name]), name
+    states = (each.T.contiguous().T for each in cuda.rnn_forward(call, True)[::2])
+    made = cuda.rnn_backward(Adjoint(call, V or 0, *states, *case[1:], Needs()))
+    for name, value in made._asdict().items():
+        assert torch.equal(value, want[name]), name
+
+
+def test_the_leak_of_no_sequences_has_no_gradient():
+    results = run(cuda, make(4, 0, 12, cell="leaky_tanh"))
+    for name in ("W_hh", "b_h", "leak"):
+        assert not results[name].any(), name
 
 
 @pytest.mark.parametrize(("wrong", "message"), WRONG_OPTIONS)

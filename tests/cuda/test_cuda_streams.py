@@ -78,6 +78,7 @@ def test_threads_of_one_stream():
 def test_a_second_stream_may_be_needed_first_inside_a_capture():
     """Its kernels may not: here they are known from a call that got no second stream."""
     code = """
+import ctypes
 import pytest
 import torch
 from rnnfast.backends import library
@@ -94,6 +95,9 @@ with pytest.raises(RuntimeError, match="no second stream on cuda:0"):
 emulated.driver().emulated_driver_capturing(1)
 inside = cuda.rnn_forward(both, True)
 emulated.driver().emulated_driver_capturing(0)
+mode = ctypes.c_int(0)
+emulated.driver().cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+assert mode.value == 0, "the thread may do in a capture what it must not"
 assert all(map(torch.equal, inside[:2], cuda.rnn_forward(both, True)[:2]))
 """
     tests = Path(__file__).parents[1]

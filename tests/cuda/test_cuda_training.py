@@ -1,5 +1,7 @@
 """Training and generation on CUDA, end to end without a GPU: operators, launcher, emulation."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,6 +57,16 @@ def test_loss_alone(shape):
     assert all(grad.numel() == 0 for grad in alone[2:])
 
 
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+def test_loss_and_gradients_of_transposed_arguments(dtype):
+    ids, targets, values = make_network(SHAPES[0], dtype)
+    want = loss_and_gradients(cuda, ids, targets, values, False)
+    turned = [value.t().contiguous().t() for value in values[:-1]]
+    turned[2], turned[4] = (torch.stack((b, b), 1)[:, 0] for b in (values[2], values[4]))
+    got = loss_and_gradients(cuda, ids, targets, [*turned, values[-1].T.contiguous().T], False)
+    assert all(map(torch.equal, got, want))
+
+
 @pytest.mark.parametrize("max_norm", [1e-3, 1e9, float("inf")])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
@@ -70,6 +82,19 @@ def test_a_step_is_few_launches_and_can_be_captured(shape, launches, driver):
     before = driver.emulated_driver_launches()
     whole_step(cuda, *network, 1.0)
     assert driver.emulated_driver_launches() - before == launches
+    driver.emulated_driver_capturing(0)
+
+
+def test_a_kernel_of_the_loss_is_not_loaded_inside_a_capture(driver):
+    """Nor the readout of a number of classes that no other test here has."""
+    ids, targets, (W_xh, W_hh, b_h, W_hq, b_q, h0) = make_network((3, 2, 12, 40), F32)
+    untyped.rnn_forward(cuda, W_xh, ids, W_hh, b_h, h0, False)
+    driver.emulated_driver_capturing(1)
+    weights = (W_xh, W_hh, b_h, W_hq, b_q, h0)
+    with pytest.raises(
+        RuntimeError, match=r"kernel readout of readout\.cu .* the first time inside"
+    ):
+        untyped.rnn_cross_entropy(cuda, ids, targets, *weights, False, False, False)
     driver.emulated_driver_capturing(0)
 
 
@@ -149,6 +174,37 @@ def test_a_step_refuses_what_does_not_fit(change, message):
         untyped.train_step_(cuda, ids, targets, params, grads, h, 0.1, 1.0, False)
 
 
+WRONG = [
+    (0, lambda ids: ids.int(), r"ids is int32 .* int64 \[T, B\] = \[2, 3\]"),
+    (1, lambda targets: targets[:1], r"targets is int64 \[1, 3\]; .* = \[2, 3\]"),
+    (1, lambda targets: targets.flatten(), r"targets is int64 \[6\]; it must"),
+    (2, lambda W_xh: W_xh.half(), "W_xh is float16"),
+    (3, lambda W_hh: W_hh[1:], r"W_hh is float32 \[4, 5\]; .* = \[5, 5\]"),
+    (6, lambda b_q: b_q.double(), "b_q is float64"),
+    (7, lambda h: h[:2], r"h0? is float32 \[2, 5\]; .* = \[3, 5\]"),
+]
+
+
+@pytest.mark.parametrize(("i", "change", "message"), WRONG)
+def test_training_names_bad_arguments(i, change, message):
+    ids, targets, values = make_network((2, 3, 5, 7), F32)
+    arguments = [ids, targets, *values]
+    arguments[i] = change(arguments[i])
+    with pytest.raises(RuntimeError, match=message):
+        untyped.rnn_cross_entropy(cuda, *arguments, False, True, True)
+    grads, (*params, h) = [torch.empty_like(p) for p in values[:5]], arguments[2:]
+    with pytest.raises(RuntimeError, match=message):
+        untyped.train_step_(cuda, *arguments[:2], params, grads, h, 0.1, 1.0, False)
+    if arguments[1].dim() == 1:  # of which no transpose is taken
+        batches = ([ids.t().contiguous()], [arguments[1]])
+        with pytest.raises(RuntimeError, match=r"targets is int64 \[6\]; it must have 2 dim"):
+            untyped.train_steps_(cuda, *batches, params, grads, h, 0.1, 1.0, False)
+    if 2 <= i < 7:
+        params[i - 2], grads[i - 2] = values[i - 2], params[i - 2]
+        with pytest.raises(RuntimeError, match=f"grads: {message}"):
+            untyped.train_step_(cuda, *arguments[:2], params, grads, h, 0.1, 1.0, False)
+
+
 # ---- clip
 
 
@@ -168,7 +224,7 @@ def test_clip_of_any_layout():
         torch.randn(9)[::2],
         torch.tensor(3.0),
         torch.empty(0, 4),
-        torch.randn(5, 1, 6, dtype=F64).transpose(0, 2),
+        torch.randn(6, 7, 8, 9, dtype=F64).transpose(0, 2)[1:, ::2, :3, ::3],
     ]
     clipping.check(cuda.clip_grads_, grads, 0.5, True)
 
@@ -236,6 +292,43 @@ def test_generation_in_float64(relu):
         want = model.decode(5, 0.7, uniforms, backend=reference)
         assert torch.equal(got[0], want[0])
         torch.testing.assert_close(got[1], want[1])
+
+
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+def test_generation_from_arguments_of_any_layout(dtype):
+    model, uniforms = make(3, 20, 28, dtype), torch.rand(5, 3)
+    strided = {name: torch.stack((t, t), -1)[..., 0] for name, t in tensors_of(model).items()}
+    got = replace(model, **strided).decode(5, 0.7, uniforms.T.contiguous().T, cuda)
+    for result, want in zip(got, model.decode(5, 0.7, uniforms, cuda), strict=True):
+        assert torch.equal(result, want)
+
+
+def tensors_of(model):
+    return {name: value for name, value in vars(model).items() if torch.is_tensor(value)}
+
+
+@pytest.mark.parametrize("name", ["W_xh", "W_hh", "b_h", "W_hq", "b_q", "h0", "first"])
+def test_generation_refuses_what_does_not_fit(name):
+    model = make(3, 8, 5)
+    tensor = tensors_of(model)[name]
+    for wrong in [tensor.int()] if name == "first" else [tensor.half(), tensor[..., 1:]]:
+        with pytest.raises(RuntimeError, match=r"\w+ is .*; it must be"):
+            replace(model, **{name: wrong}).decode(2, backend=cuda)
+
+
+@pytest.mark.parametrize(
+    ("steps", "temperature", "uniforms", "message"),
+    [
+        (2, 1.0, torch.rand(2, 1), r"uniforms is .* \[steps, B\] = \[2, 3\]"),
+        (2, 1.0, torch.zeros(2, 3).long(), "uniforms is int64"),
+        (2, 0.0, torch.rand(2, 3), "temperature is 0; it must be above 0"),
+        (2, float("nan"), torch.rand(2, 3), "temperature is nan"),
+        (-1, 1.0, None, "steps is -1; it must be at least 0"),
+    ],
+)
+def test_generation_refuses_other_numbers(steps, temperature, uniforms, message):
+    with pytest.raises(RuntimeError, match=message):
+        make(3, 8, 5).decode(steps, temperature, uniforms, cuda)
 
 
 def test_generation_among_more_classes_than_a_block_has_room_for(monkeypatch):

@@ -1,12 +1,15 @@
 """Images of CUDA kernels: NVIDIA's run-time compiler and the cache on disk. Needs no GPU."""
 
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from rnnfast.backends.cuda import image_cache, nvrtc
 from rnnfast.backends.cuda.nvrtc import CompilerError, Resources
@@ -61,6 +64,8 @@ def test_one_line_announces_a_compilation(capsys):
     with image_cache.quietly():
         image("90a")
     assert capsys.readouterr().err == ""
+    image("86")
+    assert "for sm_86" in capsys.readouterr().err
 
 
 @needs_compiler
@@ -115,6 +120,22 @@ def test_a_cache_that_cannot_be_written_is_one_warning(tmp_path, monkeypatch):
 
 
 @needs_compiler
+def test_a_disk_that_fills_leaves_no_part_of_an_entry(monkeypatch):
+    write = Path.write_bytes
+
+    def fill(path, data):
+        write(path, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.warns(UserWarning, match=r"kernels in \S+ \([^\[]+No space left on device"):
+        made = image()
+    assert entries() == []
+    monkeypatch.undo()
+    assert nvrtc.compile_image("scale", FACTOR, "80", SOURCES) == made
+
+
+@needs_compiler
 def test_processes_at_once_leave_one_whole_entry(tmp_path):
     program = (
         "import sys; sys.path[:0] = ['tests/cuda', 'tests']; import test_image_cache as t; "
@@ -138,9 +159,26 @@ def test_processes_at_once_leave_one_whole_entry(tmp_path):
 
 @needs_compiler
 def test_the_compiler_says_what_is_wrong():
-    with pytest.raises(CompilerError, match=r"(?s)scale.cu for sm_80.*FACTOR.*undefined"):
+    with pytest.raises(CompilerError, match=r"(?s)scale.cu for sm_80.*FACTOR.*undefined") as raised:
         image(options="")
+    assert "\0" not in str(raised.value)
     assert entries() == [] if image_cache.directory().exists() else True
+
+
+@needs_compiler
+def test_the_compiler_gives_back_what_it_took(monkeypatch):
+    library, calls = nvrtc._library(), []
+
+    class Recorded:
+        def __getattr__(self, name):
+            calls.append(name)
+            return getattr(library, name)
+
+    monkeypatch.setattr(nvrtc, "_library", Recorded)
+    image()
+    with pytest.raises(CompilerError):
+        image(options="")
+    assert calls.count("nvrtcCreateProgram") == calls.count("nvrtcDestroyProgram") == 2
 
 
 @needs_compiler
@@ -161,6 +199,27 @@ def test_a_missing_compiler_says_how_to_get_it(monkeypatch):
     with pytest.raises(CompilerError, match="is missing"):
         image()
     nvrtc._library.cache_clear()
+
+
+def test_the_version_of_torch_is_tried_before_others(tmp_path, monkeypatch):
+    for number in ("12", "13"):
+        (tmp_path / f"cu{number}" / "lib").mkdir(parents=True)
+        (tmp_path / f"cu{number}" / "lib" / f"libnvrtc.so.{number}").write_text("")
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(nvrtc, "find_spec", lambda name: found)
+    for own, other in (("12", "13"), ("13", "12")):
+        monkeypatch.setattr(torch.version, "cuda", f"{own}.1")
+        names = [path.name for path in nvrtc._candidates()]
+        assert names[:2] == [f"libnvrtc.so.{own}", f"libnvrtc.so.{other}"]
+
+
+@needs_compiler
+def test_a_library_that_does_not_load_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "libnvrtc.so.99").write_text("no library")
+    known = list(nvrtc._candidates())
+    monkeypatch.setattr(nvrtc, "_candidates", lambda: [tmp_path / "libnvrtc.so.99", *known])
+    nvrtc._library.cache_clear()
+    assert nvrtc.load_error() == ""
 
 
 REPORT = """

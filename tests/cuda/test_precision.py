@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rnnfast.backends import library
-from rnnfast.backends.cuda import cuda, precision
+from rnnfast.backends.cuda import bridge, cuda, precision
 from support import untyped
 
 
@@ -28,6 +28,15 @@ def test_what_is_more_exact_is_allowed_too():
     assert precision.is_allowed("2xFP16", "TF32")
     assert not precision.is_allowed("TF32", "2xFP16")
     assert all(precision.is_allowed(product, "TF32") for product in precision.EXACTNESS)
+
+
+def test_the_library_is_told_once_of_each_change(monkeypatch):
+    told = []
+    monkeypatch.setattr(bridge, "set_least_exact", told.append)
+    for setting in ("highest", "high", "high", "highest", "medium"):
+        torch.set_float32_matmul_precision(setting)
+        cuda.ops(torch.zeros(1))
+    assert told == ["TF32", "FFMA", "TF32"]
 
 
 @pytest.mark.parametrize("setting", ["highest", "high"])

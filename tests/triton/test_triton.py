@@ -1,5 +1,6 @@
 """The Triton backend: its kernels in Triton's interpreter, and what needs no Triton at all."""
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from rnnfast import BackendError, dispatch, explain
 from rnnfast.backends.triton import triton
@@ -47,6 +49,9 @@ def test_an_old_gpu_is_a_reason(monkeypatch):
     assert "compute capability 7.5" in triton.load_error()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     assert triton.load_error() == ""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert triton.load_error() == "", "AMD counts otherwise"
 
 
 @needs_triton
@@ -67,6 +72,31 @@ def test_it_serves_float_tensors_on_cuda_and_no_others(monkeypatch):
     assert "float64" in explain(device="cuda", dtype=torch.float64).reasons["triton"][0]
     with dispatch.use_backend("triton"), pytest.raises(BackendError, match="not on cuda"):
         explain()
+
+
+@needs_triton
+def test_a_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
+    from rnnfast.backends.triton.launch import launch
+
+    entered, launched = [], []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *args, **options: launched.append((grid, list(entered), options))
+
+    @contextlib.contextmanager
+    def device(chosen):
+        entered.append(chosen)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    with FakeTensorMode():
+        arguments = (None, torch.empty(2, device="cuda:1"), 3)
+    launch(Kernel(), (2, 0), *arguments)
+    assert launched == [], "an empty grid is none to CUDA"
+    launch(Kernel(), (2, 3), *arguments, num_warps=4)
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    assert launched == [((2, 3), [torch.device("cuda", 1)], options)]
 
 
 @needs_triton

@@ -1,5 +1,7 @@
 """The Triton backend in Triton's interpreter: generation; run by test_triton.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -31,9 +33,26 @@ def test_decode(B, H, V, sampled):
     assert_close_to_f64("h_last", h_last, h_want, truth)
 
 
+def test_decode_of_transposed_and_strided_arguments():
+    model, uniforms = make(3, 20, 28), torch.rand(6, 3)
+    turned = replace(
+        model,
+        **{
+            name: value.mT.contiguous().mT for name, value in vars(model).items() if name[0] in "Wh"
+        },
+        first=torch.stack((model.first, model.first + 1), 1)[:, 0],
+    )
+    got = turned.decode(6, 0.7, uniforms.T.contiguous().T, triton)
+    for result, want in zip(got, model.decode(6, 0.7, uniforms, triton), strict=True):
+        assert torch.equal(result, want)
+
+
 def test_decode_by_steps(monkeypatch):
     from rnnfast.backends.triton import generate
 
+    assert generate.fits(4096, 4096)
+    assert not generate.fits(4097, 1)
+    assert not generate.fits(1, 4097)
     monkeypatch.setattr(generate, "LARGEST", 16)
     model = make(2, 33, 28)
     for uniforms in (None, torch.rand(6, 2)):
@@ -67,8 +86,11 @@ def test_rounding_never_samples_beyond_the_vocabulary():
         assert 250 <= ids.item() < 300
 
 
-@pytest.mark.parametrize("H", [5, 150])
-def test_decode_of_nothing_and_of_a_wrong_id(H):
+@pytest.mark.parametrize(("H", "largest"), [(5, 4096), (150, 4096), (20, 16)])
+def test_decode_of_nothing_and_of_a_wrong_id(H, largest, monkeypatch):
+    from rnnfast.backends.triton import generate
+
+    monkeypatch.setattr(generate, "LARGEST", largest)
     model = make(2, H, 4)
     model.first = torch.tensor([0, 1])
     ids, h_last = model.decode(0, backend=triton)

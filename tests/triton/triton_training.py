@@ -53,6 +53,26 @@ def test_a_small_loss_beside_large_logits():
         assert_close_to_f64("loss", got, same, wide)
 
 
+def test_loss_and_gradients_of_transposed_arguments():
+    """Without gaps, so that a tensor made like one has its strides as well."""
+    ids, targets, params, h = make_model(MODELS[0])
+    want = losses(triton, ids, targets, params, h)
+    turned = [p.T.contiguous().T for p in params]
+    for name, value in losses(triton, ids, targets, turned, h.T.contiguous().T).items():
+        assert torch.equal(value, want[name]), name
+    alone = (*turned, h.T.contiguous().T, False, False, False)
+    loss, h_last, *_ = untyped.rnn_cross_entropy(triton, ids, targets, *alone)
+    assert torch.equal(loss, want["loss"])
+    assert torch.equal(h_last, want["h_last"])
+
+
+def test_the_loss_of_no_sequences_is_nan():
+    ids, targets, params, h = make_model((3, 0, 5, 4))
+    got, same = (losses(each, ids, targets, params, h) for each in (triton, reference))
+    for name, value in got.items():
+        torch.testing.assert_close(value, same[name], equal_nan=True)
+
+
 def test_loss_in_float16():
     ids, targets, params, h = make_model(MODELS[0], torch.float16)
     got = losses(triton, ids, targets, params, h)
@@ -118,6 +138,29 @@ def test_whole_step_on_strided_tensors():
         assert torch.equal(a, b)
 
 
+def test_whole_step_on_gradients_that_share_memory():
+    """As if each had its own; which of them stays is left open."""
+    ids, targets, params, h = make_model((5, 3, 20, 20))
+    plain, state = [p.clone() for p in params], h.clone()
+    grads = [torch.empty_like(p) for p in params]
+    untyped.train_step_(triton, ids, targets, plain, grads, state, 0.5, 1.0, False)
+    grads[1] = grads[0]
+    untyped.train_step_(triton, ids, targets, params, grads, h, 0.5, 1.0, False)
+    for got, want in zip([*params, h], [*plain, state], strict=True):
+        assert torch.equal(got, want)
+
+
+def test_the_same_gradients_are_taken_from_other_parameters():
+    """The table of a clip has the addresses of both."""
+    ids, targets, params, h = make_model((2, 3, 5, 4))
+    grads = [torch.empty_like(p) for p in params]
+    for _ in range(2):
+        mine, start = [p.clone() for p in params], h.clone()
+        untyped.train_step_(triton, ids, targets, mine, grads, start, 0.5, INF, False)
+        for param, before, grad in zip(mine, params, grads, strict=True):
+            assert torch.equal(param, before - 0.5 * grad)
+
+
 def test_autograd_sees_what_a_step_changes():
     ids, targets, params, h = make_model(MODELS[0])
     written = [*params, h, *(torch.empty_like(p) for p in params)]
@@ -155,16 +198,31 @@ def test_wrong_gradients_uniforms_and_targets_are_refused():
         untyped.train_step_(triton, ids, targets, params, grads, h, 0.5, 1.0, False)
     with pytest.raises(RuntimeError, match="targets is int32"):
         untyped.rnn_cross_entropy(triton, ids, targets.int(), *params, h, False, True, True)
+    grads[3] = grads[3].T
+    for wrong, message in ((ids.int(), "ids is int32"), (ids[:1], r"targets is int64 \[2, 3\]")):
+        with pytest.raises(RuntimeError, match=message):
+            untyped.train_step_(triton, wrong, targets, params, grads, h, 0.5, 1.0, False)
+    for i, message in ((0, r"W_xh is .* \[4, 5\]"), (4, r"b_q is .* must be float32 \[4\]")):
+        wrong = [*params[:i], torch.zeros(4, 6)[:, i:], *params[i + 1 :]]
+        with pytest.raises(RuntimeError, match=message):
+            untyped.rnn_cross_entropy(triton, ids, targets, *wrong, h, False, True, True)
     for uniforms in (torch.rand(3, 2), torch.zeros(2, 3).long()):
         with pytest.raises(RuntimeError, match="uniforms is"):
             untyped.decode(triton, ids[0], *params, h, 2, 1.0, uniforms, False)
-    for steps, temperature in ((-1, 1.0), (2, 0.0), (2, NAN)):
+    for change, message in (
+        ((ids[0].int(), *params), "first is int32"),
+        ((ids[0], *params[:3], params[3].T, params[4]), "W_hq is"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            untyped.decode(triton, *change, h, 2, 1.0, None, False)
+    for steps, temperature in ((-1, 1.0), (2, 0.0), (2, NAN), (2, INF)):
         with pytest.raises(RuntimeError, match="steps must be at least 0"):
             untyped.decode(triton, ids[0], *params, h, steps, temperature, None, False)
     first = torch.full((2,), 10.0)
     for grad, message in (
         (torch.ones(1).expand(4), r"grads\[1\] is expanded"),
         (torch.ones(3).long(), r"grads\[1\] is int64 \[3\] on cpu; it must be float32"),
+        (torch.ones(3, device="meta"), r"grads\[1\] is float32 \[3\] on meta; .* on cpu"),
     ):
         with pytest.raises(RuntimeError, match=message):
             triton.clip_grads_([first, grad], 1.0, True)

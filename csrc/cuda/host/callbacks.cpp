@@ -45,7 +45,7 @@ Callback installed(const std::atomic<Callback>& callback) {
 }
 
 void require_good(const Answer& answer) {
-  if (answer.given && answer.good) return;
+  if (answer.good) return;
   throw std::runtime_error("rnnfast: " + (answer.given ? answer.bytes : "Python did not answer"));
 }
 

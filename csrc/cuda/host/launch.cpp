@@ -190,8 +190,6 @@ void launch(const char* unit, const char* name, const std::string& options, cons
 int resident(const char* unit, const char* name, const std::string& options, const Geometry& g,
              int device) {
   Loaded& kernel = find_or_load({unit, name, options, device}, nullptr);
-  const Limits& limits = limits_of(device);
-  if (g.shared_bytes > static_cast<unsigned>(limits.shared_bytes)) return 0;
   const OnDevice current(device);
   allow(kernel, g);
   int count = 0;
@@ -209,7 +207,7 @@ int resident(const char* unit, const char* name, const std::string& options, con
         driver().max_active_blocks(&count, kernel.function, static_cast<int>(g.block),
                                    g.shared_bytes),
         kernel.variant.text(), ": the active blocks of ", describe(g), " are not known");
-  return count * limits.multiprocessors;
+  return count * limits_of(device).multiprocessors;
 }
 
 const Limits& limits_of(int device) {

@@ -79,7 +79,7 @@ def sum_kernel(
     for start in range(0, count, POSITIONS):
         at = tl.cast(start, tl.int64) + tl.arange(0, POSITIONS)
         id = tl.load(ids + at // B * ids_step + at % B * ids_row, mask=at < count, other=-1)
-        mine = (at < count) & ((id == v) | (at < everything))
+        mine = (id == v) | (at < everything)
         wanted = mine[:, None] & (cols < H)[None, :]
         sums += tl.load(dz + at[:, None] * H + cols[None, :], mask=wanted, other=0.0).to(tl.float32)
     row = tl.sum(sums, axis=0)

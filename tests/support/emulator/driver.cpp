@@ -127,8 +127,9 @@ Result cuGetErrorName(Result result, const char** name) {
     case kLaunchFailed:
       *name = "CUDA_ERROR_LAUNCH_FAILED";
       break;
-    default:
-      *name = "CUDA_ERROR_UNKNOWN";
+    default:  // as a driver does for a code that is newer than itself
+      *name = nullptr;
+      return kInvalidValue;
   }
   return kSuccess;
 }
