@@ -166,6 +166,7 @@ def test_clip_of_any_layout():
         torch.randn(6, 7, 8, 9)[1:, ::2, :3, ::3],
         torch.randn(30, 40)[:, 5:20],
         torch.randn(9)[::2],
+        torch.randn(5000)[::2],
         torch.tensor(3.0),
         torch.empty(0, 4),
         torch.randn(5, 1, 6, dtype=F64).transpose(0, 2),
