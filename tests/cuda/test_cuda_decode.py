@@ -121,6 +121,13 @@ def test_a_wait_that_does_not_end_is_reported():
     model.decode(5, backend=emulated)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_block_leaves_while_one_that_waits_longer_sends_to_it(seed):
+    emulated = Emulated((64, 4, 2, 1, 0), seed=seed, wait_limit=0)
+    emulated.error = ERROR_TIMEOUT
+    make(1, 60, 9).decode(5, backend=emulated)
+
+
 # Blocks of several warps; and two blocks, the second of which has no logits and its h from the
 # second warp of the first.
 SCHEDULED = [((64, 4, 4, 1, 0), 60, 9, 6), ((128, 2, 2, 2, 0), 100, 3, 10)]  # shape, H, V, steps
