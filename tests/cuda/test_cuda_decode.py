@@ -1,5 +1,7 @@
 """The CUDA generation kernel, emulated on the CPU: every choice checked in float64."""
 
+import math
+
 import pytest
 import torch
 
@@ -90,6 +92,22 @@ def test_sampling_at_the_edges_is_the_references(logits, u):
     for shape in ((32, 1, 1, 1, 0), (32, 2, 1, 1, 0)):
         got = model.decode(2, 1.0, uniforms, Emulated(shape))[0]
         assert got.tolist() == want.tolist()
+
+
+@pytest.mark.parametrize(
+    ("logit", "u", "want"),
+    [
+        (-37.25, 1 - 2**-53, 7),  # each is lost in the sum, all three are not
+        (-21.5, 1 - 1.5 * math.exp(-21.5), 6),  # each is lost in a float32 sum
+    ],
+)
+def test_sampling_where_a_sum_rounds(logit, u, want):
+    """Five classes of a lane: three have little beside the 1 of the lane before, two nothing."""
+    logits = torch.full((100,), -math.inf)
+    logits[0], logits[5:8] = 0.0, logit
+    model, uniforms = constant_logits(logits.tolist()), torch.full((2, 1), u, dtype=torch.float64)
+    ids, _ = model.decode(2, 1.0, uniforms, Emulated((32, 1, 1, 1, 0)))
+    assert ids.flatten().tolist() == [want] * 2
 
 
 def test_no_steps():
