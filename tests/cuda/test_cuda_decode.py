@@ -1,6 +1,9 @@
 """The CUDA generation kernel, emulated on the CPU: every choice checked in float64."""
 
+import faulthandler
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -108,6 +111,28 @@ def test_sampling_where_a_sum_rounds(logit, u, want):
     model, uniforms = constant_logits(logits.tolist()), torch.full((2, 1), u, dtype=torch.float64)
     ids, _ = model.decode(2, 1.0, uniforms, Emulated((32, 1, 1, 1, 0)))
     assert ids.flatten().tolist() == [want] * 2
+
+
+@pytest.mark.parametrize("shape", [(64, 1, 4, 1, 0), (0, 2, 2, 1, 0)])
+def test_weights_that_are_aligned_to_nothing(shape):
+    model = make(2, 32, 28)
+    for name in ("W_xh", "W_hh", "b_h", "W_hq", "b_q", "h0"):
+        value = getattr(model, name)
+        setattr(model, name, torch.cat((torch.zeros(1), value.flatten()))[1:].view(value.shape))
+    check_greedy(model, *model.decode(4, backend=Emulated(shape, holds=False)))
+
+
+def test_the_emulator_ends_where_a_vector_is_not_aligned():
+    model = make(1, 32, 28)
+    model.W_hq = torch.randn(1 + 32 * 28)[1:].view(32, 28)
+    bug = ("decode_products.cuh", " && reinterpret_cast<unsigned long long>(matrix) % 16 == 0", "")
+    if (child := os.fork()) == 0:
+        try:
+            faulthandler.disable()
+            model.decode(1, backend=Emulated((64, 1, 4, 1, 0), holds=False, bug=bug))
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGILL
 
 
 def test_no_steps():
