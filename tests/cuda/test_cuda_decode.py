@@ -1,5 +1,10 @@
 """The CUDA generation kernel, emulated on the CPU: every choice checked in float64."""
 
+import faulthandler
+import math
+import os
+import signal
+
 import pytest
 import torch
 
@@ -92,6 +97,44 @@ def test_sampling_at_the_edges_is_the_references(logits, u):
         assert got.tolist() == want.tolist()
 
 
+@pytest.mark.parametrize(
+    ("logit", "u", "want"),
+    [
+        (-37.25, 1 - 2**-53, 7),  # each is lost in the sum, all three are not
+        (-21.5, 1 - 1.5 * math.exp(-21.5), 6),  # each is lost in a float32 sum
+    ],
+)
+def test_sampling_where_a_sum_rounds(logit, u, want):
+    """Five classes of a lane: three have little beside the 1 of the lane before, two nothing."""
+    logits = torch.full((100,), -math.inf)
+    logits[0], logits[5:8] = 0.0, logit
+    model, uniforms = constant_logits(logits.tolist()), torch.full((2, 1), u, dtype=torch.float64)
+    ids, _ = model.decode(2, 1.0, uniforms, Emulated((32, 1, 1, 1, 0)))
+    assert ids.flatten().tolist() == [want] * 2
+
+
+@pytest.mark.parametrize("shape", [(64, 1, 4, 1, 0), (0, 2, 2, 1, 0)])
+def test_weights_that_are_aligned_to_nothing(shape):
+    model = make(2, 32, 28)
+    for name in ("W_xh", "W_hh", "b_h", "W_hq", "b_q", "h0"):
+        value = getattr(model, name)
+        setattr(model, name, torch.cat((torch.zeros(1), value.flatten()))[1:].view(value.shape))
+    check_greedy(model, *model.decode(4, backend=Emulated(shape, holds=False)))
+
+
+def test_the_emulator_ends_where_a_vector_is_not_aligned():
+    model = make(1, 32, 28)
+    model.W_hq = torch.randn(1 + 32 * 28)[1:].view(32, 28)
+    bug = ("decode_products.cuh", " && reinterpret_cast<unsigned long long>(matrix) % 16 == 0", "")
+    if (child := os.fork()) == 0:
+        try:
+            faulthandler.disable()
+            model.decode(1, backend=Emulated((64, 1, 4, 1, 0), holds=False, bug=bug))
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGILL
+
+
 def test_no_steps():
     model = make(3, 8, 5)
     _, h_last = model.decode(0, backend=Emulated((32, 2, 1, 1, 0)))
@@ -119,6 +162,13 @@ def test_a_wait_that_does_not_end_is_reported():
     model, emulated = make(1, 20, 9), Emulated((32, 2, 2, 1, 0), bug=bug, wait_limit=10**6)
     emulated.error = ERROR_TIMEOUT
     model.decode(5, backend=emulated)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_block_leaves_while_one_that_waits_longer_sends_to_it(seed):
+    emulated = Emulated((64, 4, 2, 1, 0), seed=seed, wait_limit=0)
+    emulated.error = ERROR_TIMEOUT
+    make(1, 60, 9).decode(5, backend=emulated)
 
 
 # Blocks of several warps; and two blocks, the second of which has no logits and its h from the

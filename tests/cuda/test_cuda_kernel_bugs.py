@@ -17,11 +17,15 @@ from support.sweep import sweep
 pytestmark = pytest.mark.skipif(build.why_not() != "", reason=build.why_not())
 
 
-def check_cross_entropy(**options):
-    logits, targets = torch.randn(20, 40), torch.randint(40, (4, 5))
+def check_cross_entropy(V=40, **options):
+    logits, targets = torch.randn(20, V), torch.randint(V, (4, 5))
     want = torch_cross_entropy(logits, targets)
     got = cross_entropy(logits, targets, **options)[0], logits
     torch.testing.assert_close(got, want)
+
+
+def check_cross_entropy_of_long_rows(**options):
+    check_cross_entropy(300, warps=8, **options)
 
 
 def check_row_sums(**options):
@@ -59,6 +63,14 @@ BUGS = {
         check_cross_entropy,
         ("cross_entropy.cu", "__syncwarp();", ""),
     ),
+    "a long row's target overwritten too early": (
+        check_cross_entropy_of_long_rows,
+        ("cross_entropy.cu", "    __syncthreads();\n", ""),
+    ),
+    "a block's sum overwritten too early": (
+        check_cross_entropy_of_long_rows,
+        ("reduce.cuh", "parts[w]);\n  __syncthreads();", "parts[w]);"),
+    ),
     "no maximum subtracted": (
         lambda **options: check_extreme_logits(1, **options),
         ("cross_entropy.cu", "maximum = combine_row(maximum, Larger());", "maximum = 0;"),
@@ -71,7 +83,12 @@ BUGS = {
 }
 
 
-QUICK = ("strides forgotten", "no maximum subtracted", "the warps' sums read too early")
+QUICK = (
+    "strides forgotten",
+    "a block's sum overwritten too early",
+    "no maximum subtracted",
+    "the warps' sums read too early",
+)
 
 
 @pytest.mark.parametrize("name", sweep(BUGS, *QUICK))

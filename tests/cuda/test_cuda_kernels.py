@@ -48,6 +48,13 @@ def test_clip_of_extreme_values(value, d2l):
     check_clip([torch.full((5,), 1.0), torch.full((2100,), value)], 1.0, d2l)
 
 
+@pytest.mark.parametrize("d2l", [True, False])
+@pytest.mark.parametrize("value", [0.0, 1e-7])
+def test_clip_of_small_norms(value, d2l):
+    """A norm of 0 that is the limit, and one that 1e-6 more doubles."""
+    check_clip([torch.full((100,), value)], 5 * value, d2l)
+
+
 def test_clip_does_not_touch_what_is_below_the_limit():
     grads = [torch.randn(3000), torch.tensor([-0.0])]
     before = [g.clone() for g in grads]
@@ -67,7 +74,9 @@ def test_clip_gives_the_same_bits_for_every_schedule():
 
 @pytest.mark.parametrize("max_norm", [0.5, math.inf])
 def test_clip_with_sgd(max_norm):
-    grads, parameters = ([torch.randn(s) for s in SHAPES] for _ in range(2))
+    grads = [torch.randn(s) for s in SHAPES]
+    # every second one begins where nothing is aligned
+    parameters = [torch.randn(g.numel() + i % 2)[i % 2 :].view_as(g) for i, g in enumerate(grads)]
     truth = [(g.double(), p.double()) for g, p in zip(grads, parameters, strict=True)]
     same = [(g.clone(), p.clone()) for g, p in zip(grads, parameters, strict=True)]
     for pairs in (truth, same):

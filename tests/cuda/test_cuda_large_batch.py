@@ -37,6 +37,18 @@ def test_first_states_and_weights_of_any_size():
     assert_close_to_f64("hs", hs, plain(p)["hs"], plain(p.to(torch.float64))["hs"])
 
 
+def test_states_of_any_size():
+    """Those of relu have no bound: each row has a factor of its own, by all of its columns."""
+    p = make(3, 3, 256, relu=True)
+    sizes = torch.tensor([1e-6, 1.0, 1e6])[:, None]
+    p = replace(p, x=p.x * sizes, h0=p.h0 * sizes, b_h=None)
+    p.x[0, 1, 33] = 1e3  # much larger than all others of its row
+    hs, _ = Launch(SMALL).forward(p.x, None, p.W_hh, None, p.h0, relu=True)
+    same, truth = plain(p)["hs"], plain(p.to(torch.float64))["hs"]
+    for row in range(3):
+        assert_close_to_f64("hs", hs[:, row], same[:, row], truth[:, row])
+
+
 @pytest.mark.parametrize("buffers", [1, 2])
 def test_infinity_and_nan_are_where_float32_has_them(buffers):
     p = make(3, 6, 250)

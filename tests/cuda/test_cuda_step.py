@@ -7,7 +7,7 @@ import torch
 
 from rnnfast.backends.cuda import bridge
 from support.compare import assert_close_to_f64
-from support.cuda_checks import check_finds, sums_by_torch, torch_cross_entropy
+from support.cuda_checks import before_nan, check_finds, sums_by_torch, torch_cross_entropy
 from support.cuda_kernels import gradients, readout, sum_parts, weight_product
 from support.emulator import build
 from support.sweep import sweep
@@ -36,8 +36,8 @@ def readout_by_torch(hs, W_hq, b_q, targets):
 
 
 def make_readout(T, B, H, V, dtype=F32):
-    hs, W_hq, b_q = torch.randn(T * B, H).tanh(), torch.randn(H, V), torch.randn(V)
-    return hs.to(dtype), W_hq.to(dtype), b_q.to(dtype), torch.randint(V, (B, T)).T
+    values = torch.randn(T * B, H).tanh(), torch.randn(H, V), torch.randn(V)
+    return *(before_nan(each.to(dtype)) for each in values), torch.randint(V, (B, T)).T
 
 
 NAMES = ("loss", "grad_logits", "grad_hs", "grad_b_q")
@@ -88,12 +88,13 @@ def test_readout_reports_a_target_out_of_range(target):
 
 def check_extreme_logits(**options):
     """NaN and infinity stay in their rows, as far as the equations go."""
-    logits = torch.randn(5, 40)
+    logits = torch.randn(6, 40)
     logits[0, 7], logits[1, 3], logits[2, 4] = math.inf, math.nan, -math.inf
     logits[3] = 3e38
     logits[4] = -math.inf
-    targets = torch.tensor([[7], [0], [4], [1], [0]])
-    for row in range(5):  # each is the bias of a readout of states that are zero
+    logits[5] = -3e38
+    targets = torch.tensor([[7], [0], [4], [1], [0], [2]])
+    for row in range(6):  # each is the bias of a readout of states that are zero
         arguments = torch.zeros(1, 3), torch.randn(3, 40), logits[row], targets[row : row + 1]
         want = readout_by_torch(*arguments)
         *got, _ = readout(*arguments, columns=2, **options)
@@ -120,6 +121,7 @@ def make_gradients(T, B, H, V, K, dtype=F32):
     """x, ids, V and two products, of which one has its first B rows elsewhere."""
     x, logits = torch.randn(T * B, H, dtype=dtype), torch.randn(T * B, V, dtype=dtype)
     h0, hs = torch.randn(B, K, dtype=dtype), torch.randn(T * B, K, dtype=dtype)
+    x, logits, h0, hs = map(before_nan, (x, logits, h0, hs))
     ids = torch.randint(V, (B, T)).T
     return x, ids, V, [(h0, hs, x), (h0[:0], hs, logits)]
 
@@ -235,7 +237,7 @@ def test_squares_do_not_overflow():
 
 
 def check_weight_product(N, H, rows=64, **options):
-    a, b = torch.randn(N, H).tanh(), torch.randn(N, H)
+    a, b = before_nan(torch.randn(N, H).tanh()), before_nan(torch.randn(N, H))
     got = weight_product(a, b, rows, num_first=min(N, 9), **options).sum(0)
     assert_close_to_f64("product", got, a.T @ b, a.double().T @ b.double())
 
@@ -265,6 +267,26 @@ def check_many_rows(**options):
 def test_weight_product_of_many_rows():
     """Truncated sums would be too small, were they not cut into short ones."""
     check_many_rows()
+
+
+def check_that_tensor_cores_multiply(**options):
+    """The emulated ones lose nothing within eight rows; a float32 sum of the same would be 0."""
+    a, b = torch.ones(40, 12), torch.zeros(40, 12)
+    b[:4] = torch.tensor([2.0**24, 1.0, 1.0, -(2.0**24)])[:, None]
+    assert (weight_product(a, b, 64, **options) == 2).all()
+
+
+def test_tensor_cores_multiply_what_is_finite():
+    """What is not is computed anew: also what a chunk is that is used before it has come."""
+    check_that_tensor_cores_multiply()
+
+
+def test_weight_product_of_the_largest_float():
+    """Its high part is infinity. Computed anew are the rows of the slice alone."""
+    a, b = torch.randn(100, 12), torch.randn(100, 12)
+    a[40], b[40] = torch.finfo(F32).max, 1e-37
+    got = weight_product(a, b, 32).sum(0)
+    assert_close_to_f64("product", got, a.T @ b, a.double().T @ b.double())
 
 
 @pytest.mark.parametrize("change", [(0.5, math.inf), (0.0, -math.inf), (math.nan, 1.0)])
@@ -353,6 +375,10 @@ BUGS = {
     "a chunk used before it has come": (
         lambda **options: check_weight_product(70, 132, **options),
         ("weight_product.cu", "wait_copies_but<1>()", "wait_copies_but<2>()"),
+    ),
+    "a chunk used before others' part of it has come": (
+        check_that_tensor_cores_multiply,
+        ("weight_product.cu", "<1>();\n    __syncthreads();", "<1>();"),
     ),
     "a buffer filled while it is read": (
         lambda **options: check_weight_product(200, 132, rows=224, **options),

@@ -113,6 +113,17 @@ def test_the_gradients_of_the_recurrence_are_a_launch_and_their_sum_another(H, V
     assert counts[1] == launches
 
 
+def test_the_gradient_of_a_table_where_there_is_no_bias():
+    ids, _, (W_xh, W_hh, _, _, _, h0) = make_network((4, 3, 9, 5), F32)
+    grads = []
+    for name in ("cuda", "native"):
+        leaf = W_xh.clone().requires_grad_()
+        with use_backend(name):
+            functional.rnn(ids, h0, leaf, W_hh)[0].sum().backward()
+        grads.append(leaf.grad)
+    torch.testing.assert_close(*grads)
+
+
 @pytest.mark.parametrize(
     ("sizes", "line"),
     [
@@ -222,6 +233,7 @@ def test_clip_of_any_layout():
         torch.randn(6, 7, 8, 9)[1:, ::2, :3, ::3],
         torch.randn(30, 40)[:, 5:20],
         torch.randn(9)[::2],
+        torch.randn(5000)[::2],
         torch.tensor(3.0),
         torch.empty(0, 4),
         torch.randn(6, 7, 8, 9, dtype=F64).transpose(0, 2)[1:, ::2, :3, ::3],

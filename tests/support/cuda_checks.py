@@ -23,6 +23,11 @@ def check_finds(check, bug, schedules):
         check_all(bug=bug)
 
 
+def before_nan(x):
+    """The same, with NaN behind it in memory."""
+    return torch.cat((x.flatten(), x.new_full((1000,), math.nan)))[: x.numel()].view(x.shape)
+
+
 def check_clip(grads, max_norm, d2l, **options):
     clipping.check(partial(clip, **options), grads, max_norm, d2l)
 
@@ -35,11 +40,12 @@ def torch_cross_entropy(logits, targets):
 
 
 def check_extreme_logits(warps, **options):
-    logits = torch.randn(5, 40)
+    logits = torch.randn(6, 40)
     logits[0, 7], logits[1, 3], logits[2, 4] = math.inf, math.nan, -math.inf
     logits[3] = 3e38
     logits[4] = -math.inf
-    targets = torch.tensor([[7], [0], [4], [1], [0]])
+    logits[5] = -3e38
+    targets = torch.tensor([[7], [0], [4], [1], [0], [2]])
     want = torch_cross_entropy(logits, targets)
     losses, _ = cross_entropy(logits, targets, warps=warps, **options)
     torch.testing.assert_close(losses, want[0], equal_nan=True)

@@ -129,6 +129,7 @@ ARGMAX_LOGITS = [
     [0.0, 5.0, 5.0, 1.0],
     [2.0] * 40,
     [1.0, NAN, 7.0, NAN],
+    [0.0, NAN, NAN],
     [-1.0] * 30 + [NAN],
     [-INF] * 5,
     [-INF, -INF, -3.0],
@@ -147,5 +148,7 @@ SAMPLING_EDGES = [
     ([0.0, NAN, 0.0], 0.5),
     ([0.0, INF], 0.5),
     ([0.0] * 1000, 1 - 2**-24),
+    ([0.0] * 64, 1 / 64),  # what the first has is not more than this
+    ([-300.0, -301.0, -299.0], 0.5),
     ([0.0, 0.3, 0.6], 1 - 2**-24),  # all together are less than 1 by rounding
 ]  # (logits, u)

@@ -68,7 +68,7 @@ __device__ int sample(Real* logits, int V, double temperature, double u) {
 
   // Also true where the sum is NaN, in the first lane then: not (... <= limit).
   const unsigned beyond = __ballot_sync(kAllLanes, !(through <= limit));
-  if (beyond == 0) return combine_lanes(last, [](int a, int b) { return max(a, b); });  // rounding
+  if (beyond == 0) return combine_lanes(last, [](int a, int b) { return max(a, b); });  // u >= 1
   const int owner = __ffs(static_cast<int>(beyond)) - 1;
   double cumulative = through - sum;
   int v = begin;

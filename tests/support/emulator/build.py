@@ -122,6 +122,10 @@ def races(unit: str, program: str, options: str, patch: tuple[str, ...] = ()) ->
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
+# A vector that is read or written where it is not aligned ends the process, as it ends a kernel.
+ALIGNMENT = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
+
+
 class Geometry(ctypes.Structure):
     """EmulatorGeometry of emulator.h."""
 
@@ -144,7 +148,7 @@ def shared_object(
     text, other text) plants a bug: the text must stand in that file exactly once.
     """
     exports = " ".join(f"EXPORT_KERNEL({name})" for name in kernels)
-    flags = ["-shared", f'-DEMULATED_UNIT="{unit}.cu"', f"-DEMULATED_KERNELS={exports}"]
+    flags = ["-shared", *ALIGNMENT, f'-DEMULATED_UNIT="{unit}.cu"', f"-DEMULATED_KERNELS={exports}"]
     flags += options.split()
     return _compile(unit, [HERE / "unit.cpp"], flags, patch)
 
