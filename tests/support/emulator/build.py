@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from support.emulator.fences import fenced
+
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
 DEVICE_CODE = ROOT / "csrc" / "cuda" / "device"
@@ -159,8 +161,9 @@ class Unit:
     def launch(self, kernel: str, params: ctypes.Structure, **geometry: int) -> None:
         """Run a kernel to its end; geometry as in `Geometry`. Raises EmulationError."""
         function = ctypes.cast(getattr(self.library, f"emulated_{kernel}"), ctypes.c_void_p)
-        failed = emulator().emulator_launch(
-            function, ctypes.byref(params), ctypes.byref(Geometry(**geometry))
-        )
+        with fenced(params):
+            failed = emulator().emulator_launch(
+                function, ctypes.byref(params), ctypes.byref(Geometry(**geometry))
+            )
         if failed:
             raise EmulationError(emulator().emulator_message().decode())
