@@ -90,6 +90,25 @@ def test_what_is_looked_up_turns_of_steps_ahead(variant, reverse):
         check(Launch(variant), case_of(variant, lengths, V=V, **options), seeds=1)
 
 
+@both_ways
+@every_kernel
+def test_a_last_step_that_is_in_a_turn_of_its_own(variant, reverse):
+    """Of 33: backwards, the state before it is reset, and no other."""
+    case = case_of(variant, T=33, cell="leaky_tanh", reverse=reverse)
+    resets = torch.zeros(33, 3, dtype=torch.bool)
+    resets[-1 if reverse else 0, 1] = True
+    check(Launch(variant), with_resets(case, resets), seeds=1)
+
+
+def test_the_gradient_of_a_leak_of_many_steps():
+    """A sum of equal terms, step by step, would lose more than is allowed."""
+    variant = single_block(32, 2)
+    case = case_of(variant, T=500, B=1, cell="leaky_tanh")
+    call = case.call._replace(x=torch.full_like(case.call.x, 0.3))
+    case = case._replace(call=call, grad_hs=torch.ones_like(case.grad_hs))
+    check(Launch(variant), with_resets(case, torch.ones(500, 1, dtype=torch.bool)), seeds=1)
+
+
 @every_kernel
 def test_one_step_and_one_sequence(variant):
     for cell in ("tanh", "leaky_tanh"):
