@@ -27,6 +27,9 @@ MACHINE = [HERE / name for name in ("emulator.cpp", "machine.cpp", "tensor_cores
 # emulated machine spends its time in switches. fmaf is one instruction where the CPU has it.
 FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fno-strict-aliasing", "-w"]
 
+# A GPU refuses a misaligned access, and this CPU does not: it is made an illegal instruction.
+TRAPS = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
+
 
 def why_not() -> str:
     """Why device code cannot be emulated here; empty where it can."""
@@ -147,7 +150,7 @@ def shared_object(
     """
     exports = " ".join(f"EXPORT_KERNEL({name})" for name in kernels)
     flags = ["-shared", f'-DEMULATED_UNIT="{unit}.cu"', f"-DEMULATED_KERNELS={exports}"]
-    flags += options.split()
+    flags += [*TRAPS, *options.split()]
     return _compile(unit, [HERE / "unit.cpp"], flags, patch)
 
 

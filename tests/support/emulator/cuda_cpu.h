@@ -23,9 +23,9 @@
 // threads in order and delivers asynchronous stores at once; any other seed picks the order of
 // clusters and threads, stalls warps and blocks, and delivers asynchronous stores and copies late
 // and out of order. clock64() counts switches between threads, and leaps where nobody can go on,
-// so that bounded waits expire. Refused with a message: a deadlock, misaligned asynchronous
-// accesses, misused mbarriers, stores into a block that has left, partial warp masks, addresses
-// behind an array (fences.py).
+// so that bounded waits expire. Refused with a message: a deadlock, misaligned accesses, misused
+// mbarriers, stores into a block that has left, partial warp masks, addresses behind an array
+// (fences.py).
 // What is not: weak memory order inside a thread's plain stores, occupancy, registers, time.
 #pragma once
 

@@ -181,6 +181,7 @@ def _single_block() -> Protocol:
         "grad_h_last is left out": (inputs, first, ""),
         "a lane sends the wrong half": (product, "slots[r][s + n], n)", "slots[r][s], n)"),
         "h0 is read beyond its end": (steps, "r < kRows && k < p_.H", "r < kRows && k <= p_.H"),
+        "rows are taken to be aligned": ("sequence.cuh", "H % 4 == 0 && is_aligned(p)", "true"),
         "h_last is written beside": (steps, "finish();\n", "finish(), p_.last[-1] = 0.f;\n"),
     }
     return Protocol(
