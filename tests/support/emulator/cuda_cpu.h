@@ -24,7 +24,7 @@
 // clusters and threads, stalls warps and blocks, and delivers asynchronous stores and copies late
 // and out of order. clock64() counts switches between threads, and leaps where nobody can go on,
 // so that bounded waits expire. Refused with a message: a deadlock, misaligned accesses, misused
-// mbarriers, stores into a block that has left, partial warp masks, addresses behind an array
+// mbarriers, stores into a block that has left, partial warp masks, addresses beside an array
 // (fences.py).
 // What is not: weak memory order inside a thread's plain stores, occupancy, registers, time.
 #pragma once

@@ -16,17 +16,17 @@ POISON = 0xFF  # NaN, no id, a reset
 class Fenced:
     """The bytes of a storage, moved so that they end where a page begins that may not be touched.
 
-    They keep their alignment to 16 bytes: up to 15 bytes behind them, and all before, are poison.
+    Or begin where one ends. They keep their alignment to 16 bytes; what is left between is poison.
     """
 
-    def __init__(self, storage: Any) -> None:
+    def __init__(self, storage: Any, at_begin: bool) -> None:
         self.home, self.bytes = storage.data_ptr(), storage.nbytes()
         pages = -(-(self.bytes + 15) // PAGE) * PAGE
         self._memory = mmap.mmap(-1, PAGE + pages + PAGE)
         first = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._begin, self._end = first + PAGE, first + PAGE + pages
-        self.at = self._end - self.bytes
-        self.at -= (self.at - self.home) % 16
+        last = self._end - self.bytes
+        self.at = self._begin + self.home % 16 if at_begin else last - (last - self.home) % 16
         ctypes.memset(self._begin, POISON, pages)
         ctypes.memmove(self.at, self.home, self.bytes)
         for page in (first, self._end):
@@ -55,7 +55,7 @@ def _pointers(made: Any) -> Iterator[tuple[Any, str, Any]]:
 
 
 @contextmanager
-def fenced(params: Any) -> Iterator[None]:
+def fenced(params: Any, at_begin: bool) -> Iterator[None]:
     """The arrays of these parameters lie there until the end, and then where they were."""
     moved: dict[int, Fenced] = {}
     for made, field, tensor in _pointers(params):
@@ -63,7 +63,7 @@ def fenced(params: Any) -> Iterator[None]:
         if not 0 < storage.nbytes() < LARGEST:
             continue
         if storage.data_ptr() not in moved:
-            moved[storage.data_ptr()] = Fenced(storage)
+            moved[storage.data_ptr()] = Fenced(storage, at_begin)
         array = moved[storage.data_ptr()]
         setattr(made, field, tensor.data_ptr() - array.home + array.at)
     yield
