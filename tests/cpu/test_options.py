@@ -56,8 +56,8 @@ def test_cells_backwards_in_time(shape: tuple[int, ...], cell: str, dtype: torch
 
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradient_of_leak_is_optional(shape: tuple[int, ...], both: bool) -> None:
-    recurrences.check_leak_is_optional(native, make(*shape, cell="leaky_relu", both=both))
+def test_gradients_are_optional(shape: tuple[int, ...], both: bool) -> None:
+    recurrences.check_gradients_are_optional(native, make(*shape, cell="leaky_relu", both=both))
 
 
 @DTYPES

@@ -5,6 +5,7 @@ import torch
 
 from support.emulator import build
 from support.emulator.options import NO_ID, Kernels, check, run
+from support.emulator.params import params
 from support.emulator.planted_options import BUGS, QUICK
 from support.emulator.recurrence import BAD_ID, Launch, cluster, name_of, single_block
 from support.recurrences import make
@@ -90,6 +91,25 @@ def test_what_is_looked_up_turns_of_steps_ahead(variant, reverse):
         check(Launch(variant), case_of(variant, lengths, V=V, **options), seeds=1)
 
 
+@both_ways
+@every_kernel
+def test_a_last_step_that_is_in_a_turn_of_its_own(variant, reverse):
+    """Of 33: backwards, the state before it is reset, and no other."""
+    case = case_of(variant, T=33, cell="leaky_tanh", reverse=reverse)
+    resets = torch.zeros(33, 3, dtype=torch.bool)
+    resets[-1 if reverse else 0, 1] = True
+    check(Launch(variant), with_resets(case, resets), seeds=1)
+
+
+def test_the_gradient_of_a_leak_of_many_steps():
+    """A sum of equal terms, step by step, would lose more than is allowed."""
+    variant = single_block(32, 2)
+    case = case_of(variant, T=500, B=1, cell="leaky_tanh")
+    call = case.call._replace(x=torch.full_like(case.call.x, 0.3))
+    case = case._replace(call=call, grad_hs=torch.ones_like(case.grad_hs))
+    check(Launch(variant), with_resets(case, torch.ones(500, 1, dtype=torch.bool)), seeds=1)
+
+
 @every_kernel
 def test_one_step_and_one_sequence(variant):
     for cell in ("tanh", "leaky_tanh"):
@@ -157,6 +177,32 @@ def test_nan_stays_in_its_row(variant):
     assert got["hs"][1:-1].isfinite().all()
     assert got["h_last"][0].isnan().all()
     assert got["h_last"][1:].isfinite().all()
+
+
+def test_threads_behind_the_last_element_touch_nothing():
+    """In the kernels of a step and of the states before them: of 256 threads, 12 or 60 have one."""
+
+    def launch(unit, kernel, name, **values):
+        options = "-DRF_REAL=float -DRF_CELL=0"
+        geometry = {"grid": 1, "cluster": 1, "block": 256, "shared_bytes": 0, "seed": 0}
+        build.Unit(unit, options, kernel).launch(kernel, params(name, **values), **geometry)
+
+    sizes, step = {"H": 4, "row": 4}, {"rows": 3, "rows_after": 3}
+    x, product, grad_hs, h0, dz, state = (torch.randn(3, 4) for _ in range(6))
+    hs = product.clone()
+    steps = {"rows": 3, "x": x, "hs": hs, "state": state}
+    launch("streamed", "step_forward", "StepForwardParams", **sizes, **steps)
+    torch.testing.assert_close(hs, (x + product).tanh())
+    assert torch.equal(state, hs)
+    given = {"grad_hs": grad_hs, "grad_h_last": h0, "product": product, "activity": hs, "dz": dz}
+    launch("streamed", "step_backward", "StepBackwardParams", **sizes, **step, **given)
+    torch.testing.assert_close(dz, (grad_hs + product) * (1 - hs * hs))
+
+    hs, before = (torch.randn(5, 3, 4) for _ in range(2))
+    sizes |= {"T": 5, "B": 3, "options": params("RecurrenceOptionsParams", way=1)}
+    states = {"h0": h0, "hs": hs, "before": before}
+    launch("states_before", "states_before", "StatesBeforeParams", **sizes, **states)
+    assert torch.equal(before, torch.cat([h0[None], hs[:-1]]))
 
 
 # The parts of the table that these do not have: one warp, four rows, weights in shared memory.

@@ -12,7 +12,7 @@ from support.emulator import build
 from support.recurrences import (
     WRONG_OPTIONS,
     check,
-    check_leak_is_optional,
+    check_gradients_are_optional,
     check_refuses,
     make,
     run,
@@ -73,8 +73,9 @@ def test_leaky_cells(shape, cell, reverse, dtype):
 
 @DTYPES
 @pytest.mark.parametrize("H", [12, 300], ids=["one block", "a cluster"])
-def test_gradient_of_leak_is_optional(H, dtype):
-    check_leak_is_optional(cuda, make(3, 2, H, cell="leaky_tanh", resets=True, dtype=dtype))
+def test_gradients_are_optional(H, dtype):
+    options = {"resets": True, "resets_to_h0": True, "lengths": [3, 1], "reverse": True}
+    check_gradients_are_optional(cuda, make(3, 2, H, cell="leaky_tanh", dtype=dtype, **options))
 
 
 @WAYS

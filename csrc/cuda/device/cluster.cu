@@ -102,7 +102,6 @@ RF_DEVICE void run_sequence(Sequence p) {
   if (kBackward && kLeaky && exists && p.options.grad_leak != nullptr) {
     p.options.grad_leak[state_element(p, keep_in_register(row), output.column)] = unit.grad_leak();
   }
-  wait_copies();
   cluster_barrier();  // no block leaves while another could still address it
 }
 

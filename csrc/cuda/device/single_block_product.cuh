@@ -165,12 +165,12 @@ class Product {
     }
   }
 
-  // The sums of slots first .. first + count - 1; `add` belongs to slot 0. Few slots have several
+  // The sums of slots first .. first + count - 1; `add` belongs to slot 0. Two slots have two
   // chains each, since an FFMA waits four cycles for the one before it.
   template <int first, int count>
   RF_DEVICE void add_slots(const float4 (&a)[kQuads], float add, bool is_first,
                            float (&slots)[kLanes]) const {
-    constexpr int kChains = count >= 4 ? 1 : 4 / count;
+    constexpr int kChains = count >= 4 ? 1 : 2;
     float chains[count][kChains];
 #pragma unroll
     for (int i = 0; i < kQuads; ++i) {
@@ -192,7 +192,6 @@ class Product {
     for (int s = 0; s < count; ++s) {
       float sum = chains[s][0];
       if constexpr (kChains == 2) sum += chains[s][1];
-      if constexpr (kChains == 4) sum = (sum + chains[s][1]) + (chains[s][2] + chains[s][3]);
       slots[first + s] = is_first ? sum : slots[first + s] + sum;
     }
   }

@@ -11,14 +11,13 @@ using Real = RF_REAL;
 
 extern "C" __global__ void states_before(const __grid_constant__ StatesBeforeParams p) {
   const long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= p.T * p.B * p.H) return;
   const RecurrenceOptionsParams& o = p.options;
   const long long t = i / (p.B * p.H), n = i / p.H % p.B, j = i % p.H;
   const auto start = [&](long long time) {
     return o.starts == nullptr ? time * p.B : o.starts[time];
   };
   const long long length = o.lengths == nullptr ? p.T : o.lengths[n], earlier = t - o.way;
-  if (t >= length) return;
+  if (t >= length) return;  // or behind the last element
   const bool is_reset = o.resets != nullptr && o.resets[t * p.B + n] != 0;
   const bool is_first = earlier < 0 || earlier >= length;
   Real before = 0;

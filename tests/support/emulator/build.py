@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from support.emulator.fences import fenced
+
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
 DEVICE_CODE = ROOT / "csrc" / "cuda" / "device"
@@ -24,6 +26,9 @@ MACHINE = [HERE / name for name in ("emulator.cpp", "machine.cpp", "tensor_cores
 # Written for registers and unrolled; the default level compiles three times as long, and the
 # emulated machine spends its time in switches. fmaf is one instruction where the CPU has it.
 FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fno-strict-aliasing", "-w"]
+
+# A GPU refuses a misaligned access, and this CPU does not: it is made an illegal instruction.
+TRAPS = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
 
 
 def why_not() -> str:
@@ -122,10 +127,6 @@ def races(unit: str, program: str, options: str, patch: tuple[str, ...] = ()) ->
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-# A vector that is read or written where it is not aligned ends the process, as it ends a kernel.
-ALIGNMENT = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
-
-
 class Geometry(ctypes.Structure):
     """EmulatorGeometry of emulator.h."""
 
@@ -148,8 +149,8 @@ def shared_object(
     text, other text) plants a bug: the text must stand in that file exactly once.
     """
     exports = " ".join(f"EXPORT_KERNEL({name})" for name in kernels)
-    flags = ["-shared", *ALIGNMENT, f'-DEMULATED_UNIT="{unit}.cu"', f"-DEMULATED_KERNELS={exports}"]
-    flags += options.split()
+    flags = ["-shared", f'-DEMULATED_UNIT="{unit}.cu"', f"-DEMULATED_KERNELS={exports}"]
+    flags += [*TRAPS, *options.split()]
     return _compile(unit, [HERE / "unit.cpp"], flags, patch)
 
 
@@ -163,8 +164,9 @@ class Unit:
     def launch(self, kernel: str, params: ctypes.Structure, **geometry: int) -> None:
         """Run a kernel to its end; geometry as in `Geometry`. Raises EmulationError."""
         function = ctypes.cast(getattr(self.library, f"emulated_{kernel}"), ctypes.c_void_p)
-        failed = emulator().emulator_launch(
-            function, ctypes.byref(params), ctypes.byref(Geometry(**geometry))
-        )
+        with fenced(params, at_begin=geometry["seed"] % 2 == 1):
+            failed = emulator().emulator_launch(
+                function, ctypes.byref(params), ctypes.byref(Geometry(**geometry))
+            )
         if failed:
             raise EmulationError(emulator().emulator_message().decode())

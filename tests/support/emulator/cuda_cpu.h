@@ -24,8 +24,8 @@
 // clusters and threads, stalls warps and blocks, and delivers asynchronous stores and copies late
 // and out of order. clock64() counts switches between threads, and leaps where nobody can go on,
 // so that bounded waits expire. wgmma and cp.async.bulk see of shared memory what a fence has shown
-// them. Refused with a message: a deadlock, misaligned asynchronous accesses, misused mbarriers,
-// stores into a block that has left, partial warp masks.
+// them. Refused with a message: a deadlock, misaligned accesses, misused mbarriers, stores into a
+// block that has left, partial warp masks, addresses beside an array (fences.py).
 // What is not: weak memory order inside a thread's plain stores, occupancy, registers, time.
 #pragma once
 

@@ -1,4 +1,4 @@
-"""The parameter structures of csrc/cuda/device/params.h as ctypes, read from the header."""
+"""The parameter structures of csrc/cuda/device as ctypes, read from their headers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _TYPES: dict[str, Any] = {
 
 @functools.cache
 def _structures() -> dict[str, type[ctypes.Structure]]:
-    text = re.sub(r"//[^\n]*", "", (DEVICE_CODE / "params.h").read_text())
+    headers = [(DEVICE_CODE / name).read_text() for name in ("params.h", "streamed_params.h")]
+    text = re.sub(r"//[^\n]*", "", "".join(headers))
     constants = {n: int(v) for n, v in re.findall(r"constexpr int (\w+) = (\d+);", text)}
     known: dict[str, type[ctypes.Structure]] = {}
     for name, body in re.findall(r"struct (\w+) \{(.*?)\};", text, re.DOTALL):

@@ -70,6 +70,7 @@ def _cluster() -> Protocol:
         "a slot holds another column": (product, "c ^ (output", "c + 0 * (output"),
         "a row's sum goes to another": (product, "sums[r + half][c]", "sums[half][c]"),
         "a lane has the row of another": (product, "lane / 8 % kRows", "lane / 8 % 2"),
+        "h0 is read beyond its end": (unit, "row < rows && k < p.H", "row < rows && k <= p.H"),
     }
     return Protocol(
         variant=cluster(128, 4, 4),
@@ -181,6 +182,9 @@ def _single_block() -> Protocol:
         ),
         "grad_h_last is left out": (inputs, first, ""),
         "a lane sends the wrong half": (product, "slots[r][s + n], n)", "slots[r][s], n)"),
+        "h0 is read beyond its end": (steps, "r < kRows && k < p_.H", "r < kRows && k <= p_.H"),
+        "rows are taken to be aligned": ("sequence.cuh", "H % 4 == 0 && is_aligned(p)", "true"),
+        "h_last is written beside": (steps, "finish();\n", "finish(), p_.last[-1] = 0.f;\n"),
     }
     return Protocol(
         variant=single_block(64, 4),
