@@ -106,9 +106,17 @@ def test_every_row_of_the_table_wins_for_some_call():
     """On the device it was measured on; else it is not worth its kernels."""
     batches = [2**i for i in range(11)]
     calls = itertools.product(
-        {v.hp for v in recurrences()}, batches, OPERATIONS, EXACTNESS, kernel_table.CELLS
+        {v.hp for v in recurrences()},
+        batches,
+        OPERATIONS,
+        EXACTNESS,
+        kernel_table.CELLS,
+        (False, True),
     )
-    asked = [question(H, B, op, least_exact=each, cell=cell) for H, B, op, each, cell in calls]
+    asked = [
+        question(H, B, operation, least_exact=each, cell=cell, has_options=has_options)
+        for H, B, operation, each, cell, has_options in calls
+    ]
     chosen = [choose_recurrence.decide(each, H100) for each in asked]
     assert {best.variant for best in chosen if best} == set(recurrences())
 
