@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from rnnfast.backends.cuda import bridge
 from support.compare import assert_close_to_f64
 from support.cuda_checks import before_nan, check_finds, sums_by_torch, torch_cross_entropy
 from support.cuda_kernels import gradients, readout, sum_parts, weight_product
@@ -297,18 +296,6 @@ def test_weight_product_keeps_infinities_where_they_belong(change):
 
 
 # ---- which of them run
-
-
-def test_the_choice_by_sizes(emulated):
-    def chosen(H, V, bits=32):
-        choice = bridge.training_choice(H, V, bits, 0)
-        return choice.reads_out, choice.product
-
-    by_cublas, with_others, on_tensor_cores = range(3)
-    assert chosen(256, 128) == chosen(1, 1, 64) == (True, with_others)
-    assert chosen(260, 28) == (True, on_tensor_cores)
-    assert chosen(257, 28) == chosen(260, 28, 64) == (True, by_cublas)
-    assert chosen(64, 129) == (False, with_others)
 
 
 BUGS = {
