@@ -20,12 +20,12 @@ from support.decoding import (
 )
 from support.emulator import build
 
+F32, F64 = torch.float32, torch.float64
+
 pytestmark = [
     pytest.mark.skipif(bool(build.why_not()), reason=build.why_not()),
     pytest.mark.usefixtures("emulated"),
 ]
-
-F32, F64 = torch.float32, torch.float64
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ class Steps {
         inputs_(inputs),
         product_(product),
         first_quad_(lane % kLanes * 4),
-        step_floats_(keep_in_register(p.step)) {
+        step_floats_(kSpares ? p.step : keep_in_register(p.step)) {
     out_ = p.out + element(p, 0, place.row0, place.column);
     if constexpr (kOptions) {
 #pragma unroll
@@ -51,6 +51,8 @@ class Steps {
 
  private:
   static constexpr int kTurn = kShape.steps_ahead();  // steps in a turn of the loop
+  // Where the weights leave no registers for h, none is for what can be had anew in each step.
+  static constexpr bool kSpares = !kShape.holds_h() && !kOptions;
 
   // In step s = 32 n.
   RF_DEVICE void begin_turn(int s) {
@@ -92,7 +94,7 @@ class Steps {
   // From h_s to h_{s+1}: step s, the u-th of its turn. What the step before has computed is stored
   // when the loads of this one have begun.
   RF_DEVICE void step(int u, int s) {
-    const float* from = h_before(u) + first_quad_;
+    const float* from = h_before(u) + (kSpares ? keep_in_register(first_quad_) : first_quad_);
     float* to = h_before(u + 1) + place_.column;
 #pragma unroll
     for (int g = 0; g < kRows; g += kAtOnce) {
