@@ -148,7 +148,7 @@ def _large_batch(buffers: int) -> Protocol:
         ),
         "a slice is sent before it is written": (unit, written, "fence_async();"),
         "nobody waits for the products": (product, "multiply_wait(chain);", ""),
-        "a row has the factor of another": (product, "[min(row(i), rows_ - 1)]", "[0]"),
+        "a row has the factor of another": (product, "[min(row(i), anew(rows_) - 1)]", "[0]"),
         "no fence shows the copies a slice": (unit, written, "__syncthreads();"),
         "no fence shows the products h_0": (unit, "  }\n  fence_async();\n}", "  }\n}"),
     }
