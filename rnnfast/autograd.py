@@ -203,7 +203,7 @@ def needs_reference(*grads: Tensor | None) -> bool:
         if grad is not None and (is_batchedtensor(grad) or is_legacy_batchedtensor(grad)):
             dispatch.warn_fallback("several vectors go through the backward pass at once")
             return True
-    return torch.is_grad_enabled() and is_differentiated()
+    return is_differentiated()
 
 
 def is_differentiated() -> bool:
