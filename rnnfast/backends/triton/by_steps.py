@@ -43,7 +43,7 @@ def backward(
     grad_h0: Tensor | None,  # [B, H]
 ) -> None:
     """Fills dz and, where it is given, grad_h0."""
-    # All at once before the loop, in which each launch counts.
+    # All at once before the loop, in which each launch counts; of relu, where it is 0.
     slope = ~(hs > 0) if relu else torch.addcmul(hs.new_ones(()), hs, hs, value=-1)
     dz.zero_() if grad_hs is None else dz.copy_(grad_hs)
     if grad_h_last is not None:
