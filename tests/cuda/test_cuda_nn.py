@@ -15,12 +15,10 @@ from support.compare import assert_close_to_f64
 from support.emulator import build
 from support.problems import NAMES, make, run
 
-pytestmark = pytest.mark.skipif(bool(build.why_not()), reason=build.why_not())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def driver(emulated):
-    return emulated.driver()
+pytestmark = [
+    pytest.mark.skipif(bool(build.why_not()), reason=build.why_not()),
+    pytest.mark.usefixtures("emulated"),
+]
 
 
 @pytest.mark.parametrize("V", [None, 5])
